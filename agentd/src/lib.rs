@@ -1,0 +1,21 @@
+//! agentd: the runner daemon. Runs sessions as its supervisor's units and reports what it sees; dials out only.
+//!
+//! [`link`] talks to the servers and decides nothing → [`ledger`] keeps the last desired state on disk →
+//! [`reconciler`] compares it with what runs → one [`session`] task each, whose [`supervisor`] starts units →
+//! reports go back through [`link`] until acknowledged. Bytes of a desktop go through [`dial`].
+
+pub mod config;
+pub mod dial;
+pub mod display;
+pub mod drain;
+pub mod guest;
+pub mod health;
+pub mod inventory;
+pub mod kinds;
+pub mod ledger;
+pub mod link;
+pub mod reconciler;
+pub mod session;
+pub mod supervisor;
+pub mod task;
+pub mod telemetry;

@@ -1,0 +1,316 @@
+//! Bodies of the canonical HTTP API, `/api/v1/*`. Unknown fields in requests are refused.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ErrorCode;
+use crate::ids::{Epoch, Generation, KindName, PoolName, RunnerId, SessionId};
+use crate::link::Stream;
+use crate::runner::{Liveness, RunnerFacts, RunnerStatus};
+use crate::session::{
+    Cause, Desired, Display, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
+};
+
+#[cfg(feature = "openapi")]
+use utoipa::ToSchema;
+
+/// `POST /api/v1/sessions`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct CreateSession {
+    /// Made up where absent. The same id with the same body answers the existing session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<SessionId>,
+    /// `command`, `terminal`, …; the runner's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<KindName>,
+    /// What to clone: a git URL or path, or an object with a branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectSource>,
+    /// Directory inside the workspace where the agent starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project_path: Option<String>,
+    /// First task; for `command` a shell command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// Desktop size, `1920x1080`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub geometry: Option<Geometry>,
+    /// Pool to take it from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// Words for filters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Extra environment of the agent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+/// A project, short or long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub enum ProjectSource {
+    /// A git URL or a path on the runner; its default branch.
+    Short(String),
+    /// With a branch.
+    Long(Project),
+}
+
+impl From<ProjectSource> for Project {
+    fn from(source: ProjectSource) -> Self {
+        match source {
+            ProjectSource::Short(git) => Self { git, branch: None },
+            ProjectSource::Long(project) => project,
+        }
+    }
+}
+
+/// A session, asked and seen together: the answer of every canonical session route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct SessionView {
+    /// Which.
+    pub id: SessionId,
+    /// Who made it.
+    pub owner: String,
+    /// How it is.
+    pub phase: SessionPhase,
+    /// Why it is so, where there is a why.
+    pub cause: Option<Cause>,
+    /// Outcome of its task.
+    pub result: Option<SessionResult>,
+    /// What it shall be.
+    pub desired: Desired,
+    /// True when it runs but no record claims it: adopt or stop it.
+    pub unclaimed: bool,
+    /// Where it runs.
+    pub runner: Option<RunnerId>,
+    /// Counter of its assignments.
+    pub epoch: Epoch,
+    /// Counter of its spec's changes.
+    pub generation: Generation,
+    /// Kind that runs (or was asked for).
+    pub kind: Option<KindName>,
+    /// Pool it was asked for.
+    pub pool: Option<PoolName>,
+    /// Words for filters.
+    pub labels: BTreeMap<String, String>,
+    /// What was asked.
+    pub spec: SessionSpec,
+    /// Place in the queue, from 1, while `Pending`.
+    pub queue_position: Option<u32>,
+    /// The desktop, once up.
+    pub display: Option<Display>,
+    /// Process id of the agent on its runner.
+    pub pid: Option<u32>,
+    /// Path of the workspace on its runner.
+    pub workspace: Option<String>,
+    /// Where its desktop can be reached.
+    pub endpoints: Endpoints,
+    /// Every timed step, from acceptance.
+    pub timeline: Vec<TimelineStep>,
+    /// When it was accepted.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub created_at: Timestamp,
+}
+
+/// Where a session's desktop can be reached. `null` = not now, or not yet built.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Endpoints {
+    /// Page with the live desktop.
+    pub view: Option<String>,
+    /// WebSocket of RFB bytes; needs a ticket.
+    pub vnc: Option<String>,
+    /// RDP address.
+    pub rdp: Option<String>,
+}
+
+/// `GET /api/v1/sessions`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct SessionPage {
+    /// Sessions by creation time, newest first.
+    pub sessions: Vec<SessionView>,
+    /// Give as `cursor` for the next page; absent on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// `GET /api/v1/sessions/{id}/timeline`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Timeline {
+    /// Which session.
+    pub id: SessionId,
+    /// Every timed step, from acceptance.
+    pub timeline: Vec<TimelineStep>,
+}
+
+/// `GET /api/v1/sessions/{id}/logs?lines=100`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct SessionLogs {
+    /// Which session.
+    pub id: SessionId,
+    /// The units' last lines.
+    pub lines: Vec<crate::link::LogLine>,
+}
+
+/// A runner, as `GET /api/v1/runners` and `/{id}` answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct RunnerView {
+    /// Which.
+    pub id: RunnerId,
+    /// Documents' word.
+    pub status: RunnerStatus,
+    /// How well it is heard.
+    pub liveness: Liveness,
+    /// Takes nothing new when set.
+    pub cordoned: bool,
+    /// True while it takes nothing new by its own decision.
+    pub draining: bool,
+    /// Sessions that occupy a slot.
+    pub active_tasks: u32,
+    /// Slots.
+    pub slots: u32,
+    /// What it offers; absent until it registered.
+    pub facts: Option<RunnerFacts>,
+    /// When it was enrolled.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub enrolled_at: Timestamp,
+    /// When it was heard last.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub last_seen_at: Option<Timestamp>,
+}
+
+/// `GET /api/v1/runners`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct RunnerList {
+    /// By id.
+    pub runners: Vec<RunnerView>,
+}
+
+/// `POST /api/v1/sessions/{id}/tickets`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct CreateTicket {
+    /// Which bytes.
+    pub stream: Stream,
+}
+
+/// A one-use ticket for a byte stream.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Ticket {
+    /// The secret; also inside `url`.
+    pub ticket: String,
+    /// WebSocket address that speaks the stream's bytes (binary RFB, security type None, for `vnc`).
+    pub url: String,
+    /// When it ends, used or not: at most 60 s ahead.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub expires_at: Timestamp,
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// `POST /api/v1/sessions/{id}/links`: a link for a browser to one session's desktop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct CreateLink {
+    /// Life in seconds, at most 7 days; 12 hours where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+}
+
+/// A link to a session's desktop. The token rides in the fragment: browsers do not send it to servers.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Link {
+    /// `…/sessions/<id>/view#token=…`.
+    pub url: String,
+    /// When the token in it ends.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub expires_at: Timestamp,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// `POST /api/v1/runners/enrol`, with the enrolment token as bearer. The runner makes its own token and sends only
+/// its hash, so a repeat after a lost answer is the same request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct EnrolRunner {
+    /// The id it wants.
+    pub id: RunnerId,
+    /// SHA-256 of its own token, 64 hex digits.
+    pub token_hash: String,
+}
+
+/// Answer to an enrolment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Enrolled {
+    /// The id it has.
+    pub id: RunnerId,
+    /// Where its NATS is, unless the runner is configured with another address.
+    pub nats_url: String,
+}
+
+/// Who am I: `GET /api/v1/whoami`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct WhoAmI {
+    /// Name of the token.
+    pub name: String,
+    /// Its scope, as a word: `admin`, `operator`, `user`, `viewer`, `runner`, `session`, `desktop`, `enrol`.
+    pub scope: String,
+}
+
+/// `GET /api/v1/status`: the fleet in one answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct FleetStatus {
+    /// Version of the server.
+    pub version: String,
+    /// Id of the server process that answered.
+    pub server: String,
+    /// Every runner.
+    pub runners: Vec<RunnerView>,
+    /// Number of sessions by phase.
+    pub sessions: BTreeMap<String, u32>,
+}
+
+/// RFC 9457 problem document: every error of the API, `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Problem {
+    /// `urn:helix:problem:<code>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The same for every occurrence.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// Stable code for programs.
+    pub code: ErrorCode,
+    /// This occurrence: what, where, why, and what to do next.
+    pub detail: String,
+}

@@ -1,0 +1,110 @@
+//! Stable error codes: the `code` of every problem document and of every refusal on the link.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $status:literal, $text:literal;)*) => {
+        /// Why a request was not done. The wire word never changes; new ones may come.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+        pub enum ErrorCode {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// HTTP status that goes with the code.
+            pub fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            /// Short title for people, the same for every occurrence.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The body is not JSON; `detail` has line and column.
+    MalformedJson = 400, "the body is not valid JSON";
+    /// A field is unknown, missing or out of range; `detail` names it.
+    InvalidRequest = 400, "the request is not valid";
+    /// `input` is longer than 50,000 characters, or empty where one is needed.
+    InvalidInput = 400, "the input is not valid";
+    /// No runner knows the kind.
+    UnknownKind = 400, "no runner knows this kind";
+    /// No bearer token.
+    TokenMissing = 401, "a bearer token is needed";
+    /// The token is unknown, expired or revoked.
+    TokenInvalid = 401, "the token is not valid";
+    /// The token may not do this.
+    Forbidden = 403, "the token does not allow this";
+    /// `Origin` is not this server's.
+    ForeignOrigin = 403, "the origin is not allowed";
+    /// No such session.
+    SessionNotFound = 404, "no such session";
+    /// No such runner.
+    RunnerNotFound = 404, "no such runner";
+    /// No such route.
+    RouteNotFound = 404, "no such route";
+    /// The route exists, the method does not.
+    MethodNotAllowed = 405, "the method is not allowed here";
+    /// The id is taken by a session with another body.
+    SessionExists = 409, "a session with this id exists and differs";
+    /// The change needs a session that has not started.
+    SessionStarted = 409, "the session has started";
+    /// The session runs no desktop now.
+    SessionNotReady = 409, "the session has no desktop now";
+    /// The runner id is enrolled with another token.
+    RunnerEnrolledElsewhere = 409, "the runner id is enrolled elsewhere";
+    /// No sync socket of the session's agent is connected.
+    NoSyncConnection = 409, "no sync connection";
+    /// Another writer was faster too often.
+    Conflict = 409, "the record changed meanwhile";
+    /// The session is not unclaimed.
+    NotUnclaimed = 409, "the session is not unclaimed";
+    /// The path is gone for good; `detail` names the successor.
+    Gone = 410, "the path is gone";
+    /// The body is larger than the limit.
+    BodyTooLarge = 413, "the body is too large";
+    /// The body is not `application/json`.
+    UnsupportedMediaType = 415, "the body must be application/json";
+    /// A ticket is unknown, used or expired.
+    TicketInvalid = 401, "the ticket is not valid";
+    /// A fault of the server; `detail` has an id to look up in its log.
+    Internal = 500, "internal error";
+    /// NATS cannot be reached; nothing was done, repeat after `Retry-After`.
+    StoreUnavailable = 503, "the store cannot be reached";
+    /// The session's runner cannot be reached.
+    RunnerUnavailable = 503, "the runner cannot be reached";
+    /// No runner is connected (documents' POST only).
+    NoRunner = 503, "no runner is connected";
+    /// What was waited for did not come in time; the request itself stands.
+    WaitTimeout = 504, "the wait timed out";
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The wire word: serde's, so that there is one spelling.
+        let word = serde_json::to_value(self).ok();
+        f.write_str(word.as_ref().and_then(serde_json::Value::as_str).unwrap_or("internal"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_display_is_the_wire_word() {
+        assert_eq!(ErrorCode::NoSyncConnection.to_string(), "no_sync_connection");
+        for code in ErrorCode::ALL {
+            assert!((400..600).contains(&code.status()), "{code}");
+        }
+    }
+}

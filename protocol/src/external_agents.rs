@@ -1,0 +1,220 @@
+//! The documents' shapes: `/api/v1/external-agents` bodies and the `external_agents.*` subjects, field for field.
+//! Source: documents 000 and 001. Unknown fields in requests are ignored; every key of an answer is present.
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "openapi")]
+use utoipa::ToSchema;
+
+/// `POST` and `PUT /api/v1/external-agents`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct ZedAgent {
+    /// Made up where empty.
+    pub session_id: String,
+    /// Kept as a label.
+    pub user_id: String,
+    /// Required, at most 50,000 characters.
+    pub input: String,
+    /// `K=V` entries.
+    pub env: Vec<String>,
+    /// Ignored: the runner decides; `/stats` tells.
+    pub work_dir: String,
+    /// Directory inside the workspace, at most 255 characters.
+    pub project_path: String,
+    /// Spec task; kept as a label.
+    pub instance_id: Option<String>,
+    /// Thread to continue; kept as a label.
+    pub thread_id: Option<String>,
+    /// Ignored: ports are never fixed by a request.
+    pub rdp_port: i64,
+    /// Ignored: always `zed`.
+    pub rdp_user: String,
+    /// Ignored: grants are made by the server.
+    pub rdp_password: Option<String>,
+}
+
+/// A session or an idle runner, as the documents' list, get and POST answer: the union of both readings' keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct ZedAgentResponse {
+    /// The session; empty for a runner.
+    pub session_id: String,
+    /// The runner; empty while queued.
+    pub runner_id: String,
+    /// `rdp://…` only when something answers there.
+    pub rdp_url: Option<String>,
+    /// First RDP grant.
+    pub rdp_password: Option<String>,
+    /// Sync socket.
+    pub websocket_url: Option<String>,
+    /// `ext_token_` + the session's derived secret; for owner and admin.
+    pub auth_token: Option<String>,
+    /// Why it failed; empty otherwise.
+    pub error: String,
+    /// Sessions: `queued`, `assigned`, `running`, `completed`, `failed`. Runners: `available`, `busy`, `offline`.
+    pub status: String,
+    /// Process id of the agent; 0 where unknown.
+    pub pid: u32,
+    /// Assignments beyond the first.
+    pub retries: u64,
+    /// Session or runner id.
+    pub id: String,
+    /// Runners: sessions that occupy a slot. Sessions: 1 while one runs.
+    pub active_tasks: u32,
+    /// Runners: slots. Sessions: 1.
+    pub max_tasks: u32,
+}
+
+/// `GET …/{id}/rdp`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct RdpConnection {
+    /// Which.
+    pub session_id: String,
+    /// Only when reachable.
+    pub rdp_url: Option<String>,
+    /// Only when reachable.
+    pub rdp_port: Option<u16>,
+    /// A new grant.
+    pub rdp_password: Option<String>,
+    /// `:N`.
+    pub display: Option<String>,
+    /// `unavailable` while no RDP service exists.
+    pub status: String,
+    /// Why it is unavailable.
+    pub reason: Option<String>,
+    /// Always `zed`.
+    pub username: String,
+    /// Only when reachable.
+    pub host: Option<String>,
+    /// WebSocket of raw RDP bytes.
+    pub proxy_url: Option<String>,
+    /// Sync socket.
+    pub websocket_url: Option<String>,
+    /// Whether the sync socket is connected.
+    pub websocket_connected: bool,
+}
+
+/// `GET …/{id}/stats`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Stats {
+    /// Which.
+    pub session_id: String,
+    /// Process id of the agent; 0 where unknown.
+    pub pid: u32,
+    /// RFC 3339; null before it started.
+    pub start_time: Option<String>,
+    /// RFC 3339; the last change seen.
+    pub last_access: Option<String>,
+    /// Seconds since start.
+    pub uptime: u64,
+    /// Path on the runner.
+    pub workspace_dir: Option<String>,
+    /// X display number.
+    pub display_num: Option<u32>,
+    /// Null while no RDP service exists.
+    pub rdp_port: Option<u16>,
+    /// Documents' word.
+    pub status: String,
+}
+
+/// `GET …/{id}/logs?lines=100`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Logs {
+    /// Which.
+    pub session_id: String,
+    /// How many lines follow.
+    pub lines: u32,
+    /// `unit: text`.
+    pub logs: Vec<String>,
+    /// RFC 3339.
+    pub timestamp: String,
+}
+
+/// `DELETE …/{id}` and `POST …/{id}/command`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Done {
+    /// For people.
+    pub message: String,
+    /// Which.
+    pub session_id: String,
+}
+
+/// `POST …/{id}/command`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Command {
+    /// Command type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its data.
+    #[serde(default)]
+    pub data: serde_json::Value,
+}
+
+/// `external_agents.register`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Register {
+    /// Runner id.
+    pub agent_id: String,
+    /// Always `zed_external`.
+    pub agent_type: String,
+    /// Kinds.
+    pub capabilities: Vec<String>,
+    /// Slots.
+    pub max_tasks: u32,
+    /// Where `zed_task` and `stop_task` are shown to observers.
+    pub reply_subject: String,
+    /// Facts.
+    pub metadata: serde_json::Value,
+}
+
+/// `external_agents.heartbeat`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentHeartbeat {
+    /// Runner id.
+    pub agent_id: String,
+    /// `available`, `busy`, `offline`.
+    pub status: String,
+    /// Sessions that occupy a slot.
+    pub active_tasks: u32,
+}
+
+/// `external_agents.response`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentResponse {
+    /// Runner id.
+    pub agent_id: String,
+    /// Session.
+    pub session_id: String,
+    /// `progress`, `completed`, `failed`.
+    pub status: String,
+    /// Phase, cause or the output's tail.
+    pub message: Option<String>,
+    /// Outcome of the session's task (an addition: the documents have no place for it).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<crate::session::SessionResult>,
+}
+
+/// Published on a runner's reply subject for observers. No secret goes there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Task {
+    /// A session was assigned.
+    ZedTask {
+        /// What was asked, without `env` and `rdp_password`.
+        agent: serde_json::Value,
+        /// Always null.
+        auth_token: Option<String>,
+    },
+    /// A session shall end.
+    StopTask {
+        /// Which.
+        session_id: String,
+    },
+}

@@ -1,0 +1,165 @@
+//! The runner's link over NATS: requests on `up.<runner>.<verb>`, nudges on `down.<runner>.<verb>`.
+//!
+//! Nudges carry no orders: content travels only in replies to the runner's own requests, so whoever could forge
+//! a nudge could only make a runner ask again. Every message names its runner and its type; a receiver drops any
+//! other (a reply subject pointed at a foreign subject delivers a message of the wrong type there).
+
+use serde::{Deserialize, Serialize};
+
+use crate::assignment::DesiredSession;
+use crate::error::ErrorCode;
+use crate::ids::{Epoch, RunnerId, SessionId};
+use crate::runner::{Heartbeat, RunnerFacts};
+use crate::session::ObservedSession;
+
+/// A message with its runner. `T` is [`Request`], [`Reply`] or [`Nudge`]; its `type` is flattened beside `runner`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Message<T> {
+    /// The runner whose link this is.
+    pub runner: RunnerId,
+    /// What is said.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+/// Runner → server, on `up.<runner>.<verb>` with the verb of [`Request::verb`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    /// I am here and offer this. Repeated after every reconnect.
+    Register {
+        /// What it offers.
+        facts: Box<RunnerFacts>,
+    },
+    /// I am alive.
+    Heartbeat {
+        /// How it is.
+        heartbeat: Heartbeat,
+    },
+    /// What shall I run?
+    Sync {},
+    /// This is what I see of one session. Repeated until acknowledged.
+    Report {
+        /// What it sees.
+        observed: Box<ObservedSession>,
+    },
+    /// Which streams shall I dial for this server? On `up.<runner>.dials.<server>`.
+    Dials {},
+}
+
+impl Request {
+    /// Last token of the subject.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Register { .. } => "register",
+            Self::Heartbeat { .. } => "heartbeat",
+            Self::Sync {} => "sync",
+            Self::Report { .. } => "report",
+            Self::Dials {} => "dials",
+        }
+    }
+}
+
+/// Server → runner, as the reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Reply {
+    /// Registered.
+    Registered {
+        /// Seconds between heartbeats.
+        heartbeat_interval_ms: u64,
+        /// Silence in milliseconds after which the server calls the runner lost.
+        lost_timeout_ms: u64,
+    },
+    /// Heard.
+    HeartbeatAck {},
+    /// All that the runner shall run or end. What is missing is not an order (invariant 5).
+    DesiredSet {
+        /// The whole set.
+        sessions: Vec<DesiredSession>,
+    },
+    /// The report is in JetStream, or a newer one already is.
+    ReportAck {
+        /// Which session.
+        session: SessionId,
+        /// Epoch of the acknowledged report.
+        epoch: Epoch,
+        /// Number of the acknowledged report.
+        report: u64,
+    },
+    /// Streams that viewers wait for.
+    Dials {
+        /// Each is dialled at once.
+        dials: Vec<Dial>,
+    },
+    /// Not done, and why. The runner repeats what it must.
+    Refused {
+        /// Stable code.
+        code: ErrorCode,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// Server → runner, on `down.<runner>.<verb>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Nudge {
+    /// Your desired set changed: send `sync`.
+    Sync {},
+    /// A viewer waits: send `dials` to this server.
+    Dial {
+        /// Id of the server process that holds the viewer.
+        server: String,
+    },
+}
+
+impl Nudge {
+    /// Last token of the subject.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Sync {} => "sync",
+            Self::Dial { .. } => "dial",
+        }
+    }
+}
+
+/// One stream to dial back: `GET {url}/api/v1/dial` as a WebSocket with [`DIAL_TICKET_HEADER`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dial {
+    /// Base URL of the replica that holds the viewer. The runner refuses one that it was not configured with.
+    pub url: String,
+    /// One-use ticket.
+    pub ticket: String,
+    /// Which session.
+    pub session: SessionId,
+    /// Which bytes.
+    pub stream: Stream,
+    /// For [`Stream::Logs`]: last lines wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u32>,
+}
+
+/// Header of the dial-back request that carries its one-use ticket (never in the URL: URLs are logged).
+pub const DIAL_TICKET_HEADER: &str = "x-helix-dial-ticket";
+
+/// A byte stream of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Stream {
+    /// RFB bytes of the display, binary frames.
+    Vnc,
+    /// The units' last log lines: one text frame with a JSON array of [`LogLine`], then close.
+    Logs,
+}
+
+/// One line that a unit wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogLine {
+    /// `display`, `wm`, `dbus`, `workspace`, `app`.
+    pub unit: String,
+    /// The line without its end.
+    pub text: String,
+}

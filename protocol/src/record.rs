@@ -1,0 +1,118 @@
+//! Values of the key-value buckets that only servers read and write.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::assignment::Assignment;
+use crate::ids::{Epoch, Generation, PoolName, RunnerId, SessionId};
+use crate::runner::{Liveness, RunnerFacts};
+use crate::session::{Cause, Desired, SessionSpec};
+
+/// `helix_sessions/<session>`: the truth about what was asked and decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Same as the key.
+    pub id: SessionId,
+    /// Who may see and end it: the name of a token.
+    pub owner: String,
+    /// What was asked.
+    pub spec: SessionSpec,
+    /// Pool it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// Free words for filters.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// SHA-256 of the canonical request: the same id with another body is a conflict.
+    pub request_hash: String,
+    /// Run it or end it.
+    pub desired: Desired,
+    /// Counter of spec changes.
+    pub generation: Generation,
+    /// Epoch of the last assignment; 0 = never assigned.
+    pub epoch: Epoch,
+    /// Where it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment: Option<Assignment>,
+    /// Why it still waits, from the scheduler; or why it ended before it ever ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// Set by delete: every key of it goes once nothing of it runs.
+    #[serde(default)]
+    pub deleted: bool,
+}
+
+/// `helix_runners/<runner>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerRecord {
+    /// Same as the key.
+    pub id: RunnerId,
+    /// Hash of the runner's own token: an enrolment with another one is refused.
+    pub token_hash: String,
+    /// Absent until it registered over NATS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<RunnerFacts>,
+    /// Takes nothing new when set.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// The leader's verdict.
+    pub liveness: Liveness,
+    /// When it was enrolled.
+    pub enrolled_at: Timestamp,
+    /// When it registered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered_at: Option<Timestamp>,
+}
+
+/// `helix_tokens/<hash>`: a bearer token, by its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Who it is, shown as owner and in logs.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a bearer may do. Each scope that has a subject names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Everything.
+    Admin,
+    /// Every session and runner; no tokens.
+    Operator,
+    /// Own sessions.
+    User,
+    /// Sees every session; changes nothing.
+    Viewer,
+    /// One runner's own link and dials.
+    Runner(RunnerId),
+    /// One session, as the agent in it: derived, never stored.
+    Session(SessionId),
+    /// The desktop of one session in a browser: what a printed link carries.
+    Desktop(SessionId),
+    /// Exchanges itself for a runner's own token (`RUNNER_TOKEN`).
+    Enrol,
+}
+
+/// `helix_tickets/<hash>`: a one-use ticket for a byte stream. TTL 60 s; consumed by revision-checked delete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketRecord {
+    /// Which session.
+    pub session: SessionId,
+    /// Which stream.
+    pub stream: crate::link::Stream,
+    /// Hash of the token that asked for it: revoking that token closes what the ticket opened.
+    pub token_hash: String,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}

@@ -1,0 +1,94 @@
+//! A runner: what it offers and how it is.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::KindName;
+use crate::session::Geometry;
+
+/// What a runner offers. Sent at registration, kept in `helix_runners`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RunnerFacts {
+    /// The machine's host name.
+    pub hostname: String,
+    /// Version of agentd.
+    pub version: String,
+    /// Sessions at once (documents: `CONCURRENCY`).
+    pub slots: u32,
+    /// Ended sessions after which it drains and restarts; 0 = never (documents: `MAX_TASKS`).
+    pub max_tasks: u32,
+    /// Kinds that it can run now: everything they need is present.
+    pub kinds: Vec<KindName>,
+    /// Kinds that it knows but cannot run, each with the reason.
+    #[serde(default)]
+    pub unavailable_kinds: BTreeMap<KindName, String>,
+    /// Kind of a session that names none.
+    pub default_kind: KindName,
+    /// Desktop size of a session that names none.
+    pub default_geometry: Geometry,
+    /// `process` or `systemd`.
+    pub backend: String,
+    /// What separates sessions from each other and from the operator, for people.
+    pub isolation: String,
+    /// What limits are enforced, or why they are not, for people.
+    pub limits: String,
+    /// Memory of the machine in bytes.
+    pub memory_bytes: u64,
+    /// Processors of the machine.
+    pub cpus: u32,
+    /// Operator's labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a runner says every few seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Sessions that occupy a slot now.
+    pub active_tasks: u32,
+    /// Slots that it has now.
+    pub slots: u32,
+    /// True while it takes nothing new (documents' word: offline when also empty).
+    pub draining: bool,
+}
+
+impl Heartbeat {
+    /// The documents' status word of a runner that is heard.
+    pub fn status(&self) -> RunnerStatus {
+        if self.draining {
+            RunnerStatus::Offline
+        } else if self.active_tasks >= self.slots {
+            RunnerStatus::Busy
+        } else {
+            RunnerStatus::Available
+        }
+    }
+}
+
+/// The documents' words for a runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum RunnerStatus {
+    /// Takes sessions.
+    Available,
+    /// All slots taken.
+    Busy,
+    /// Not heard, draining or revoked.
+    Offline,
+}
+
+/// How well a runner is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Liveness {
+    /// Heartbeats arrive.
+    Online,
+    /// None for the suspect time (15 s): takes nothing new.
+    Suspect,
+    /// None for the lost time (30 s): its sessions are `Lost`.
+    Lost,
+}

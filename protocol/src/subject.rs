@@ -1,0 +1,144 @@
+//! Every NATS subject, stream and bucket name. No other file spells one.
+
+use crate::ids::{RunnerId, SessionId};
+
+/// NATS account of servers and the observer; has JetStream.
+pub const ACCOUNT_HELIX: &str = "HELIX";
+/// NATS account of runners; no JetStream, imports `up.*.>` and `down.>` only.
+pub const ACCOUNT_RUNNERS: &str = "RUNNERS";
+
+/// KV: the truth about sessions, `<session>`.
+pub const BUCKET_SESSIONS: &str = "helix_sessions";
+/// KV: projection per runner, `<runner>.<session>`.
+pub const BUCKET_DESIRED: &str = "helix_desired";
+/// KV: what runners reported, `<runner>.<session>`.
+pub const BUCKET_OBSERVED: &str = "helix_observed";
+/// KV: runners, `<runner>`.
+pub const BUCKET_RUNNERS: &str = "helix_runners";
+/// KV: token hashes and scopes, `<hash>`.
+pub const BUCKET_TOKENS: &str = "helix_tokens";
+/// KV with TTL: one-use tickets, `<hash>`.
+pub const BUCKET_TICKETS: &str = "helix_tickets";
+/// KV with TTL per key, history 1: `runner.<id>`, `leader`.
+pub const BUCKET_LEASES: &str = "helix_leases";
+/// KV: pool specs, `<pool>`.
+pub const BUCKET_POOLS: &str = "helix_pools";
+/// KV: image manifests, `<image>`.
+pub const BUCKET_IMAGES: &str = "helix_images";
+
+/// Stream of the documents' subjects and every lifecycle event.
+pub const STREAM_EXTERNAL_AGENTS: &str = "EXTERNAL_AGENTS";
+/// Subjects of [`STREAM_EXTERNAL_AGENTS`]; heartbeats are left out: core messages, not stored.
+pub const EXTERNAL_AGENTS_STORED: [&str; 3] = [REGISTER, RESPONSE, "external_agents.event.>"];
+/// Stream of prompts, entries and turn states, `threads.<session>.<thread>`.
+pub const STREAM_THREADS: &str = "HELIX_THREADS";
+/// Stream of image chunks.
+pub const STREAM_IMAGES: &str = "HELIX_IMAGES";
+/// Object store for large values.
+pub const OBJECTS: &str = "HELIX_BLOBS";
+
+/// Documents: a runner registered.
+pub const REGISTER: &str = "external_agents.register";
+/// Documents: a runner is alive. Core message.
+pub const HEARTBEAT: &str = "external_agents.heartbeat";
+/// Documents: a session's progress or outcome.
+pub const RESPONSE: &str = "external_agents.response";
+
+/// Queue group in which servers answer [`UP_ALL`].
+pub const SERVER_QUEUE: &str = "helix-server";
+/// Documents' queue group.
+pub const DOCUMENTS_QUEUE: &str = "ZED_AGENTS";
+/// Everything that runners ask: what account RUNNERS imports.
+pub const UP_ALL: &str = "up.*.>";
+/// What any server answers, in [`SERVER_QUEUE`]; `up.<runner>.dials.<server>` is not in it.
+pub const UP_VERBS: &str = "up.*.*";
+/// Everything that servers nudge.
+pub const DOWN_ALL: &str = "down.>";
+/// NATS server → helix-server: may this connection in?
+pub const AUTH_CALLOUT: &str = "$SYS.REQ.USER.AUTH";
+
+/// Lifecycle event of a session.
+pub fn session_event(session: &SessionId) -> String {
+    format!("external_agents.event.session.{session}")
+}
+
+/// Lifecycle event of a runner.
+pub fn runner_event(runner: &RunnerId) -> String {
+    format!("external_agents.event.runner.{runner}")
+}
+
+/// Documents: where `zed_task` and `stop_task` for a runner are published for observers.
+pub fn reply_subject(runner: &RunnerId) -> String {
+    format!("external_agents.agent.{runner}")
+}
+
+/// What a runner asks: `up.<runner>.<verb>`.
+pub fn up(runner: &RunnerId, verb: &str) -> String {
+    format!("up.{runner}.{verb}")
+}
+
+/// Dials that one server holds: `up.<runner>.dials.<server>`. Answered by that server alone.
+pub fn up_dials(runner: &RunnerId, server: &str) -> String {
+    format!("up.{runner}.dials.{server}")
+}
+
+/// What one server subscribes to for its dials.
+pub fn up_dials_of(server: &str) -> String {
+    format!("up.*.dials.{server}")
+}
+
+/// A nudge: `down.<runner>.<verb>`.
+pub fn down(runner: &RunnerId, verb: &str) -> String {
+    format!("down.{runner}.{verb}")
+}
+
+/// What a runner may publish.
+pub fn runner_may_publish(runner: &RunnerId) -> String {
+    format!("up.{runner}.>")
+}
+
+/// What a runner may subscribe to.
+pub fn runner_may_subscribe(runner: &RunnerId) -> [String; 2] {
+    [format!("down.{runner}.>"), format!("{}.>", inbox_prefix(runner))]
+}
+
+/// Prefix of a runner's inboxes.
+pub fn inbox_prefix(runner: &RunnerId) -> String {
+    format!("_INBOX.{runner}")
+}
+
+/// Splits `up.<runner>.<verb>[.<server>]`.
+pub fn parse_up(subject: &str) -> Option<(RunnerId, &str)> {
+    let mut tokens = subject.splitn(3, '.');
+    (tokens.next()? == "up").then_some(())?;
+    let runner = RunnerId::parse(tokens.next()?).ok()?;
+    Some((runner, tokens.next()?))
+}
+
+/// Key in [`BUCKET_DESIRED`] and [`BUCKET_OBSERVED`].
+pub fn runner_session_key(runner: &RunnerId, session: &SessionId) -> String {
+    format!("{runner}.{session}")
+}
+
+/// Key of a runner's lease.
+pub fn runner_lease_key(runner: &RunnerId) -> String {
+    format!("runner.{runner}")
+}
+
+/// Key of the leader's lease.
+pub const LEADER_LEASE_KEY: &str = "leader";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn up_subjects_split_into_runner_and_verb() {
+        let runner = RunnerId::parse("r-1").expect("valid id");
+        assert_eq!(parse_up(&up(&runner, "sync")), Some((runner.clone(), "sync")));
+        assert_eq!(parse_up(&up_dials(&runner, "s1")), Some((runner, "dials.s1")));
+        for bad in ["up", "up.r", "down.r.sync", "up..sync", "up.r*.sync"] {
+            assert_eq!(parse_up(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Auth callout: which NATS connections come in, and what they may do.

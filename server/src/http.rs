@@ -1,0 +1,1 @@
+//! HTTP entry: routes, decoding, authorisation, encoding.

@@ -1,0 +1,25 @@
+//! helix-server: the control plane. Keeps no state of its own; NATS JetStream is the only store and the only bus.
+//!
+//! The way of a request: [`http`] decodes and authorises → [`sessions`], [`runners`], [`tokens`] hold the rules →
+//! [`store`] writes a durable record, revision-checked → the leader's [`reconciler`] sees it and acts → [`bus`]
+//! nudges the runner, whose requests [`link`] answers → [`events`] tells watchers. Bytes of a desktop pass through
+//! [`relay`] and touch none of this.
+
+pub mod app;
+pub mod auth;
+pub mod bus;
+pub mod callout;
+pub mod config;
+pub mod error;
+pub mod events;
+pub mod http;
+pub mod keys;
+pub mod link;
+pub mod reconciler;
+pub mod relay;
+pub mod runners;
+pub mod scheduler;
+pub mod sessions;
+pub mod store;
+pub mod telemetry;
+pub mod tokens;

@@ -1,0 +1,1 @@
+//! Answers what runners ask on `up.*`.

@@ -1,0 +1,2 @@
+//! helix-server: args → telemetry → config → build → serve → drain.
+fn main() {}

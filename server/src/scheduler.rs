@@ -1,0 +1,1 @@
+//! Pure: snapshot in, placement or refusal-with-reason out.
