@@ -1,0 +1,67 @@
+//! T1 and T17: from an accepted POST to the first full 1080p frame at a viewer's WebSocket; from nothing to a fleet.
+//!
+//! Peer: the hand-written script (Xvfb, openbox, xterm, x11vnc, websockify), from its start to the first full frame at
+//! a viewer of its websockify. The product's time starts when the POST is sent and covers placement, the runner,
+//! the desktop with session bus and terminal, the ticket and two relay hops.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::measure::{cpu_seconds, summary};
+use crate::peer::Peer;
+use crate::product::Product;
+use crate::viewer::Viewer;
+use crate::{report, rounds, say};
+
+pub async fn run() -> Result<()> {
+    let product = Product::start(16, None)?;
+    report(&format!("\n## T17 · bus, server and runner from nothing: {:.0} ms", product.started_in.as_secs_f64() * 1e3));
+    let (mut ours, mut ready, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut our_cpu, mut their_cpu) = (Vec::new(), Vec::new());
+    for round in 0..rounds() {
+        let before = cpu_seconds(&product.processes());
+        let (to_ready, to_frame, session) = cold(&product).await?;
+        our_cpu.push((cpu_seconds(&product.processes()) - before) * 1e3);
+        product.delete(&session).await?;
+        let (peer_frame, peer_cpu) = peer(400 + round as u32).await?;
+        say(&format!("round {round}: helix {to_frame:.0} ms (ready {to_ready:.0}), script {peer_frame:.0} ms"));
+        ours.push(to_frame);
+        ready.push(to_ready);
+        theirs.push(peer_frame);
+        their_cpu.push(peer_cpu);
+    }
+    report("\n## T1 · cold start to the first full 1080p frame at a viewer");
+    report(&format!("- helix: {}; Ready: {}", summary(&ours, "ms"), summary(&ready, "ms")));
+    report(&format!("- script: {}", summary(&theirs, "ms")));
+    report(&format!("- CPU per start: helix {}; script {}", summary(&our_cpu, "ms"), summary(&their_cpu, "ms")));
+    Ok(())
+}
+
+/// One start: milliseconds to Ready and to the first frame, and the session.
+async fn cold(product: &Product) -> Result<(f64, f64, String)> {
+    let begun = Instant::now();
+    let view = product.create_ready().await?;
+    let ready = begun.elapsed();
+    let ticket = product.ticket(view.id.as_str()).await?;
+    let mut viewer = Viewer::connect(&ticket.url).await?;
+    viewer.frame().await?;
+    Ok((ready.as_secs_f64() * 1e3, begun.elapsed().as_secs_f64() * 1e3, view.id.to_string()))
+}
+
+async fn peer(display: u32) -> Result<(f64, f64)> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let begun = Instant::now();
+    let peer = Peer::script_desktop(display, port)?;
+    let mut viewer = loop {
+        match Viewer::connect(&format!("ws://127.0.0.1:{port}/websockify")).await {
+            Ok(viewer) => break viewer,
+            // The peer has no readiness event: ask again soon.
+            Err(error) if begun.elapsed() > Duration::from_secs(20) => return Err(error).context("peer"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    viewer.frame().await?;
+    let elapsed = begun.elapsed().as_secs_f64() * 1e3;
+    Ok((elapsed, cpu_seconds(&peer.processes()) * 1e3))
+}

@@ -1,0 +1,79 @@
+//! helix-bench: the product and its peers in one run, alternating, with versions, command lines and sample counts.
+//!
+//! `helix-bench [NAME…]` runs the named parts, all where none is named; `HELIX_BENCH_ROUNDS` sets the rounds. Figures go to stdout as
+//! Markdown, progress to stderr. Wall times on a shared machine are noisy: the ratios are the claim.
+
+mod burst;
+mod cold_start;
+mod display;
+mod measure;
+mod memory;
+mod peer;
+mod product;
+mod relay;
+mod viewer;
+
+use std::io::Write;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+/// A line for the person watching.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A line of the report.
+pub fn report(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Rounds of every alternating measurement.
+pub fn rounds() -> usize {
+    std::env::var("HELIX_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+}
+
+fn main() -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let own_name = std::env::args().next().unwrap_or_default();
+    if own_name.ends_with("Xtigervnc") {
+        return display::run();
+    }
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    versions();
+    let parts = ["cold_start", "burst", "memory", "relay"];
+    if let Some(unknown) = wanted.iter().find(|name| !parts.contains(&name.as_str())) {
+        bail!("no part {unknown:?}; there are: {}", parts.join(", "));
+    }
+    for part in parts.into_iter().filter(|part| wanted.is_empty() || wanted.iter().any(|name| name == part)) {
+        say(&format!("== {part}"));
+        match part {
+            "cold_start" => runtime.block_on(cold_start::run())?,
+            "burst" => runtime.block_on(burst::run())?,
+            "memory" => runtime.block_on(memory::run())?,
+            _ => runtime.block_on(relay::run())?,
+        }
+    }
+    Ok(())
+}
+
+/// What produced the figures.
+fn versions() {
+    let line = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output();
+        let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        text.lines().find(|line| !line.trim().is_empty()).unwrap_or("missing").trim().to_owned()
+    };
+    report(&format!("- {} cores, kernel {}", num_cpus(), line("uname", &["-r"])));
+    report(&format!("- {}", line("Xtigervnc", &["-version"])));
+    report(&format!("- Xvfb {}", line("dpkg-query", &["-W", "-f", "${Version}", "xvfb"])));
+    report(&format!("- x11vnc: {}", line("x11vnc", &["-version"])));
+    report(&format!("- websockify {}", line("dpkg-query", &["-W", "-f", "${Version}", "websockify"])));
+    report(&format!("- openbox {}", line("dpkg-query", &["-W", "-f", "${Version}", "openbox"])));
+}
+
+fn num_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

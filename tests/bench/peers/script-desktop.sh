@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Peer: what people write by hand for a desktop in the browser. Xvfb + openbox + xterm + x11vnc + websockify.
+# usage: script-desktop.sh DISPLAY PORT DIR — runs until ended; ends everything it started.
+set -eu
+display=$1 port=$2 dir=$3
+mkdir -p "$dir"
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null; wait; rm -rf "$dir"' EXIT
+trap 'exit 0' TERM INT
+export DISPLAY=:$display
+
+Xvfb ":$display" -screen 0 1920x1080x24 -nolisten tcp -noreset -extension GLX >"$dir/xvfb.log" 2>&1 & pids+=($!)
+# Its usual readiness test: try until the display answers.
+until xdpyinfo >/dev/null 2>&1; do sleep 0.02; done
+openbox --sm-disable >"$dir/openbox.log" 2>&1 & pids+=($!)
+xterm -maximized >"$dir/xterm.log" 2>&1 & pids+=($!)
+# -rfbportv6 -1 and -no6: without them x11vnc also listens on every address of the machine.
+x11vnc -display ":$display" -unixsock "$dir/vnc.sock" -rfbport 0 -rfbportv6 -1 -no6 -nopw -forever -shared -nonap -quiet >"$dir/x11vnc.log" 2>&1 & pids+=($!)
+until [ -S "$dir/vnc.sock" ]; do sleep 0.02; done
+websockify --unix-target="$dir/vnc.sock" "127.0.0.1:$port" >"$dir/websockify.log" 2>&1 & pids+=($!)
+wait

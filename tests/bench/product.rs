@@ -1,0 +1,122 @@
+//! The product under measurement: `helixctl up` in a directory of its own, driven through REST as any client would.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use helix_protocol::api::{SessionView, Ticket};
+use serde_json::{Value, json};
+
+/// A running one-machine fleet. Ends with everything of it on drop.
+pub struct Product {
+    dir: tempfile::TempDir,
+    url: String,
+    token: String,
+    http: reqwest::Client,
+    /// NATS with credentials that may read everything.
+    pub nats_url: String,
+    /// Process ids of `up`, `nats`, `server`, `agentd`.
+    pub pids: Vec<(String, u32)>,
+    /// How long `helixctl up --detach` took.
+    pub started_in: Duration,
+}
+
+/// A program built beside this one.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("where is this program?")?;
+    let path = own.with_file_name(name);
+    ensure!(path.exists(), "{} is missing: run `make build` first", path.display());
+    Ok(path)
+}
+
+impl Product {
+    /// Starts bus, server and runner. `path_prefix` goes in front of PATH (stand-ins for programs of a session).
+    pub fn start(slots: u32, path_prefix: Option<&Path>) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("hxb").tempdir()?;
+        let mut command = Command::new(binary("helixctl")?);
+        // Free a moment ago: enough for a benchmark.
+        let listen = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        command.args(["up", "--detach", "--json", "--listen", &listen, "--slots", &slots.to_string(), "--state-dir"]);
+        command.arg(dir.path()).stderr(Stdio::inherit());
+        if let Some(prefix) = path_prefix {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", prefix.display()));
+        }
+        let begun = Instant::now();
+        let output = command.output().context("cannot run helixctl up")?;
+        let started_in = begun.elapsed();
+        ensure!(output.status.success(), "helixctl up failed");
+        let info: Value = serde_json::from_slice(&output.stdout).context("helixctl up --json")?;
+        let text = |key: &str| info[key].as_str().map(str::to_owned).with_context(|| format!("no {key} in {info}"));
+        let pids = info["pids"].as_object().context("no pids")?;
+        let pids = pids.iter().filter_map(|(name, pid)| Some((name.clone(), u32::try_from(pid.as_u64()?).ok()?)));
+        let token = std::fs::read_to_string(text("token_file")?)?.trim().to_owned();
+        Ok(Self { url: text("url")?, token, http: reqwest::Client::new(), nats_url: text("nats_url")?, pids: pids.collect(), started_in, dir })
+    }
+
+    /// Its state directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Process id of one part.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.pids.iter().find(|(part, _)| part == name).map_or(0, |(_, pid)| *pid)
+    }
+
+    /// Every process of the fleet: the parts, what they started, and the sessions.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut roots: Vec<u32> = self.pids.iter().map(|(_, pid)| *pid).collect();
+        roots.extend(super::measure::working_under(self.dir.path()));
+        super::measure::tree(&roots)
+    }
+
+    /// The processes of sessions alone.
+    pub fn session_processes(&self) -> Vec<u32> {
+        super::measure::tree(&super::measure::working_under(&self.dir.path().join("agentd/s")))
+    }
+
+    /// Sends a request and reads its JSON answer.
+    pub async fn call(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        let body = response.text().await?;
+        ensure!(status.is_success(), "{path}: {status}: {body}");
+        Ok(serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+
+    /// Creates a terminal at 1080p; answers when it is Ready.
+    pub async fn create_ready(&self) -> Result<SessionView> {
+        let body = json!({"kind": "terminal", "geometry": "1920x1080"});
+        let view = self.call(reqwest::Method::POST, "/api/v1/sessions?wait=ready&timeout=120", Some(body)).await?;
+        Ok(serde_json::from_value(view)?)
+    }
+
+    /// A ticket for the session's desktop.
+    pub async fn ticket(&self, session: &str) -> Result<Ticket> {
+        let path = format!("/api/v1/sessions/{session}/tickets");
+        let ticket = self.call(reqwest::Method::POST, &path, Some(json!({"stream": "vnc"}))).await?;
+        Ok(serde_json::from_value(ticket)?)
+    }
+
+    /// Ends a session and waits until nothing of it is left.
+    pub async fn delete(&self, session: &str) -> Result<()> {
+        self.call(reqwest::Method::DELETE, &format!("/api/v1/sessions/{session}"), None).await.map(drop)
+    }
+}
+
+impl Drop for Product {
+    fn drop(&mut self) {
+        if let Ok(helixctl) = binary("helixctl") {
+            let down = Command::new(helixctl).args(["down", "--state-dir"]).arg(self.dir.path()).output();
+            if !down.is_ok_and(|output| output.status.success()) {
+                super::say("helixctl down failed");
+            }
+        }
+    }
+}
