@@ -52,7 +52,7 @@ pub struct CreateSession {
 
 /// A project, short or long.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "write a git URL or a path, or an object with `git` and `branch`")]
 #[cfg_attr(feature = "openapi", derive(ToSchema))]
 pub enum ProjectSource {
     /// A git URL or a path on the runner; its default branch.

@@ -84,6 +84,8 @@ codes! {
     RunnerUnavailable = 503, "the runner cannot be reached";
     /// No runner is connected (documents' POST only).
     NoRunner = 503, "no runner is connected";
+    /// This server or this session has no such service; `detail` says why.
+    ServiceUnavailable = 503, "the service is not available";
     /// What was waited for did not come in time; the request itself stands.
     WaitTimeout = 504, "the wait timed out";
 }

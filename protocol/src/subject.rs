@@ -29,13 +29,20 @@ pub const BUCKET_IMAGES: &str = "helix_images";
 /// Stream of the documents' subjects and every lifecycle event.
 pub const STREAM_EXTERNAL_AGENTS: &str = "EXTERNAL_AGENTS";
 /// Subjects of [`STREAM_EXTERNAL_AGENTS`]; heartbeats are left out: core messages, not stored.
-pub const EXTERNAL_AGENTS_STORED: [&str; 3] = [REGISTER, RESPONSE, "external_agents.event.>"];
+pub const EXTERNAL_AGENTS_STORED: [&str; 3] = [REGISTER, RESPONSE, EVENTS_ALL];
 /// Stream of prompts, entries and turn states, `threads.<session>.<thread>`.
 pub const STREAM_THREADS: &str = "HELIX_THREADS";
-/// Stream of image chunks.
+/// Subjects of [`STREAM_THREADS`].
+pub const THREADS_ALL: &str = "threads.*.*";
+/// Stream of image chunks, `images.chunk.<digest>`.
 pub const STREAM_IMAGES: &str = "HELIX_IMAGES";
+/// Subjects of [`STREAM_IMAGES`].
+pub const IMAGE_CHUNKS_ALL: &str = "images.chunk.*";
 /// Object store for large values.
 pub const OBJECTS: &str = "HELIX_BLOBS";
+
+/// Lifecycle events of sessions and runners: what the event feed follows.
+pub const EVENTS_ALL: &str = "external_agents.event.>";
 
 /// Documents: a runner registered.
 pub const REGISTER: &str = "external_agents.register";
