@@ -1,18 +1,28 @@
 //! What every handler and task of one server process shares.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::bus::Bus;
+use crate::callout::Callout;
 use crate::config::ServerConfig;
 use crate::events::Events;
-use crate::keys::Keys;
+use crate::keys::{Keys, random_id};
+use crate::link::Link;
+use crate::reconciler::Reconciler;
 use crate::relay::Relay;
 use crate::runners::Runners;
 use crate::sessions::Sessions;
 use crate::store::Store;
 use crate::tokens::Tokens;
+
+/// How long the first read of the store may take.
+const FIRST_READ: Duration = Duration::from_secs(30);
 
 /// One server process. Cheap to clone.
 #[derive(Clone)]
@@ -39,4 +49,79 @@ pub struct App {
     pub relay: Relay,
     /// Cancelled when the process shall end: stop accepting, drain, leave.
     pub shutdown: CancellationToken,
+    /// Ends the background tasks once nothing is served any more.
+    background: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl App {
+    /// Connects to NATS, ensures the schema, reads the store and starts every background task: the views, the event
+    /// feed, the callout, the runners' link, the reconciler. HTTP is the caller's.
+    pub async fn build(config: ServerConfig) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let server_id: Arc<str> = random_id()?.into();
+        let keys = Arc::new(Keys::derive(&config.secrets.key)?);
+        let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
+        let bus = Bus::connect(&config, &server_id).await?;
+        tasks.spawn(bus.clone().monitor(background.clone()).instrument(tracing::info_span!("bus")));
+        let store = Store::open(&bus, &tasks, &background).await?;
+        tokio::time::timeout(FIRST_READ, store.synced(1))
+            .await
+            .with_context(|| format!("NATS did not give the store's content within {FIRST_READ:?}; look at its log"))?;
+        let events = Events::new(bus.clone());
+        tasks.spawn(events.clone().run(background.clone()).instrument(tracing::info_span!("events")));
+        let sessions = Sessions::new(store.clone(), events.clone(), Arc::clone(&keys), &config.public_url);
+        let runners = Runners::new(store.clone(), events.clone(), Arc::clone(&server_id), &config);
+        let app = Self {
+            tokens: Tokens::new(store.clone(), Arc::clone(&keys), &config.secrets),
+            relay: Relay::new(&config, Arc::clone(&server_id), bus.clone()),
+            shutdown: CancellationToken::new(),
+            background,
+            tasks,
+            config,
+            server_id,
+            keys,
+            bus,
+            store,
+            sessions,
+            runners,
+            events,
+        };
+        app.start().await?;
+        Ok(app)
+    }
+
+    async fn start(&self) -> anyhow::Result<()> {
+        let callout = Callout {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            keys: Arc::clone(&self.keys),
+            config: Arc::clone(&self.config),
+        };
+        let requests = callout.listen().await?;
+        self.tasks.spawn(callout.run(requests, self.background.clone()));
+        let (link, verbs, dials) = Link::listen(self.clone()).await?;
+        self.tasks.spawn(link.run(verbs, dials, self.background.clone()));
+        let reconciler = Reconciler {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            events: self.events.clone(),
+            sessions: self.sessions.clone(),
+            runners: self.runners.clone(),
+            server_id: Arc::clone(&self.server_id),
+            config: Arc::clone(&self.config),
+        };
+        reconciler.spawn(&self.tasks, &self.background);
+        Ok(())
+    }
+
+    /// Ends every background task and waits for them; gives the leader's lease back. After HTTP has drained.
+    pub async fn stop(&self) {
+        self.shutdown.cancel();
+        self.background.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        // What was published last shall leave before the connection goes with the process.
+        let _ = self.bus.client().flush().await;
+    }
 }

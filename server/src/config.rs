@@ -1,8 +1,21 @@
-//! Settings: one TOML file + environment + flags.
+//! Settings: one TOML file + environment + flags, in rising order of precedence.
+//!
+//! Every fault is collected before any is reported, each with its line and its fix, so that one run shows all of
+//! them. Secrets live in files of their own, mode 0600; they are read here because a missing or readable-by-others
+//! secret is a configuration fault like any other.
+
+mod document;
+mod fault;
+mod secrets;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use self::fault::{Fault, Faults};
+pub use self::secrets::Secrets;
+
+use self::document::Document;
 
 /// Validated settings of the server.
 #[derive(Debug, Clone)]
@@ -19,6 +32,8 @@ pub struct ServerConfig {
     pub key_file: PathBuf,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
+    /// Log filter.
+    pub log_level: String,
     /// Documents' `EXTERNAL_AGENT_ENABLED`: false = the `/external-agents` group answers 404.
     pub external_agents_enabled: bool,
     /// Between heartbeats.
@@ -27,4 +42,251 @@ pub struct ServerConfig {
     pub suspect_timeout: Duration,
     /// Silence after which it is lost.
     pub lost_timeout: Duration,
+    /// Life of a runner's NATS user JWT.
+    pub credential_ttl: Duration,
+    /// The server's own NATS connection.
+    pub nats: NatsConfig,
+    /// What the secret files hold.
+    pub secrets: Secrets,
 }
+
+/// The server's own NATS connection.
+#[derive(Debug, Clone)]
+pub struct NatsConfig {
+    /// `nats://HOST:PORT` or `tls://HOST:PORT`.
+    pub url: String,
+    /// User in account HELIX.
+    pub user: String,
+}
+
+/// What flags say; each overrides file and environment.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--listen`.
+    pub listen: Option<String>,
+}
+
+/// An environment: [`std::env::var`] or a test's table.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The sample token of the documents, public since their first day.
+const SAMPLE_TOKEN: &str = "oh-hallo-insecure-token";
+
+impl ServerConfig {
+    /// Reads and checks everything; all faults at once.
+    pub fn load(file: &Path, env: Env<'_>, overrides: &Overrides) -> Result<Self, Faults> {
+        let text = std::fs::read_to_string(file).map_err(|err| {
+            Faults::one(Fault::new(
+                file.display().to_string(),
+                format!("cannot be read: {err}"),
+                "name an existing file with --config",
+            ))
+        })?;
+        Self::parse(&text, file, env, overrides)
+    }
+
+    /// The same for a text already read; `file` names it in faults and is the base of relative paths.
+    pub fn parse(text: &str, file: &Path, env: Env<'_>, overrides: &Overrides) -> Result<Self, Faults> {
+        let mut doc = Document::parse(text, file, env)?;
+
+        let listen = doc
+            .text("", "listen", None)
+            .overridden(overrides.listen.clone(), "--listen")
+            .or("127.0.0.1:8080")
+            .check(&mut doc, listen_address);
+        let fallback = listen.map_or_else(|| "http://127.0.0.1:8080".to_owned(), |addr| format!("http://{addr}"));
+        let public_url = doc.text("", "public_url", None).or(&fallback).check(&mut doc, base_url);
+        let advertise_url = doc
+            .text("", "advertise_url", None)
+            .or(public_url.as_deref().unwrap_or(&fallback))
+            .check(&mut doc, base_url);
+        let max_body_bytes = doc.integer("", "max_body_bytes", None).or("1048576").check(&mut doc, body_limit);
+        let log_level = doc.text("", "log_level", Some("LOG_LEVEL")).or("info").check(&mut doc, log_filter);
+
+        let nats_host = env("NATS_SERVER_HOST").unwrap_or_else(|| "127.0.0.1".to_owned());
+        let nats_port = env("NATS_SERVER_PORT").unwrap_or_else(|| "4222".to_owned());
+        let nats_url =
+            doc.text("nats", "url", None).or(&format!("nats://{nats_host}:{nats_port}")).check(&mut doc, nats_address);
+        let runner_nats_url = doc
+            .text("nats", "runner_url", None)
+            .or(nats_url.as_deref().unwrap_or("nats://127.0.0.1:4222"))
+            .check(&mut doc, nats_address);
+        let user = doc.text("nats", "user", None).or("server").check(&mut doc, |text| Ok(text.to_owned()));
+
+        let agents = "external_agents";
+        let enabled = doc.boolean(agents, "enabled", Some("EXTERNAL_AGENT_ENABLED")).or("true").check(&mut doc, switch);
+        let heartbeat = doc
+            .text(agents, "heartbeat_interval", Some("EXTERNAL_AGENT_HEARTBEAT_INTERVAL"))
+            .or("5s")
+            .check(&mut doc, duration);
+        let lost = doc.text(agents, "lost_timeout", Some("EXTERNAL_AGENT_TIMEOUT")).or("30s").check(&mut doc, duration);
+        let suspect = doc.text(agents, "suspect_timeout", None).or("").check(&mut doc, |text| match text {
+            // Left out: it follows from the others.
+            "" => Ok(Duration::ZERO),
+            text => duration(text),
+        });
+        let credential_ttl =
+            doc.text(agents, "credential_ttl", None).or("1h").check(&mut doc, |text| duration(text).and_then(ttl));
+        let timing = check_timing(&mut doc, heartbeat, suspect, lost);
+
+        let key_file = doc.path("", "key_file");
+        let secrets = secrets::read(&mut doc, key_file.as_ref(), SAMPLE_TOKEN);
+        doc.finish()?;
+
+        let all = || -> Option<Self> {
+            let (heartbeat_interval, suspect_timeout, lost_timeout) = timing?;
+            Some(Self {
+                listen: listen?,
+                public_url: public_url?,
+                advertise_url: advertise_url?,
+                runner_nats_url: runner_nats_url?,
+                key_file: key_file?,
+                max_body_bytes: max_body_bytes?,
+                log_level: log_level?,
+                external_agents_enabled: enabled?,
+                heartbeat_interval,
+                suspect_timeout,
+                lost_timeout,
+                credential_ttl: credential_ttl?,
+                nats: NatsConfig { url: nats_url?, user: user? },
+                secrets: secrets?,
+            })
+        };
+        // `finish` was content, so no check above failed and every value is there.
+        all().ok_or_else(|| {
+            Faults::one(Fault::new(
+                file.display().to_string(),
+                "a setting is missing",
+                "compare it with the example file",
+            ))
+        })
+    }
+}
+
+type Checked<T> = Result<T, (String, String)>;
+
+fn refuse<T>(problem: impl Into<String>, fix: impl Into<String>) -> Checked<T> {
+    Err((problem.into(), fix.into()))
+}
+
+fn listen_address(text: &str) -> Checked<SocketAddr> {
+    let Ok(addr) = text.parse::<SocketAddr>() else {
+        return refuse(format!("{text:?} is not an address and port"), "write for example \"127.0.0.1:8080\"");
+    };
+    if !addr.ip().is_loopback() {
+        return refuse(
+            format!("{text} is not on loopback, and tokens would cross the network in plaintext"),
+            format!("listen on 127.0.0.1:{} and let a TLS proxy on this machine serve the public address", addr.port()),
+        );
+    }
+    Ok(addr)
+}
+
+fn base_url(text: &str) -> Checked<String> {
+    let url = text.trim_end_matches('/');
+    let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    match host {
+        Some(host) if !host.is_empty() && !url.contains(['?', '#', ' ']) => Ok(url.to_owned()),
+        _ => refuse(format!("{text:?} is not a base URL"), "write for example \"https://helix.example.org\""),
+    }
+}
+
+fn nats_address(text: &str) -> Checked<String> {
+    let fix = "write for example \"nats://127.0.0.1:4222\"; user and password have settings of their own";
+    let host = text.strip_prefix("nats://").or_else(|| text.strip_prefix("tls://"));
+    match host {
+        Some(host) if host.contains('@') => refuse("the address carries a user or password", fix),
+        Some(host) if !host.is_empty() && text.parse::<async_nats::ServerAddr>().is_ok() => Ok(text.to_owned()),
+        _ => refuse(format!("{text:?} is not a NATS address"), fix),
+    }
+}
+
+fn body_limit(text: &str) -> Checked<usize> {
+    match text.parse() {
+        Ok(bytes @ 65_536..=67_108_864) => Ok(bytes),
+        _ => refuse(format!("{text} is out of range"), "use 65536 to 67108864 bytes"),
+    }
+}
+
+fn log_filter(text: &str) -> Checked<String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => refuse(format!("{text:?} is not a log level"), "use error, warn, info, debug or trace"),
+    }
+}
+
+fn switch(text: &str) -> Checked<bool> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => refuse(format!("{text:?} is neither true nor false"), "use true or false"),
+    }
+}
+
+fn duration(text: &str) -> Checked<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (count, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let count = count.parse::<u64>().ok().filter(|count| *count > 0);
+    match count.zip(millis).and_then(|(count, millis)| count.checked_mul(millis)) {
+        Some(millis) => Ok(Duration::from_millis(millis)),
+        None => refuse(format!("{text:?} is not a duration"), "write for example \"500ms\", \"5s\", \"30s\" or \"1h\""),
+    }
+}
+
+fn ttl(ttl: Duration) -> Checked<Duration> {
+    if (Duration::from_secs(5)..=Duration::from_hours(24)).contains(&ttl) {
+        return Ok(ttl);
+    }
+    refuse("the life of a runner's credentials is out of range", "use \"5s\" to \"24h\"")
+}
+
+/// Heartbeat < suspect < lost, whatever of them was given.
+fn check_timing(
+    doc: &mut Document<'_>,
+    heartbeat: Option<Duration>,
+    suspect: Option<Duration>,
+    lost: Option<Duration>,
+) -> Option<(Duration, Duration, Duration)> {
+    let (heartbeat, suspect, lost) = (heartbeat?, suspect?, lost?);
+    let section = "external_agents";
+    if lost < Duration::from_secs(1) {
+        doc.fault(section, "lost_timeout", "a lease lives whole seconds", "use at least \"1s\"");
+        return None;
+    }
+    if heartbeat >= lost {
+        doc.fault(
+            section,
+            "heartbeat_interval",
+            &format!(
+                "an interval of {heartbeat:?} is not shorter than the time-out of {lost:?}: every runner would be lost"
+            ),
+            "make it a sixth of lost_timeout, for example \"5s\" and \"30s\"",
+        );
+        return None;
+    }
+    let suspect = match suspect {
+        Duration::ZERO if lost / 2 > heartbeat => lost / 2,
+        Duration::ZERO => (heartbeat + lost) / 2,
+        given => given,
+    };
+    if suspect <= heartbeat || suspect >= lost {
+        doc.fault(
+            section,
+            "suspect_timeout",
+            &format!("{suspect:?} is not between heartbeat_interval {heartbeat:?} and lost_timeout {lost:?}"),
+            "leave it out (half of lost_timeout) or put it between the two",
+        );
+        return None;
+    }
+    Some((heartbeat, suspect, lost))
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ pub mod events;
 pub mod http;
 pub mod keys;
 pub mod link;
+pub mod nats_config;
 pub mod reconciler;
 pub mod relay;
 pub mod runners;

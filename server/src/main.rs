@@ -1,2 +1,168 @@
 //! helix-server: args → telemetry → config → build → serve → drain.
-fn main() {}
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::serve::ListenerExt as _;
+use clap::{Args, Parser, Subcommand};
+use helix_server::app::App;
+use helix_server::config::{Overrides, ServerConfig};
+use helix_server::nats_config::{self, NatsSettings};
+use helix_server::telemetry;
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long requests and sockets may take to end once the process shall.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// `EX_CONFIG` of sysexits.h: a supervisor that starts it again changes nothing.
+const BAD_CONFIG: u8 = 78;
+
+/// Control plane of Helix: REST, WebSocket, dashboard over NATS JetStream
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    serve: Serve,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Settings (TOML)
+    #[arg(long, value_name = "FILE", default_value = "/etc/helix/server.toml")]
+    config: PathBuf,
+    /// Address to listen on; overrides the file
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Check the settings, tell every fault, and end
+    #[arg(long)]
+    check_config: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print a complete nats.conf that fits the settings
+    NatsConfig {
+        /// Settings (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Folder of JetStream's files
+        #[arg(long, value_name = "DIR")]
+        store_dir: PathBuf,
+        /// Port on loopback; -1 takes a free one
+        #[arg(long, default_value_t = 4222, allow_negative_numbers = true)]
+        port: i32,
+        /// Folder in which nats-server tells its port
+        #[arg(long, value_name = "DIR")]
+        ports_file_dir: Option<PathBuf>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // Fails only when a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cli = Cli::parse();
+    let (file, overrides) = match &cli.command {
+        Some(Command::NatsConfig { config, .. }) => (config, Overrides::default()),
+        None => (&cli.serve.config, Overrides { listen: cli.serve.listen.clone() }),
+    };
+    let config = match ServerConfig::load(file, &|name| std::env::var(name).ok(), &overrides) {
+        Ok(config) => config,
+        Err(faults) => {
+            say(&mut std::io::stderr(), &format!("helix-server cannot start:\n{faults}\n"));
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    let done = match cli.command {
+        Some(Command::NatsConfig { store_dir, port, ports_file_dir, .. }) => {
+            nats_config::render(&config, &NatsSettings { store_dir, port, ports_file_dir })
+                .map(|text| say(&mut std::io::stdout(), &text))
+        }
+        None if cli.serve.check_config => {
+            say(&mut std::io::stdout(), &format!("{} is good\n", file.display()));
+            Ok(())
+        }
+        None => run(config).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            say(&mut std::io::stderr(), &format!("helix-server: {err:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: ServerConfig) -> anyhow::Result<()> {
+    telemetry::init(&config.log_level)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listen = config.listen;
+    // Before NATS: a taken port is told at once.
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!(
+            "cannot listen on {listen}; fix: end the process that has the port (ss -ltnp), or give another --listen"
+        )
+    })?;
+    let address = listener.local_addr()?;
+    let app = tokio::select! {
+        app = App::build(config) => app?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let shutdown = app.shutdown.clone();
+    let stopping = app.shutdown.clone();
+    let router = helix_server::http::router(app.clone());
+    // Small frames of a desktop shall not wait for each other.
+    let listener = listener.tap_io(|socket| {
+        let _ = socket.set_nodelay(true);
+    });
+    let mut serving = tokio::spawn(
+        axum::serve(listener, router).with_graceful_shutdown(async move { stopping.cancelled().await }).into_future(),
+    );
+    tracing::info!(%address, server.id = %app.server_id, version = env!("CARGO_PKG_VERSION"), "listening");
+    notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {address}"))]);
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        served = &mut serving => {
+            served.context("the HTTP task ended badly")?.context("HTTP failed")?;
+            anyhow::bail!("HTTP ended by itself");
+        }
+    }
+    tracing::info!("draining");
+    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+    shutdown.cancel();
+    let drained = async {
+        app.relay.drained().await;
+        serving.await
+    };
+    if let Ok(served) = tokio::time::timeout(DRAIN_DEADLINE, drained).await {
+        served.context("the HTTP task ended badly")?.context("HTTP failed")?;
+    } else {
+        tracing::warn!(deadline = ?DRAIN_DEADLINE, "some requests did not end in time and are cut off");
+    }
+    if tokio::time::timeout(DRAIN_DEADLINE, app.stop()).await.is_err() {
+        tracing::warn!("some tasks did not end in time");
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Tells whoever started us (systemd, `helixctl up`); nobody listening is fine.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(err) = sd_notify::notify(states) {
+        tracing::warn!(error = %err, "cannot notify the supervisor");
+    }
+}
+
+/// Writes what a person or a pipe reads. A closed pipe is no error of ours.
+fn say(to: &mut dyn std::io::Write, text: &str) {
+    let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
+}

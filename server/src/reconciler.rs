@@ -1,1 +1,127 @@
 //! The leader's one loop: desired against observed, level-triggered, on wake and on a timer.
+//!
+//! Two tasks. [`leases`] holds the leader's lease and says since when this process leads. [`Reconciler::run`] waits
+//! until it leads, the bus is up and the views are read, and then makes a pass whenever a view changed, a runner's
+//! silence is due to be judged, or [`PASS_INTERVAL`] went by. A pass takes no input: it looks at the views and writes
+//! what differs, revision-checked. Whatever fails, or another server did first, is seen by the next pass. Two leaders
+//! at once do no harm.
+
+mod assignments;
+mod leases;
+mod removal;
+mod runners;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use crate::bus::Bus;
+use crate::config::ServerConfig;
+use crate::error::Result;
+use crate::events::Events;
+use crate::runners::Runners;
+use crate::sessions::Sessions;
+use crate::store::Store;
+
+/// A pass comes at least this often, whatever the watches say.
+const PASS_INTERVAL: Duration = Duration::from_secs(5);
+/// Before the next pass after one that failed.
+const RETRY: Duration = Duration::from_millis(500);
+/// Writes in flight at once.
+const CONCURRENCY: usize = 64;
+
+/// What the loop needs.
+#[derive(Clone)]
+pub struct Reconciler {
+    /// NATS connection.
+    pub bus: Bus,
+    /// Durable records.
+    pub store: Store,
+    /// Lifecycle events.
+    pub events: Events,
+    /// Rules for sessions.
+    pub sessions: Sessions,
+    /// Rules for runners.
+    pub runners: Runners,
+    /// Id of this process.
+    pub server_id: Arc<str>,
+    /// Settings.
+    pub config: Arc<ServerConfig>,
+}
+
+impl Reconciler {
+    /// Starts both tasks.
+    pub fn spawn(self, tasks: &TaskTracker, shutdown: &CancellationToken) {
+        let leading = Arc::new(watch::Sender::new(None));
+        let leadership = leases::Leadership {
+            bus: self.bus.clone(),
+            leases: self.store.leases.clone(),
+            server_id: Arc::clone(&self.server_id),
+            leading: Arc::clone(&leading),
+        };
+        tasks.spawn(leadership.run(shutdown.clone()).instrument(tracing::info_span!("leader")));
+        let shutdown = shutdown.clone();
+        let span = tracing::info_span!("reconciler");
+        tasks.spawn(
+            async move { shutdown.run_until_cancelled(self.run(leading.subscribe())).await.unwrap_or(()) }
+                .instrument(span),
+        );
+    }
+
+    async fn run(self, mut leading: watch::Receiver<Option<Instant>>) {
+        let (mut sessions, mut desired, mut observed, mut runners) = (
+            self.store.sessions.view().changes(),
+            self.store.desired.view().changes(),
+            self.store.observed.view().changes(),
+            self.store.runners.view().changes(),
+        );
+        let mut health = self.bus.health();
+        loop {
+            let Ok(Some(since)) = leading.wait_for(Option::is_some).await.map(|since| *since) else { return };
+            let Ok(up) = health.wait_for(|health| health.up_since.is_some()).await.map(|health| *health) else {
+                return;
+            };
+            self.store.synced(up.generation).await;
+            // What changes from here on wakes the next pass.
+            sessions.borrow_and_update();
+            desired.borrow_and_update();
+            observed.borrow_and_update();
+            runners.borrow_and_update();
+            let steady_since = up.up_since.map_or(since, |up| up.max(since));
+            let next = match self.pass(steady_since).await {
+                Ok(due) => due.min(Instant::now() + PASS_INTERVAL),
+                Err(err) => {
+                    tracing::warn!(error = %err, source = ?err.source, "a pass failed; the next one goes on");
+                    Instant::now() + RETRY
+                }
+            };
+            // Every arm is cancel safe: watches and a timer.
+            let woken = tokio::select! {
+                woken = sessions.changed() => woken,
+                woken = desired.changed() => woken,
+                woken = observed.changed() => woken,
+                woken = runners.changed() => woken,
+                woken = leading.changed() => woken,
+                woken = health.changed() => woken,
+                () = tokio::time::sleep_until(next) => Ok(()),
+            };
+            if woken.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One activation. Answers when silence is due to be judged next.
+    async fn pass(&self, steady_since: Instant) -> Result<Instant> {
+        let due = self.judge_runners(steady_since).await?;
+        self.assign_waiting().await?;
+        self.repair_projection().await?;
+        self.remove_deleted().await?;
+        Ok(due)
+    }
+}

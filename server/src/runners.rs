@@ -1,32 +1,273 @@
 //! Rules for runners: enrol, register, hear, list.
+//!
+//! A runner is its record (identity, facts, the verdict how it is heard) and its lease (the last heartbeat). Whoever
+//! hears a runner says `Online`; `Suspect` and `Lost` are the leader's to say.
 
-use helix_protocol::RunnerId;
+pub mod occupancy;
+
+use std::sync::Arc;
+use std::time::Duration;
+
 use helix_protocol::api::{EnrolRunner, Enrolled, RunnerView};
+use helix_protocol::assignment::Lease;
+use helix_protocol::event::Event;
+use helix_protocol::external_agents::Register;
+use helix_protocol::record::{RunnerRecord, Scope, TokenRecord};
+use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
+use helix_protocol::{ErrorCode, RunnerId, subject};
+use jiff::Timestamp;
 
-use crate::error::Result;
+use crate::config::ServerConfig;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::store::{Store, Versioned};
+
+/// How often a lease is renewed again after another replica was faster.
+const MAX_TRIES: usize = 5;
 
 /// Rules for runners over the store. Cheap to clone.
 #[derive(Clone)]
-pub struct Runners {}
+pub struct Runners {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    events: Events,
+    server_id: Arc<str>,
+    nats_url: String,
+    lease_ttl: Duration,
+}
 
 impl Runners {
+    /// Rules over a store.
+    pub fn new(store: Store, events: Events, server_id: Arc<str>, config: &ServerConfig) -> Self {
+        // Whole seconds: what JetStream knows.
+        let lease_ttl = Duration::from_secs(config.lost_timeout.as_millis().div_ceil(1000) as u64);
+        let nats_url = config.runner_nats_url.clone();
+        Self { inner: Arc::new(Inner { store, events, server_id, nats_url, lease_ttl }) }
+    }
+
     /// Binds the id to the runner's own token, or answers the same again; `RunnerEnrolledElsewhere` otherwise.
-    pub async fn enrol(&self, _request: EnrolRunner) -> Result<Enrolled> {
-        unimplemented!()
+    pub async fn enrol(&self, request: EnrolRunner) -> Result<Enrolled> {
+        let EnrolRunner { id, token_hash } = request;
+        check_hash(&token_hash)?;
+        let store = &self.inner.store;
+        let scope = Scope::Runner(id.clone());
+        let known = store.tokens.get(&token_hash).await?.found();
+        if known.as_ref().is_some_and(|entry| entry.value.scope != scope) {
+            return Err(Error::new(ErrorCode::InvalidRequest, "token_hash is that of another token; make a fresh one"));
+        }
+        // The runner first: it claims the id. A repeat after a crash in between completes the token.
+        let record = RunnerRecord {
+            id: id.clone(),
+            token_hash: token_hash.clone(),
+            facts: None,
+            cordoned: false,
+            liveness: Liveness::Lost,
+            enrolled_at: Timestamp::now(),
+            registered_at: None,
+        };
+        match store.runners.create(id.as_str(), &record).await {
+            Ok(_) => tracing::info!(runner.id = %id, "runner enrolled"),
+            Err(err) if err.code == ErrorCode::Conflict => self.check_same(&id, &token_hash).await?,
+            Err(err) => return Err(err),
+        }
+        if known.is_none() {
+            let token =
+                TokenRecord { name: format!("runner {id}"), scope, created_at: Timestamp::now(), expires_at: None };
+            match store.tokens.create(&token_hash, &token).await {
+                Err(err) if err.code != ErrorCode::Conflict => return Err(err),
+                _ => {}
+            }
+        }
+        Ok(Enrolled { id, nats_url: self.inner.nats_url.clone() })
+    }
+
+    async fn check_same(&self, id: &RunnerId, token_hash: &str) -> Result<()> {
+        let found = self.inner.store.runners.get(id.as_str()).await?.found();
+        if found.is_some_and(|entry| entry.value.token_hash == token_hash) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::RunnerEnrolledElsewhere,
+            format!(
+                "runner id {id} is enrolled with another token; use another RUNNER_ID, or remove the old runner while \
+                 it is offline (DELETE /api/v1/runners/{id})"
+            ),
+        ))
     }
 
     /// One runner.
-    pub async fn get(&self, _id: &RunnerId) -> Result<RunnerView> {
-        unimplemented!()
+    pub async fn get(&self, id: &RunnerId) -> Result<RunnerView> {
+        let entry = self.inner.store.runners.get(id.as_str()).await?.found().ok_or_else(|| not_found(id))?;
+        Ok(self.view(&entry.value, self.active_tasks(id)))
     }
 
     /// Every runner, by id.
     pub async fn list(&self) -> Result<Vec<RunnerView>> {
-        unimplemented!()
+        self.inner.store.runners.catch_up().await?;
+        let records: Vec<_> = {
+            let runners = self.inner.store.runners.view().read();
+            runners.iter().map(|(_, entry)| Arc::clone(&entry.value)).collect()
+        };
+        let active = self.occupancy();
+        Ok(records.iter().map(|record| self.view(record, active.get(&record.id).copied().unwrap_or(0))).collect())
     }
 
     /// Removes a runner that is not online and revokes its token, so that the id can be enrolled again.
-    pub async fn delete(&self, _id: &RunnerId) -> Result<()> {
-        unimplemented!()
+    pub async fn delete(&self, id: &RunnerId) -> Result<()> {
+        let store = &self.inner.store;
+        let entry = store.runners.get(id.as_str()).await?.found().ok_or_else(|| not_found(id))?;
+        if entry.value.liveness == Liveness::Online {
+            let detail = format!("runner {id} is online; stop its agentd first, then remove it");
+            return Err(Error::new(ErrorCode::Conflict, detail));
+        }
+        // The token first: a crash in between leaves a runner that can be removed again, never a token without one.
+        if let Some(token) = store.tokens.get(&entry.value.token_hash).await?.found() {
+            store.tokens.delete(&entry.value.token_hash, token.revision).await?;
+        }
+        store.runners.delete(id.as_str(), entry.revision).await?;
+        self.tell(id, RunnerStatus::Offline, Liveness::Lost, entry.revision).await;
+        tracing::info!(runner.id = %id, "runner removed");
+        Ok(())
     }
+
+    /// A runner said what it offers. Durable when this returns.
+    pub async fn register(&self, id: &RunnerId, facts: RunnerFacts) -> Result<()> {
+        let change = |record: &RunnerRecord| {
+            let record = RunnerRecord {
+                facts: Some(facts.clone()),
+                liveness: Liveness::Online,
+                registered_at: Some(Timestamp::now()),
+                ..record.clone()
+            };
+            Ok(Some(record))
+        };
+        // The lease first: with the record the leader may give it work, and looks for the lease.
+        self.known(id).await?;
+        self.renew(id, None).await?;
+        let entry = self.inner.store.runners.modify(id.as_str(), change, || not_found(id)).await?;
+        let register = documents_register(id, &facts);
+        self.inner.events.register(&register, &format!("register.{id}.{}", entry.revision)).await?;
+        let view = self.view(&entry.value, self.active_tasks(id));
+        self.tell(id, view.status, view.liveness, entry.revision).await;
+        tracing::info!(runner.id = %id, slots = facts.slots, version = facts.version, "runner registered");
+        Ok(())
+    }
+
+    /// A runner is alive. Its lease is renewed when this returns. True when it had been lost.
+    pub async fn heard(&self, id: &RunnerId, heartbeat: Heartbeat) -> Result<bool> {
+        let record = self.known(id).await?;
+        let status = heartbeat.status();
+        self.renew(id, Some(heartbeat)).await?;
+        if record.liveness == Liveness::Online {
+            return Ok(false);
+        }
+        let back = |record: &RunnerRecord| {
+            let online = record.liveness == Liveness::Online;
+            Ok((!online).then(|| RunnerRecord { liveness: Liveness::Online, ..record.clone() }))
+        };
+        let entry = self.inner.store.runners.modify(id.as_str(), back, || not_found(id)).await?;
+        self.tell(id, status, Liveness::Online, entry.revision).await;
+        tracing::info!(runner.id = %id, "runner is heard again");
+        Ok(record.liveness == Liveness::Lost)
+    }
+
+    async fn known(&self, id: &RunnerId) -> Result<Arc<RunnerRecord>> {
+        let store = &self.inner.store;
+        if let Some(entry) = store.runners.view().get(id.as_str()) {
+            return Ok(entry.value);
+        }
+        Ok(store.runners.get(id.as_str()).await?.found().ok_or_else(|| not_found(id))?.value)
+    }
+
+    /// Renews the lease; without a heartbeat the last one stays.
+    async fn renew(&self, id: &RunnerId, heartbeat: Option<Heartbeat>) -> Result<()> {
+        let (leases, key) = (&self.inner.store.leases, subject::runner_lease_key(id));
+        let mut known = leases.view().get(&key);
+        let mut revision = known.as_ref().map_or(0, |entry| entry.revision);
+        for _ in 0..MAX_TRIES {
+            let heartbeat =
+                heartbeat.clone().or_else(|| known.as_ref().and_then(|entry| entry.value.heartbeat.clone()));
+            let lease = Lease { server: self.inner.server_id.to_string(), renewed_at: Timestamp::now(), heartbeat };
+            match leases.lease(&key, &lease, revision, self.inner.lease_ttl).await {
+                Ok(_) => return Ok(()),
+                // Another replica answered the last heartbeat, or the lease expired: the store knows its revision.
+                Err(err) if err.code == ErrorCode::Conflict => {
+                    let lookup = leases.get(&key).await?;
+                    revision = lookup.revision();
+                    known = lookup.found();
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        Err(Error::new(ErrorCode::Conflict, format!("the lease of runner {id} met other writers too often; repeat it")))
+    }
+
+    /// Tells watchers how a runner is heard.
+    pub async fn tell(&self, id: &RunnerId, status: RunnerStatus, liveness: Liveness, revision: u64) {
+        let event = Event::Runner { runner: id.clone(), status, liveness, at: Timestamp::now() };
+        self.inner.events.tell(&event, &format!("runner.{id}.{revision}.{liveness:?}")).await;
+    }
+
+    fn occupancy(&self) -> occupancy::Occupancy {
+        let store = &self.inner.store;
+        occupancy::count(&store.sessions.view().read(), &store.observed.view().read())
+    }
+
+    fn active_tasks(&self, id: &RunnerId) -> u32 {
+        self.occupancy().get(id).copied().unwrap_or(0)
+    }
+
+    fn view(&self, record: &RunnerRecord, active_tasks: u32) -> RunnerView {
+        let lease = self.inner.store.leases.view().get(&subject::runner_lease_key(&record.id));
+        view(record, lease.as_ref(), active_tasks)
+    }
+}
+
+fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u32) -> RunnerView {
+    let heartbeat = lease.and_then(|lease| lease.value.heartbeat.as_ref());
+    let draining = heartbeat.is_some_and(|heartbeat| heartbeat.draining);
+    let facts_slots = record.facts.as_ref().map_or(0, |facts| facts.slots);
+    let slots = heartbeat.map_or(facts_slots, |heartbeat| heartbeat.slots);
+    let status = if record.liveness == Liveness::Online {
+        Heartbeat { active_tasks, slots, draining }.status()
+    } else {
+        RunnerStatus::Offline
+    };
+    RunnerView {
+        id: record.id.clone(),
+        status,
+        liveness: record.liveness,
+        cordoned: record.cordoned,
+        draining,
+        active_tasks,
+        slots,
+        facts: record.facts.clone(),
+        enrolled_at: record.enrolled_at,
+        last_seen_at: lease.map(|lease| lease.value.renewed_at),
+    }
+}
+
+fn documents_register(id: &RunnerId, facts: &RunnerFacts) -> Register {
+    Register {
+        agent_id: id.to_string(),
+        agent_type: "zed_external".to_owned(),
+        capabilities: facts.kinds.iter().map(ToString::to_string).collect(),
+        max_tasks: facts.slots,
+        reply_subject: subject::reply_subject(id),
+        metadata: serde_json::to_value(facts).unwrap_or_default(),
+    }
+}
+
+fn check_hash(hash: &str) -> Result<()> {
+    if hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorCode::InvalidRequest, "token_hash is not a SHA-256 in 64 lower-case hex digits"))
+}
+
+fn not_found(id: &RunnerId) -> Error {
+    Error::new(ErrorCode::RunnerNotFound, format!("there is no runner {id}; it enrols with its enrolment token"))
 }

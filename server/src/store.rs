@@ -1,5 +1,74 @@
 //! Durable records with revision check.
+//!
+//! Each [`Bucket`] is one key-value bucket of JetStream with one type of record. Reads of one key ask the store
+//! itself; lists, waits and the reconciler use the bucket's [`View`], which one task per bucket (see [`view`]) fills
+//! from a watch and which own writes enter at once. A view starts from scratch with each generation of the bus.
+
+pub mod jetstream;
+pub mod view;
+
+use helix_protocol::assignment::{DesiredSession, Lease};
+use helix_protocol::record::{RunnerRecord, SessionRecord, TicketRecord, TokenRecord};
+use helix_protocol::session::ObservedSession;
+use helix_protocol::subject;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::jetstream::{Bucket, Lookup};
+pub use self::view::{Snapshot, Versioned, View};
+
+use crate::bus::Bus;
+use crate::error::Result;
 
 /// The store. Cheap to clone.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    /// The truth about sessions, by session.
+    pub sessions: Bucket<SessionRecord>,
+    /// Projection per runner, by `<runner>.<session>`.
+    pub desired: Bucket<DesiredSession>,
+    /// What runners reported, by `<runner>.<session>`.
+    pub observed: Bucket<ObservedSession>,
+    /// Runners, by runner.
+    pub runners: Bucket<RunnerRecord>,
+    /// Tokens, by hash.
+    pub tokens: Bucket<TokenRecord>,
+    /// One-use tickets, by hash. Read from the store alone: it has no view.
+    pub tickets: Bucket<TicketRecord>,
+    /// Leases of runners and of the leader.
+    pub leases: Bucket<Lease>,
+}
+
+impl Store {
+    /// Opens every bucket and starts the tasks that fill their views.
+    pub async fn open(bus: &Bus, tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<Self> {
+        let store = Self {
+            sessions: Bucket::open(bus, subject::BUCKET_SESSIONS).await?,
+            desired: Bucket::open(bus, subject::BUCKET_DESIRED).await?,
+            observed: Bucket::open(bus, subject::BUCKET_OBSERVED).await?,
+            runners: Bucket::open(bus, subject::BUCKET_RUNNERS).await?,
+            tokens: Bucket::open(bus, subject::BUCKET_TOKENS).await?,
+            tickets: Bucket::open_unviewed(bus, subject::BUCKET_TICKETS).await?,
+            leases: Bucket::open(bus, subject::BUCKET_LEASES).await?,
+        };
+        store.sessions.spawn_feed(tasks, shutdown);
+        store.desired.spawn_feed(tasks, shutdown);
+        store.observed.spawn_feed(tasks, shutdown);
+        store.runners.spawn_feed(tasks, shutdown);
+        store.tokens.spawn_feed(tasks, shutdown);
+        store.leases.spawn_feed(tasks, shutdown);
+        Ok(store)
+    }
+
+    /// Waits until every view holds what the store held in this generation of the bus.
+    pub async fn synced(&self, generation: u64) {
+        tokio::join!(
+            self.sessions.view().synced(generation),
+            self.desired.view().synced(generation),
+            self.observed.view().synced(generation),
+            self.runners.view().synced(generation),
+            self.tokens.view().synced(generation),
+            self.leases.view().synced(generation),
+        );
+    }
+}

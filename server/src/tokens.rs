@@ -1,18 +1,37 @@
 //! Bearer tokens and one-use tickets: made here, stored as hashes, revoked here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use helix_protocol::SessionId;
+use helix_protocol::ids::secret_hash;
 use helix_protocol::link::Stream;
-use helix_protocol::record::{Scope, TicketRecord};
+use helix_protocol::record::{Scope, SessionRecord, TicketRecord, TokenRecord};
+use helix_protocol::{Epoch, ErrorCode, SessionId};
 use jiff::Timestamp;
 
 use crate::auth::Principal;
-use crate::error::Result;
+use crate::bus::schema::TICKET_TTL;
+use crate::config::Secrets;
+use crate::error::{Error, Result};
+use crate::keys::{Keys, SESSION_TOKEN_PREFIX, random_secret, same_secret, session_of_token};
+use crate::sessions::view::has_ended;
+use crate::store::{Lookup, Store, Versioned};
+
+/// Names a derived session token where others are named by their hash: it has no record of its own.
+const DERIVED_PREFIX: &str = "session.";
 
 /// Tokens over the store. Cheap to clone.
 #[derive(Clone)]
-pub struct Tokens {}
+pub struct Tokens {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    keys: Arc<Keys>,
+    admin: String,
+    enrolment: Option<String>,
+}
 
 /// A freshly made secret. It is nowhere else.
 pub struct Issued {
@@ -23,29 +42,195 @@ pub struct Issued {
 }
 
 impl Tokens {
+    /// Tokens over a store, with the two that are configured.
+    pub fn new(store: Store, keys: Arc<Keys>, secrets: &Secrets) -> Self {
+        let (admin, enrolment) = (secrets.admin_token.clone(), secrets.enrolment_token.clone());
+        Self { inner: Arc::new(Inner { store, keys, admin, enrolment }) }
+    }
+
     /// Who the bearer is. `TokenInvalid` when unknown, expired or revoked. Knows, in this order: the configured
     /// admin and enrolment tokens (constant-time), derived session tokens, stored tokens.
-    pub async fn verify(&self, _secret: &str) -> Result<Principal> {
-        unimplemented!()
+    pub async fn verify(&self, secret: &str) -> Result<Principal> {
+        let configured =
+            |name: &str, scope| Principal { name: name.to_owned(), scope, token_hash: secret_hash(secret) };
+        if same_secret(secret, &self.inner.admin) {
+            return Ok(configured("admin", Scope::Admin));
+        }
+        if self.inner.enrolment.as_deref().is_some_and(|enrolment| same_secret(secret, enrolment)) {
+            return Ok(configured("enrolment", Scope::Enrol));
+        }
+        if secret.starts_with(SESSION_TOKEN_PREFIX) {
+            return self.verify_session(secret).await;
+        }
+        let hash = secret_hash(secret);
+        let record = self.stored(&hash).await?.filter(|record| !is_over(record)).ok_or_else(invalid)?;
+        Ok(Principal { name: record.name.clone(), scope: record.scope.clone(), token_hash: hash })
+    }
+
+    async fn verify_session(&self, secret: &str) -> Result<Principal> {
+        let session = session_of_token(secret).ok_or_else(invalid)?;
+        let store = &self.inner.store;
+        let record = match store.sessions.view().get(session.as_str()) {
+            Some(entry) if self.inner.keys.is_session_token(secret, &session, entry.value.epoch) => Some(entry),
+            // Another replica may have made or assigned it a moment ago.
+            _ => store.sessions.get(session.as_str()).await?.found(),
+        };
+        let record = record.ok_or_else(invalid)?.value;
+        if !self.inner.keys.is_session_token(secret, &session, record.epoch) || self.session_ended(&record) {
+            return Err(invalid());
+        }
+        let token_hash = derived_name(&session, record.epoch);
+        Ok(Principal { name: format!("session {session}"), scope: Scope::Session(session), token_hash })
+    }
+
+    fn session_ended(&self, record: &SessionRecord) -> bool {
+        has_ended(record, &self.inner.store.observed.view().read())
+    }
+
+    async fn stored(&self, hash: &str) -> Result<Option<Arc<TokenRecord>>> {
+        if let Some(entry) = self.inner.store.tokens.view().get(hash) {
+            return Ok(Some(entry.value));
+        }
+        // Another replica may have issued it a moment ago.
+        Ok(self.inner.store.tokens.get(hash).await?.found().map(|entry| entry.value))
     }
 
     /// Makes and stores a token.
-    pub async fn issue(&self, _name: &str, _scope: Scope, _ttl: Duration) -> Result<Issued> {
-        unimplemented!()
+    pub async fn issue(&self, name: &str, scope: Scope, ttl: Duration) -> Result<Issued> {
+        let issued = fresh(ttl)?;
+        let record = TokenRecord {
+            name: name.to_owned(),
+            scope,
+            created_at: Timestamp::now(),
+            expires_at: Some(issued.expires_at),
+        };
+        self.inner.store.tokens.create(&secret_hash(&issued.secret), &record).await?;
+        Ok(issued)
     }
 
     /// Makes a one-use ticket for a session's stream, 60 s.
-    pub async fn issue_ticket(&self, _by: &Principal, _session: &SessionId, _stream: Stream) -> Result<Issued> {
-        unimplemented!()
+    pub async fn issue_ticket(&self, by: &Principal, session: &SessionId, stream: Stream) -> Result<Issued> {
+        let issued = fresh(TICKET_TTL)?;
+        let record = TicketRecord {
+            session: session.clone(),
+            stream,
+            token_hash: by.token_hash.clone(),
+            expires_at: issued.expires_at,
+        };
+        self.inner.store.tickets.create(&secret_hash(&issued.secret), &record).await?;
+        Ok(issued)
     }
 
     /// Consumes a ticket: the first caller on any replica gets it, everybody else `TicketInvalid`.
-    pub async fn consume_ticket(&self, _secret: &str) -> Result<TicketRecord> {
-        unimplemented!()
+    pub async fn consume_ticket(&self, secret: &str) -> Result<TicketRecord> {
+        let hash = secret_hash(secret);
+        let tickets = &self.inner.store.tickets;
+        let Lookup::Found(entry) = tickets.get(&hash).await? else { return Err(ticket_invalid()) };
+        match tickets.delete(&hash, entry.revision).await {
+            Ok(_) => {}
+            Err(err) if err.code == ErrorCode::Conflict => return Err(ticket_invalid()),
+            Err(err) => return Err(err),
+        }
+        let ticket = Arc::unwrap_or_clone(entry.value);
+        if ticket.expires_at <= Timestamp::now() { Err(ticket_invalid()) } else { Ok(ticket) }
     }
 
     /// Completes when the token with this hash is revoked or expires: what it opened must close.
-    pub async fn revoked(&self, _token_hash: &str) {
-        unimplemented!()
+    pub async fn revoked(&self, token_hash: &str) {
+        let store = &self.inner.store;
+        if let Some((session, epoch)) = parse_derived(token_hash) {
+            return self.session_over(&session, epoch).await;
+        }
+        let configured = |secret: &str| secret_hash(secret) == token_hash;
+        if configured(&self.inner.admin) || self.inner.enrolment.as_deref().is_some_and(configured) {
+            return std::future::pending().await;
+        }
+        let mut changes = store.tokens.view().changes();
+        loop {
+            changes.borrow_and_update();
+            let entry = store.tokens.view().get(token_hash);
+            let Some(Versioned { value: record, .. }) = entry else {
+                // The view may be a moment behind the replica that issued the token; while the store cannot be
+                // asked, what is open stays open.
+                match store.tokens.catch_up().await {
+                    Ok(()) if store.tokens.view().get(token_hash).is_none() => return,
+                    Ok(()) => continue,
+                    Err(_) => {
+                        if changes.changed().await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                }
+            };
+            let expiry = async {
+                match record.expires_at {
+                    Some(end) => tokio::time::sleep(until(end)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Both arms are cancel safe: a watch and a timer.
+            tokio::select! {
+                news = changes.changed() => if news.is_err() { return },
+                () = expiry => return,
+            }
+        }
     }
+
+    async fn session_over(&self, session: &SessionId, epoch: Epoch) {
+        let store = &self.inner.store;
+        let (mut records, mut reports) = (store.sessions.view().changes(), store.observed.view().changes());
+        loop {
+            records.borrow_and_update();
+            reports.borrow_and_update();
+            let record = store.sessions.view().get(session.as_str());
+            // Epoch 0 and 1 have the same token.
+            let over = record
+                .is_none_or(|entry| entry.value.epoch.0.max(1) != epoch.0.max(1) || self.session_ended(&entry.value));
+            if over {
+                return;
+            }
+            let changed = tokio::select! {
+                changed = records.changed() => changed,
+                changed = reports.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn fresh(ttl: Duration) -> Result<Issued> {
+    let secret = random_secret()
+        .map_err(|err| Error::new(ErrorCode::Internal, "the system gives no random bytes").because(err))?;
+    let expires_at = Timestamp::now()
+        .checked_add(ttl)
+        .map_err(|err| Error::new(ErrorCode::InvalidRequest, "the life of the token is too long").because(err))?;
+    Ok(Issued { secret, expires_at })
+}
+
+fn until(end: Timestamp) -> Duration {
+    Duration::try_from(end.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO)
+}
+
+fn is_over(record: &TokenRecord) -> bool {
+    record.expires_at.is_some_and(|end| end <= Timestamp::now())
+}
+
+fn derived_name(session: &SessionId, epoch: Epoch) -> String {
+    format!("{DERIVED_PREFIX}{session}.{epoch}")
+}
+
+fn parse_derived(name: &str) -> Option<(SessionId, Epoch)> {
+    let (session, epoch) = name.strip_prefix(DERIVED_PREFIX)?.split_once('.')?;
+    Some((SessionId::parse(session).ok()?, Epoch(epoch.parse().ok()?)))
+}
+
+fn invalid() -> Error {
+    Error::new(ErrorCode::TokenInvalid, "the bearer token is unknown, expired or revoked; get a new one")
+}
+
+fn ticket_invalid() -> Error {
+    Error::new(ErrorCode::TicketInvalid, "the ticket is unknown, used or expired; ask for a new one")
 }

@@ -1,0 +1,107 @@
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use super::*;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().expect("a temporary directory"));
+        folder.write("server.key", &[1; 32], 0o600);
+        folder.write("admin.token", b"an-admin-token-of-a-test\n", 0o600);
+        folder.write("runner.token", b"an-enrolment-token-of-a-test", 0o600);
+        folder.write("nats.password", b"a-password-of-a-test", 0o600);
+        folder
+    }
+
+    fn write(&self, name: &str, content: &[u8], mode: u32) {
+        use std::io::Write as _;
+        let path = self.0.path().join(name);
+        let _ = std::fs::remove_file(&path);
+        let mut file =
+            std::fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(path).expect("a new file");
+        file.write_all(content).expect("a written file");
+    }
+
+    fn parse(&self, text: &str, env: &[(&str, &str)]) -> Result<ServerConfig, String> {
+        let lookup = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        ServerConfig::parse(text, &self.0.path().join("server.toml"), &lookup, &Overrides::default())
+            .map_err(|faults| faults.to_string().replace(&format!("{}/", self.0.path().display()), ""))
+    }
+}
+
+const GOOD: &str = "key_file = \"server.key\"\nadmin_token_file = \"admin.token\"\n\
+                    enrolment_token_file = \"runner.token\"\n[nats]\npassword_file = \"nats.password\"\n";
+
+#[test]
+fn defaults_are_those_of_the_documents() {
+    let config = Folder::new().parse(GOOD, &[]).expect("a good configuration");
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.advertise_url, "http://127.0.0.1:8080");
+    assert_eq!(config.runner_nats_url, "nats://127.0.0.1:4222");
+    assert_eq!(config.heartbeat_interval, Duration::from_secs(5));
+    assert_eq!(config.suspect_timeout, Duration::from_secs(15));
+    assert_eq!(config.lost_timeout, Duration::from_secs(30));
+    assert_eq!(config.secrets.admin_token, "an-admin-token-of-a-test");
+    assert!(config.external_agents_enabled);
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = Folder::new().parse(GOOD, &[]).expect("a good configuration");
+    let shown = format!("{config:?}");
+    for secret in ["an-admin-token", "an-enrolment-token", "a-password"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let text = format!("{GOOD}[external_agents]\nlost_timeout = \"30s\"\n");
+    let env = [
+        ("EXTERNAL_AGENT_TIMEOUT", "60s"),
+        ("EXTERNAL_AGENT_ENABLED", "false"),
+        ("NATS_SERVER_HOST", "bus"),
+        ("NATS_SERVER_PORT", "4333"),
+        ("RUNNER_TOKEN", "a-token-from-the-environment"),
+    ];
+    let config = Folder::new().parse(&text, &env).expect("a good configuration");
+    assert_eq!(config.lost_timeout, Duration::from_mins(1));
+    assert!(!config.external_agents_enabled);
+    assert_eq!(config.nats.url, "nats://bus:4333");
+    assert_eq!(config.secrets.enrolment_token.as_deref(), Some("a-token-from-the-environment"));
+}
+
+#[test]
+fn every_fault_is_told_at_once_with_line_and_fix() {
+    let folder = Folder::new();
+    folder.write("admin.token", b"an-admin-token-of-a-test", 0o644);
+    folder.write("server.key", b"short", 0o600);
+    let text = "listen = \"0.0.0.0:8080\"\nkey_file = \"server.key\"\nadmin_token_file = \"admin.token\"\n\
+                lissten = 1\nmax_body_bytes = \"much\"\n[nats]\npassword_file = \"missing\"\nurl = \"http://x\"\n\
+                [external_agents]\nheartbeat_interval = \"30s\"\nlost_timeout = \"30s\"\n[extra]\na = 1\n";
+    let faults = folder.parse(text, &[("RUNNER_TOKEN", SAMPLE_TOKEN)]).expect_err("many faults");
+    insta::assert_snapshot!(faults);
+}
+
+#[test]
+fn bad_toml_is_told_with_its_line() {
+    let faults = Folder::new().parse("listen = \n", &[]).expect_err("a fault");
+    assert!(faults.starts_with("server.toml:1:"), "{faults}");
+}
+
+#[test]
+fn durations_have_a_unit() {
+    assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+    assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
+    for bad in ["", "5", "s", "-1s", "5 s", "0s", "99999999999999999999h", "1d"] {
+        assert!(duration(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_short_timeout_moves_the_suspect_time_between() {
+    let text = format!("{GOOD}[external_agents]\nheartbeat_interval = \"5s\"\nlost_timeout = \"8s\"\n");
+    let config = Folder::new().parse(&text, &[]).expect("a good configuration");
+    assert_eq!(config.suspect_timeout, Duration::from_millis(6500));
+}

@@ -1,0 +1,148 @@
+//! Pure: the documents' shapes from and to the canonical ones.
+
+use std::collections::BTreeMap;
+
+use helix_protocol::api::{CreateSession, RunnerView, SessionView};
+use helix_protocol::external_agents::{RdpConnection, Stats, ZedAgent, ZedAgentResponse};
+use helix_protocol::runner::RunnerStatus;
+use helix_protocol::session::{SessionPhase, TimelineStep};
+use helix_protocol::{ErrorCode, SessionId};
+use jiff::Timestamp;
+
+use crate::error::{Error, Result};
+
+/// Documents' RDP user.
+const RDP_USER: &str = "zed";
+
+/// The canonical request for a documents' one.
+pub fn request(agent: ZedAgent) -> Result<CreateSession> {
+    if agent.input.trim().is_empty() {
+        return Err(Error::new(ErrorCode::InvalidInput, "input: is empty; say what the agent shall do"));
+    }
+    let id = match agent.session_id {
+        none if none.is_empty() => None,
+        text => {
+            let id = SessionId::parse(text)
+                .map_err(|error| Error::new(ErrorCode::InvalidRequest, format!("session_id: {error}")))?;
+            Some(id)
+        }
+    };
+    let named = [("user_id", Some(agent.user_id)), ("instance_id", agent.instance_id), ("thread_id", agent.thread_id)];
+    let labels = named
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.filter(|value| !value.is_empty())?)))
+        .collect();
+    Ok(CreateSession {
+        id,
+        input: Some(agent.input),
+        project_path: Some(agent.project_path).filter(|path| !path.is_empty()),
+        labels,
+        env: environment(agent.env)?,
+        ..CreateSession::default()
+    })
+}
+
+/// `K=V` entries as a map. The fault names the entry, never its value: that may be a secret.
+pub fn environment(entries: Vec<String>) -> Result<BTreeMap<String, String>> {
+    let split = |(index, entry): (usize, String)| match entry.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Error::new(ErrorCode::InvalidRequest, format!("env[{index}]: is not `NAME=value`"))),
+    };
+    entries.into_iter().enumerate().map(split).collect()
+}
+
+/// A session in the documents' union shape.
+pub fn session(view: &SessionView, auth_token: Option<String>) -> ZedAgentResponse {
+    let failed = matches!(view.phase, SessionPhase::Failed | SessionPhase::Lost);
+    let cause = view.cause.as_ref().filter(|_| failed);
+    ZedAgentResponse {
+        session_id: view.id.to_string(),
+        runner_id: view.runner.as_ref().map(ToString::to_string).unwrap_or_default(),
+        rdp_url: None,
+        rdp_password: None,
+        websocket_url: None,
+        auth_token,
+        error: cause.map(|cause| cause.message.clone()).unwrap_or_default(),
+        status: view.phase.documents_word().to_owned(),
+        pid: view.pid.unwrap_or_default(),
+        retries: view.epoch.0.saturating_sub(1),
+        id: view.id.to_string(),
+        active_tasks: u32::from(runs(view.phase)),
+        max_tasks: 1,
+    }
+}
+
+/// A runner in the documents' union shape.
+pub fn runner(view: &RunnerView) -> ZedAgentResponse {
+    let status = match view.status {
+        RunnerStatus::Available => "available",
+        RunnerStatus::Busy => "busy",
+        RunnerStatus::Offline => "offline",
+    };
+    ZedAgentResponse {
+        session_id: String::new(),
+        runner_id: view.id.to_string(),
+        rdp_url: None,
+        rdp_password: None,
+        websocket_url: None,
+        auth_token: None,
+        error: String::new(),
+        status: status.to_owned(),
+        pid: 0,
+        retries: 0,
+        id: view.id.to_string(),
+        active_tasks: view.active_tasks,
+        max_tasks: view.slots,
+    }
+}
+
+fn runs(phase: SessionPhase) -> bool {
+    matches!(phase, SessionPhase::Assigned | SessionPhase::Starting | SessionPhase::Ready | SessionPhase::Stopping)
+}
+
+/// Process, times and place.
+pub fn stats(view: &SessionView, now: Timestamp) -> Stats {
+    // From the runner's first step: what came before was waiting.
+    let start = view.timeline.iter().find(|step| step.step == "received").map(|step| step.at);
+    let last = view.timeline.iter().map(end_of).max();
+    let until = if view.phase.is_terminal() { last } else { Some(now) };
+    let uptime = start.zip(until).map_or(0, |(start, until)| until.duration_since(start).as_secs().max(0));
+    Stats {
+        session_id: view.id.to_string(),
+        pid: view.pid.unwrap_or_default(),
+        start_time: start.map(|at| at.to_string()),
+        last_access: last.map(|at| at.to_string()),
+        uptime: uptime.unsigned_abs(),
+        workspace_dir: view.workspace.clone(),
+        display_num: view.display.as_ref().map(|display| display.number),
+        rdp_port: None,
+        status: view.phase.documents_word().to_owned(),
+    }
+}
+
+fn end_of(step: &TimelineStep) -> Timestamp {
+    let took = std::time::Duration::from_millis(step.duration_ms.unwrap_or_default());
+    step.at.checked_add(took).unwrap_or(step.at)
+}
+
+/// `/rdp` of a session or of a runner, while no RDP service exists.
+pub fn rdp(session: &str, display: Option<u32>) -> RdpConnection {
+    RdpConnection {
+        session_id: session.to_owned(),
+        rdp_url: None,
+        rdp_port: None,
+        rdp_password: None,
+        display: display.map(|number| format!(":{number}")),
+        status: "unavailable".to_owned(),
+        reason: Some(NO_RDP.to_owned()),
+        username: RDP_USER.to_owned(),
+        host: None,
+        proxy_url: None,
+        websocket_url: None,
+        websocket_connected: false,
+    }
+}
+
+/// Why RDP is unavailable.
+pub const NO_RDP: &str =
+    "this version has no RDP service; open the desktop in a browser at /sessions/{id}/view, or over VNC with a ticket";

@@ -1,0 +1,29 @@
+//! Who am I, and the fleet in one answer.
+
+use axum::Json;
+use axum::extract::State;
+use helix_protocol::api::{FleetStatus, WhoAmI};
+use utoipa_axum::routes;
+
+use super::registry::Registry;
+use crate::app::App;
+use crate::auth::{Need, Principal, scope_word};
+use crate::error::Result;
+
+pub(super) fn routes(registry: Registry) -> Registry {
+    registry.add(Need::Any, routes!(whoami)).add(Need::Fleet, routes!(status))
+}
+
+/// Name and scope of the token.
+#[utoipa::path(get, path = "/api/v1/whoami", tag = "fleet", responses((status = 200, body = WhoAmI)))]
+async fn whoami(principal: Principal) -> Json<WhoAmI> {
+    Json(WhoAmI { scope: scope_word(&principal.scope).to_owned(), name: principal.name })
+}
+
+/// Every runner, and how many sessions are in each phase.
+#[utoipa::path(get, path = "/api/v1/status", tag = "fleet", responses((status = 200, body = FleetStatus)))]
+async fn status(State(app): State<App>) -> Result<Json<FleetStatus>> {
+    let (runners, sessions) = tokio::try_join!(app.runners.list(), app.sessions.count_by_phase())?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Ok(Json(FleetStatus { version, server: app.server_id.to_string(), runners, sessions }))
+}

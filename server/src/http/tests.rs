@@ -1,0 +1,154 @@
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use axum::response::Response;
+use axum::routing::get;
+use http::{Request, StatusCode, header};
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::auth::Need;
+
+/// Every operation of the API document has a declared need, and every need of an API route is in the document.
+#[test]
+fn the_table_and_the_api_document_name_the_same_routes() {
+    let (_router, table, document) = registry(true).into_parts();
+    let declared: BTreeSet<(String, String)> = table
+        .routes()
+        .into_iter()
+        .filter(|(path, _, need)| !(*need == Need::Public && is_page(path)))
+        .map(|(path, method, _)| (path.to_owned(), method.to_owned()))
+        .collect();
+    let mut documented = BTreeSet::new();
+    for (path, item) in &mut std::sync::Arc::unwrap_or_clone(document).paths.paths {
+        documented.extend(registry::operations(item).map(|(method, _)| (path.clone(), method.to_owned())));
+    }
+    assert_eq!(declared, documented);
+}
+
+fn is_page(path: &str) -> bool {
+    ["/", "/sessions/{id}/view", "/assets/{*file}", "/api/openapi.json"].contains(&path)
+        || path.starts_with("/api/docs")
+}
+
+/// Whoever changes what a route needs changes this list.
+#[test]
+fn what_each_route_needs() {
+    let (_router, table, _document) = registry(true).into_parts();
+    let lines: Vec<_> =
+        table.routes().iter().map(|(path, method, need)| format!("{need:?}: {method} {path}")).collect();
+    insta::assert_snapshot!(lines.join("\n"), @"
+    Public: GET /
+    Public: GET /api/docs
+    Public: GET /api/docs/
+    Public: GET /api/docs/{*file}
+    Public: GET /api/openapi.json
+    Runner: GET /api/v1/dial
+    Read: GET /api/v1/events
+    Fleet: GET /api/v1/external-agents
+    Change: POST /api/v1/external-agents
+    Fleet: DELETE /api/v1/external-agents/
+    Fleet: GET /api/v1/external-agents/
+    Fleet: PUT /api/v1/external-agents/
+    Fleet: GET /api/v1/external-agents/connections
+    Operate: GET /api/v1/external-agents/runners/{id}/rdp
+    Operate: GET /api/v1/external-agents/runners/{id}/rdp/proxy
+    Agent: GET /api/v1/external-agents/sync
+    Change: DELETE /api/v1/external-agents/{id}
+    Read: GET /api/v1/external-agents/{id}
+    Change: PUT /api/v1/external-agents/{id}
+    Change: POST /api/v1/external-agents/{id}/command
+    Read: GET /api/v1/external-agents/{id}/logs
+    Drive: GET /api/v1/external-agents/{id}/rdp
+    Drive: GET /api/v1/external-agents/{id}/rdp/proxy
+    Read: GET /api/v1/external-agents/{id}/stats
+    Fleet: GET /api/v1/runners
+    Enrol: POST /api/v1/runners/enrol
+    Operate: DELETE /api/v1/runners/{id}
+    Fleet: GET /api/v1/runners/{id}
+    Fleet: GET /api/v1/sessions
+    Change: POST /api/v1/sessions
+    Change: DELETE /api/v1/sessions/{id}
+    Read: GET /api/v1/sessions/{id}
+    Change: POST /api/v1/sessions/{id}/adopt
+    Change: POST /api/v1/sessions/{id}/links
+    Read: GET /api/v1/sessions/{id}/logs
+    Drive: GET /api/v1/sessions/{id}/rdp-connection
+    Drive: GET /api/v1/sessions/{id}/rdp/proxy
+    Change: POST /api/v1/sessions/{id}/stop
+    Ticket: GET /api/v1/sessions/{id}/streams/vnc
+    Drive: POST /api/v1/sessions/{id}/tickets
+    Read: GET /api/v1/sessions/{id}/timeline
+    Fleet: GET /api/v1/status
+    Any: GET /api/v1/whoami
+    Superseded: GET /api/v1/ws/external-agent-runner
+    Public: GET /assets/{*file}
+    Public: GET /healthz
+    Public: GET /readyz
+    Public: GET /sessions/{id}/view
+    ");
+}
+
+#[test]
+fn the_documents_group_can_be_switched_off() {
+    let (_router, table, _document) = registry(false).into_parts();
+    assert!(table.routes().iter().all(|(path, ..)| !path.starts_with("/api/v1/external-agents")));
+}
+
+#[test]
+fn every_reference_in_the_api_document_resolves() {
+    let (_router, _table, document) = registry(true).into_parts();
+    let json = serde_json::to_value(&*document).expect("JSON");
+    let text = json.to_string();
+    let schemas = json["components"]["schemas"].as_object().expect("schemas");
+    for reference in text.split("\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().expect("a name");
+        assert!(schemas.contains_key(name), "{name} is not described");
+    }
+}
+
+/// An answer through everything that wraps the routes; its body as text.
+async fn answer(method: &str, path: &str) -> (Response, String) {
+    let routes = Router::new()
+        .route("/panics", get(async || -> StatusCode { panic!("boom") }))
+        .route("/docs", get(async || openapi::page("")))
+        .route("/script", get(async || openapi::page("swagger-initializer.js")));
+    let request = Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
+    let response = wrapped(routes).oneshot(request).await.expect("infallible");
+    let (head, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.expect("a whole body");
+    (Response::from_parts(head, Body::empty()), String::from_utf8_lossy(&body).into_owned())
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_is_a_problem_document_with_strict_headers() {
+    for (method, path, status, code) in [
+        ("GET", "/nowhere?ticket=secret", 404, "route_not_found"),
+        ("POST", "/docs", 405, "method_not_allowed"),
+        ("GET", "/panics", 500, "internal"),
+    ] {
+        let (response, body) = answer(method, path).await;
+        assert_eq!(response.status(), status, "{path}");
+        let problem: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(problem["code"], code, "{path}");
+        assert!(!body.contains("secret") && !body.contains("boom"), "{body}");
+        let text = |name: header::HeaderName| response.headers()[name].to_str().expect("text");
+        assert_eq!(text(header::CONTENT_TYPE), "application/problem+json");
+        assert_eq!(text(header::CACHE_CONTROL), "no-store");
+        assert_eq!(text(header::X_CONTENT_TYPE_OPTIONS), "nosniff");
+        assert_eq!(text(header::REFERRER_POLICY), "no-referrer");
+        let policy = text(header::CONTENT_SECURITY_POLICY);
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
+        assert!(!policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn the_api_page_is_whole_without_a_network() {
+    let (response, page) = answer("GET", "/docs").await;
+    assert_eq!(response.status(), 200);
+    assert!(!page.contains("https://"), "{page}");
+    assert!(!page.contains("<script>"), "its policy allows no inline script: {page}");
+    let (_, script) = answer("GET", "/script").await;
+    assert!(script.contains("/api/openapi.json"), "{script}");
+}

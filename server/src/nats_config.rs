@@ -1,0 +1,128 @@
+//! `helix-server nats-config`: a complete nats.conf that fits a server.toml.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use helix_protocol::subject;
+
+use crate::config::ServerConfig;
+use crate::keys::Keys;
+
+/// NATS user that may read everything and write nothing.
+pub const OBSERVER: &str = "observer";
+
+/// What an observer may ask JetStream. Nothing that makes a consumer: a push consumer writes wherever it is aimed.
+const OBSERVER_MAY_ASK: &[&str] = &[
+    "$JS.API.INFO",
+    "$JS.API.STREAM.INFO.*",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.LIST",
+    "$JS.API.STREAM.MSG.GET.*",
+    "$JS.API.CONSUMER.INFO.*.*",
+    "$JS.API.CONSUMER.NAMES.*",
+    "$JS.API.CONSUMER.LIST.*",
+];
+
+/// What an observer may not hear: runners' tokens pass on the callout's subject. `"> >"` is every queue group: it
+/// listens beside the servers, never in their place.
+const OBSERVER_MAY_NOT_HEAR: &[&str] = &[subject::AUTH_CALLOUT, "> >"];
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct NatsSettings {
+    /// Folder of JetStream's files.
+    pub store_dir: PathBuf,
+    /// Port on loopback; -1 = any free one.
+    pub port: i32,
+    /// Folder in which nats-server tells its port.
+    pub ports_file_dir: Option<PathBuf>,
+}
+
+/// The whole file. It holds passwords: keep it at mode 0600.
+pub fn render(config: &ServerConfig, settings: &NatsSettings) -> anyhow::Result<String> {
+    let issuer = Keys::derive(&config.secrets.key)?.callout_issuer();
+    let observer_password = config.secrets.observer_password.as_deref().context(
+        "the observer has no password; fix: name a file of mode 0600 as observer_password_file in [nats] of server.toml",
+    )?;
+    let (helix, runners) = (subject::ACCOUNT_HELIX, subject::ACCOUNT_RUNNERS);
+    let (up, down) = (subject::UP_ALL, subject::DOWN_ALL);
+    let user = quoted(&config.nats.user)?;
+    let mut text = String::new();
+    let ports = match &settings.ports_file_dir {
+        Some(dir) => format!("ports_file_dir: {}\n", quoted(&dir.to_string_lossy())?),
+        None => String::new(),
+    };
+    write!(
+        text,
+        r#"# nats-server for Helix, made by `helix-server nats-config`. Holds passwords: keep it at mode 0600.
+host: "127.0.0.1"
+port: {port}
+{ports}max_payload: 64MB
+
+jetstream {{
+  store_dir: {store_dir}
+  max_memory_store: 2GB
+  max_file_store: 20GB
+  # What is acknowledged is on the disk.
+  sync_interval: always
+}}
+
+accounts {{
+  # Servers and the observer.
+  {helix}: {{
+    jetstream: enabled
+    users: [
+      {{ user: {user}, password: {server_password} }}
+      {{
+        user: "{OBSERVER}"
+        password: {observer_password}
+        permissions: {{
+          publish: [{may_ask}]
+          subscribe: {{ allow: [">"], deny: [{may_not_hear}] }}
+        }}
+      }}
+    ]
+    exports: [
+      {{ service: "{up}", accounts: [{runners}] }}
+      {{ stream: "{down}", accounts: [{runners}] }}
+    ]
+  }}
+  # Runners, let in by helix-server. No JetStream here.
+  {runners}: {{
+    imports: [
+      {{ service: {{ account: {helix}, subject: "{up}" }} }}
+      {{ stream: {{ account: {helix}, subject: "{down}" }} }}
+    ]
+  }}
+}}
+
+authorization {{
+  auth_callout {{
+    issuer: {issuer}
+    account: {helix}
+    auth_users: [{user}, "{OBSERVER}"]
+  }}
+}}
+"#,
+        port = settings.port,
+        store_dir = quoted(&settings.store_dir.to_string_lossy())?,
+        server_password = quoted(&config.secrets.nats_password)?,
+        observer_password = quoted(observer_password)?,
+        may_ask = list(OBSERVER_MAY_ASK),
+        may_not_hear = list(OBSERVER_MAY_NOT_HEAR),
+    )?;
+    Ok(text)
+}
+
+fn list(subjects: &[&str]) -> String {
+    subjects.iter().map(|subject| format!("{subject:?}")).collect::<Vec<_>>().join(", ")
+}
+
+fn quoted(text: &str) -> anyhow::Result<String> {
+    anyhow::ensure!(
+        !text.chars().any(|c| c.is_control() || matches!(c, '"' | '\\')),
+        "a path, user or password for nats.conf holds a quote, backslash or control character; use another"
+    );
+    Ok(format!("\"{text}\""))
+}

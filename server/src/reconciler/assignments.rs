@@ -1,0 +1,220 @@
+//! Waiting sessions get runners; the projection says what the records say.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use helix_protocol::assignment::{Assignment, DesiredSession};
+use helix_protocol::external_agents::Task;
+use helix_protocol::link::Nudge;
+use helix_protocol::record::SessionRecord;
+use helix_protocol::session::{Cause, Desired};
+use helix_protocol::{Epoch, ErrorCode, RunnerId, subject};
+use jiff::Timestamp;
+
+use super::{CONCURRENCY, Reconciler};
+use crate::error::Result;
+use crate::runners::occupancy;
+use crate::scheduler::{Ask, Candidate, Refusal, place};
+use crate::sessions::list::waits;
+use crate::sessions::view::{desired_of, has_ended};
+use crate::store::Versioned;
+
+/// Begins the cause of every session that waits.
+const QUEUED: &str = "queued";
+
+/// What to do about one waiting session.
+enum Decision {
+    /// Give it to this runner under this epoch.
+    Assign(Versioned<SessionRecord>, RunnerId, Epoch),
+    /// Say why it waits.
+    Explain(Versioned<SessionRecord>, Cause),
+}
+
+/// What to do about one key of the projection.
+enum Repair {
+    /// Write it; the revision of what is there, or `None`.
+    Write(Box<DesiredSession>, RunnerId, Option<u64>),
+    /// Remove it.
+    Remove(String, u64),
+}
+
+impl Reconciler {
+    /// Gives every waiting session a runner, oldest first, or says why it waits.
+    pub(super) async fn assign_waiting(&self) -> Result<()> {
+        let decisions = self.decide();
+        futures::stream::iter(decisions)
+            .map(|decision| self.carry_out(decision))
+            .buffer_unordered(CONCURRENCY)
+            .try_collect()
+            .await
+    }
+
+    fn decide(&self) -> Vec<Decision> {
+        let sessions = self.store.sessions.view().read();
+        let mut waiting: Vec<_> =
+            sessions.iter().map(|(_, entry)| entry).filter(|entry| waits(&entry.value)).cloned().collect();
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        waiting.sort_unstable_by(|a, b| (a.value.created_at, &a.value.id).cmp(&(b.value.created_at, &b.value.id)));
+        let observed = self.store.observed.view().read();
+        let mut candidates = self.candidates(&occupancy::count(&sessions, &observed));
+        // Slots only get fewer within a pass: who was refused once is refused for all that ask the same.
+        let mut refused: HashMap<Ask<'_>, Cause> = HashMap::new();
+        let mut decisions = Vec::new();
+        for entry in &waiting {
+            let ask = Ask { kind: entry.value.spec.kind.as_ref(), pool: entry.value.pool.as_ref() };
+            let cause = match refused.entry(ask) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(vacant) => match place(&candidates, ask) {
+                    Ok(index) => {
+                        let chosen = &mut candidates[index];
+                        chosen.used += 1;
+                        // Above whatever the runner saw under this id, also before the store was emptied.
+                        let seen = observed.get(&subject::runner_session_key(&chosen.id, &entry.value.id));
+                        let epoch = seen.map_or(entry.value.epoch, |seen| seen.value.epoch.max(entry.value.epoch));
+                        decisions.push(Decision::Assign(entry.clone(), chosen.id.clone(), epoch.next()));
+                        continue;
+                    }
+                    Err(Refusal(reason)) => vacant.insert(Cause::new(QUEUED, reason)),
+                },
+            };
+            if entry.value.cause.as_ref() != Some(cause) {
+                decisions.push(Decision::Explain(entry.clone(), cause.clone()));
+            }
+        }
+        decisions
+    }
+
+    fn candidates(&self, used: &occupancy::Occupancy) -> Vec<Candidate> {
+        let (runners, leases) = (self.store.runners.view().read(), self.store.leases.view().read());
+        let candidate = |record: &helix_protocol::record::RunnerRecord| {
+            let lease = leases.get(&subject::runner_lease_key(&record.id));
+            let heartbeat = lease.and_then(|lease| lease.value.heartbeat.as_ref());
+            let slots = record.facts.as_ref().map_or(0, |facts| facts.slots);
+            Candidate {
+                id: record.id.clone(),
+                liveness: record.liveness,
+                cordoned: record.cordoned,
+                draining: heartbeat.is_some_and(|heartbeat| heartbeat.draining),
+                slots: heartbeat.map_or(slots, |heartbeat| heartbeat.slots),
+                used: used.get(&record.id).copied().unwrap_or(0),
+                facts: record.facts.clone().map(Arc::new),
+            }
+        };
+        runners.iter().map(|(_, entry)| candidate(&entry.value)).collect()
+    }
+
+    async fn carry_out(&self, decision: Decision) -> Result<()> {
+        match decision {
+            Decision::Assign(entry, runner, epoch) => self.assign(entry, runner, epoch).await,
+            Decision::Explain(entry, cause) => {
+                let record = SessionRecord { cause: Some(cause), ..(*entry.value).clone() };
+                let written = self.store.sessions.update(record.id.as_str(), &record, entry.revision).await;
+                if let Some(revision) = unless_conflict(written)? {
+                    self.sessions.tell(&record, revision).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn assign(&self, entry: Versioned<SessionRecord>, runner: RunnerId, epoch: Epoch) -> Result<()> {
+        let assignment = Assignment { runner: runner.clone(), epoch, assigned_at: Timestamp::now() };
+        let record = SessionRecord { epoch, assignment: Some(assignment), cause: None, ..(*entry.value).clone() };
+        let written = self.store.sessions.update(record.id.as_str(), &record, entry.revision).await;
+        // Stopped or amended meanwhile, or assigned by another server: the next pass sees it.
+        let Some(revision) = unless_conflict(written)? else { return Ok(()) };
+        if let Some(desired) = desired_of(&record, false) {
+            self.project(desired, &runner, None).await?;
+        }
+        tracing::info!(session.id = %record.id, runner.id = %runner, epoch = epoch.0, "session assigned");
+        self.sessions.tell(&record, revision).await;
+        Ok(())
+    }
+
+    /// Writes what differs from the records, and removes what has no record.
+    pub(super) async fn repair_projection(&self) -> Result<()> {
+        let repairs = self.compare_projection();
+        futures::stream::iter(repairs)
+            .map(async |repair| match repair {
+                Repair::Write(desired, runner, revision) => self.project(*desired, &runner, revision).await,
+                Repair::Remove(key, revision) => {
+                    unless_conflict(self.store.desired.delete(&key, revision).await).map(|_| ())
+                }
+            })
+            .buffer_unordered(CONCURRENCY)
+            .try_collect()
+            .await
+    }
+
+    fn compare_projection(&self) -> Vec<Repair> {
+        let (sessions, observed, desired) =
+            (self.store.sessions.view().read(), self.store.observed.view().read(), self.store.desired.view().read());
+        let mut repairs = Vec::new();
+        for (_, entry) in sessions.iter() {
+            let record = &*entry.value;
+            let Some(assignment) = &record.assignment else { continue };
+            let Some(wanted) = desired_of(record, has_ended(record, &observed)) else { continue };
+            let there = desired.get(&subject::runner_session_key(&assignment.runner, &record.id));
+            if there.is_none_or(|there| *there.value != wanted) {
+                let revision = there.map(|there| there.revision);
+                repairs.push(Repair::Write(Box::new(wanted), assignment.runner.clone(), revision));
+            }
+        }
+        for (key, entry) in desired.iter() {
+            let record = sessions.get(entry.value.session.as_str());
+            let assignment = record.and_then(|record| record.value.assignment.as_ref());
+            let holds =
+                assignment.is_some_and(|of| subject::runner_session_key(&of.runner, &entry.value.session) == key);
+            if !holds {
+                repairs.push(Repair::Remove(key.to_owned(), entry.revision));
+            }
+        }
+        repairs
+    }
+
+    /// Writes one key of the projection, nudges its runner and shows observers the documents' task.
+    async fn project(&self, desired: DesiredSession, runner: &RunnerId, revision: Option<u64>) -> Result<()> {
+        let key = subject::runner_session_key(runner, &desired.session);
+        let written = match revision {
+            Some(revision) => self.store.desired.update(&key, &desired, revision).await,
+            None => self.store.desired.create(&key, &desired).await,
+        };
+        if unless_conflict(written)?.is_some() {
+            self.bus.nudge(runner, Nudge::Sync {}).await;
+            self.bus.publish(subject::reply_subject(runner), &documents_task(&desired)).await;
+        }
+        Ok(())
+    }
+}
+
+/// The revision, or `None` where another writer was faster.
+fn unless_conflict(written: Result<u64>) -> Result<Option<u64>> {
+    match written {
+        Ok(revision) => Ok(Some(revision)),
+        Err(err) if err.code == ErrorCode::Conflict => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// What observers of the documents' reply subject see: no secret is in it.
+fn documents_task(desired: &DesiredSession) -> Task {
+    let session_id = desired.session.to_string();
+    match desired.desired {
+        Desired::Stopped => Task::StopTask { session_id },
+        Desired::Running => Task::ZedTask {
+            agent: serde_json::json!({
+                "session_id": session_id,
+                "input": desired.spec.input,
+                "project_path": desired.spec.project_path,
+                "kind": desired.spec.kind,
+                "env": null,
+                "rdp_password": null,
+            }),
+            auth_token: None,
+        },
+    }
+}

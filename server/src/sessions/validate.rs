@@ -1,0 +1,213 @@
+//! Pure: which requests are refused, and why.
+
+use std::collections::BTreeMap;
+
+use helix_protocol::api::CreateSession;
+use helix_protocol::ids::{PoolName, hex};
+use helix_protocol::session::{MAX_INPUT_CHARS, MAX_PROJECT_PATH_CHARS, Project, SessionSpec};
+use helix_protocol::{ErrorCode, SessionId};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, Result};
+
+const MAX_GIT_CHARS: usize = 2048;
+const MAX_ENV_BYTES: usize = 64 * 1024;
+const MAX_LABELS: usize = 64;
+const MAX_LABEL_KEY_CHARS: usize = 63;
+const MAX_LABEL_VALUE_CHARS: usize = 256;
+
+/// A request that may become a session.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The id it asked for.
+    pub id: Option<SessionId>,
+    /// What shall run.
+    pub spec: SessionSpec,
+    /// Pool it asked for.
+    pub pool: Option<PoolName>,
+    /// Words for filters.
+    pub labels: BTreeMap<String, String>,
+    /// SHA-256 of all but the id.
+    pub request_hash: String,
+}
+
+/// Checks a request; names the field that is wrong.
+pub fn accept(request: CreateSession) -> Result<Accepted> {
+    let CreateSession { id, kind, project, project_path, input, geometry, pool, labels, env } = request;
+    let project = project.map(Project::from);
+    check_input(input.as_deref(), kind.as_ref().is_some_and(|kind| kind.as_str() == "command"))?;
+    if let Some(path) = &project_path {
+        check_project_path(path)?;
+    }
+    if let Some(project) = &project {
+        check_project(project)?;
+    }
+    check_env(&env)?;
+    check_labels(&labels)?;
+    let spec = SessionSpec { kind, project, project_path, input, geometry, env };
+    let request_hash = request_hash(&spec, pool.as_ref(), &labels)?;
+    Ok(Accepted { id, spec, pool, labels, request_hash })
+}
+
+/// SHA-256 of what makes two requests the same.
+pub fn request_hash(spec: &SessionSpec, pool: Option<&PoolName>, labels: &BTreeMap<String, String>) -> Result<String> {
+    let text = serde_json::to_vec(&(spec, pool, labels))
+        .map_err(|err| Error::new(ErrorCode::Internal, "cannot encode the request").because(err))?;
+    Ok(hex(&Sha256::digest(text)))
+}
+
+fn check_input(input: Option<&str>, needed: bool) -> Result<()> {
+    let chars = input.map_or(0, |input| input.chars().count());
+    if chars > MAX_INPUT_CHARS {
+        return Err(Error::new(
+            ErrorCode::InvalidInput,
+            format!("input has {chars} characters, at most {MAX_INPUT_CHARS} are taken; put the rest into the project"),
+        ));
+    }
+    if needed && input.is_none_or(|input| input.trim().is_empty()) {
+        let detail = "input is empty, but kind command runs it; give a shell command";
+        return Err(Error::new(ErrorCode::InvalidInput, detail));
+    }
+    Ok(())
+}
+
+/// A directory inside the workspace.
+pub fn check_project_path(path: &str) -> Result<()> {
+    let chars = path.chars().count();
+    if chars > MAX_PROJECT_PATH_CHARS {
+        return invalid(format!("project_path has {chars} characters, at most {MAX_PROJECT_PATH_CHARS} are taken"));
+    }
+    if path.starts_with('/') || path.split('/').any(|part| part == "..") || path.chars().any(char::is_control) {
+        return invalid("project_path must be a path inside the workspace, without a leading / and without ..");
+    }
+    Ok(())
+}
+
+fn check_project(project: &Project) -> Result<()> {
+    let git = &project.git;
+    // A leading dash would be an option to git.
+    if git.is_empty()
+        || git.chars().count() > MAX_GIT_CHARS
+        || git.starts_with('-')
+        || git.chars().any(char::is_control)
+    {
+        return invalid("project is not a git URL or path; write for example https://example.org/project.git");
+    }
+    let bad_branch = |branch: &String| {
+        branch.is_empty()
+            || branch.len() > 255
+            || branch.starts_with('-')
+            || branch.chars().any(|c| c.is_control() || c == ' ')
+    };
+    if project.branch.as_ref().is_some_and(bad_branch) {
+        return invalid("project.branch is not the name of a branch or tag");
+    }
+    Ok(())
+}
+
+/// Names that a shell can carry, values without NUL, not too much of both.
+pub fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
+    for (name, value) in env {
+        let mut chars = name.chars();
+        let head = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+        if !head || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            let name: String = name.chars().take(80).collect();
+            return invalid(format!("env name {name:?} is not valid: use letters, digits and _, no digit first"));
+        }
+        if value.contains('\0') {
+            return invalid(format!("env {name} has a NUL character"));
+        }
+    }
+    let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MAX_ENV_BYTES {
+        return invalid(format!(
+            "env has {bytes} bytes, at most {MAX_ENV_BYTES} are taken; put large values into files"
+        ));
+    }
+    Ok(())
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    if labels.len() > MAX_LABELS {
+        return invalid(format!("there are {} labels, at most {MAX_LABELS} are taken", labels.len()));
+    }
+    for (key, value) in labels {
+        let good_key = (1..=MAX_LABEL_KEY_CHARS).contains(&key.len())
+            && key.chars().all(|c| c.is_ascii_alphanumeric() || "._/-".contains(c));
+        if !good_key {
+            let key: String = key.chars().take(80).collect();
+            return invalid(format!(
+                "label {key:?} is not valid: use 1 to {MAX_LABEL_KEY_CHARS} characters of A-Z a-z 0-9 . _ / -"
+            ));
+        }
+        if value.chars().count() > MAX_LABEL_VALUE_CHARS || value.chars().any(char::is_control) {
+            return invalid(format!(
+                "label {key} has a value above {MAX_LABEL_VALUE_CHARS} characters or of several lines"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn invalid<T>(detail: impl Into<String>) -> Result<T> {
+    Err(Error::new(ErrorCode::InvalidRequest, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use helix_protocol::KindName;
+    use helix_protocol::api::ProjectSource;
+
+    use super::*;
+
+    fn command(input: &str) -> CreateSession {
+        let kind = KindName::parse("command").expect("valid kind");
+        CreateSession { kind: Some(kind), input: Some(input.to_owned()), ..CreateSession::default() }
+    }
+
+    fn code(request: CreateSession) -> Option<ErrorCode> {
+        accept(request).err().map(|err| err.code)
+    }
+
+    #[test]
+    fn input_has_a_limit_and_a_command_needs_one() {
+        assert_eq!(code(command(&"ä".repeat(50_000))), None);
+        assert_eq!(code(command(&"ä".repeat(50_001))), Some(ErrorCode::InvalidInput));
+        assert_eq!(code(command("  ")), Some(ErrorCode::InvalidInput));
+        assert_eq!(code(CreateSession::default()), None);
+    }
+
+    #[test]
+    fn what_could_leave_the_workspace_or_become_an_option_is_refused() {
+        for path in ["../x", "a/../b", "/etc", "a\nb", &"x".repeat(256)] {
+            let request = CreateSession { project_path: Some(path.to_owned()), ..CreateSession::default() };
+            assert_eq!(code(request), Some(ErrorCode::InvalidRequest), "{path}");
+        }
+        for git in ["", "--upload-pack=x", "a\0b"] {
+            let project = Some(ProjectSource::Short(git.to_owned()));
+            let request = CreateSession { project, ..CreateSession::default() };
+            assert_eq!(code(request), Some(ErrorCode::InvalidRequest), "{git}");
+        }
+        for name in ["", "1A", "A-B", "A=B", "Ä"] {
+            let env = [(name.to_owned(), String::new())].into();
+            assert_eq!(
+                code(CreateSession { env, ..CreateSession::default() }),
+                Some(ErrorCode::InvalidRequest),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_same_request_has_the_same_hash_whatever_its_spelling() {
+        let short = CreateSession { project: Some(ProjectSource::Short("x".to_owned())), ..CreateSession::default() };
+        let long = Project { git: "x".to_owned(), branch: None };
+        let long = CreateSession { project: Some(ProjectSource::Long(long)), ..CreateSession::default() };
+        let id = Some(SessionId::parse("a").expect("valid id"));
+        let with_id = CreateSession { id, ..short.clone() };
+        let hash = |request| accept(request).map(|accepted| accepted.request_hash).ok();
+        assert_eq!(hash(short.clone()), hash(long));
+        assert_eq!(hash(short.clone()), hash(with_id));
+        assert_ne!(hash(short), hash(command("true")));
+    }
+}

@@ -1,0 +1,203 @@
+//! Pure: what was asked, what was seen and how its runner is heard → how a session is.
+
+use helix_protocol::api::{Endpoints, SessionView};
+use helix_protocol::assignment::{Assignment, DesiredSession};
+use helix_protocol::record::SessionRecord;
+use helix_protocol::runner::Liveness;
+use helix_protocol::session::{Cause, Desired, ObservedSession, SessionPhase, SessionSpec, TimelineStep};
+use helix_protocol::{SessionId, subject};
+
+use crate::store::view::Content;
+
+/// Everything that is known about one session. At least one of `record` and `observed` is there.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// Which.
+    pub id: &'a SessionId,
+    /// What was asked and decided.
+    pub record: Option<&'a SessionRecord>,
+    /// What the runner of the assignment reported (or the runner that runs it unclaimed).
+    pub observed: Option<&'a ObservedSession>,
+    /// How that runner is heard; `None` = there is no such runner any more.
+    pub liveness: Option<Liveness>,
+}
+
+impl Known<'_> {
+    /// The report, if it is about the assignment. A newer epoch than the record's means that the store went back in
+    /// time: the runner knows better.
+    fn current(&self) -> Option<&ObservedSession> {
+        match self.record {
+            None => self.observed,
+            Some(record) => {
+                let assignment = record.assignment.as_ref()?;
+                self.observed.filter(|seen| seen.epoch >= assignment.epoch && seen.runner == assignment.runner)
+            }
+        }
+    }
+
+    /// How it is.
+    pub fn phase(&self) -> SessionPhase {
+        let seen = self.current().map(|seen| seen.phase);
+        let Some(record) = self.record else { return alive(seen.unwrap_or(SessionPhase::Lost), self.liveness) };
+        let stopping = record.desired == Desired::Stopped;
+        match (&record.assignment, seen) {
+            (None, _) if stopping => SessionPhase::Stopped,
+            (None, _) => SessionPhase::Pending,
+            (Some(_), Some(phase)) if phase.is_terminal() => phase,
+            (Some(_), seen) => {
+                let running = if stopping { SessionPhase::Stopping } else { seen.unwrap_or(SessionPhase::Assigned) };
+                alive(running, self.liveness)
+            }
+        }
+    }
+
+    /// Why it is so.
+    pub fn cause(&self) -> Option<Cause> {
+        let phase = self.phase();
+        if phase == SessionPhase::Lost {
+            return Some(lost_cause(self.liveness));
+        }
+        let seen = self.current().and_then(|seen| seen.cause.clone());
+        seen.or_else(|| {
+            self.record.filter(|record| record.assignment.is_none()).and_then(|record| record.cause.clone())
+        })
+    }
+
+    /// The whole answer. `queue_position` counts from 1 while it waits.
+    pub fn view(&self, queue_position: Option<u32>, public_url: &str) -> SessionView {
+        let (record, seen) = (self.record, self.current());
+        let phase = self.phase();
+        let unclaimed = seen.and_then(|seen| seen.unclaimed.as_ref());
+        let spec = record
+            .map(|record| record.spec.clone())
+            .or_else(|| unclaimed.map(|unclaimed| unclaimed.spec.clone()))
+            .unwrap_or_default();
+        let assignment = record.and_then(|record| record.assignment.as_ref());
+        let live = matches!(phase, SessionPhase::Starting | SessionPhase::Ready | SessionPhase::Stopping);
+        let display = seen.and_then(|seen| seen.display.clone()).filter(|_| live);
+        let endpoints = match (&display, phase) {
+            (Some(_), SessionPhase::Ready) => endpoints(self.id, public_url),
+            _ => Endpoints::default(),
+        };
+        SessionView {
+            id: self.id.clone(),
+            owner: record.map(|record| record.owner.clone()).unwrap_or_default(),
+            phase,
+            cause: self.cause(),
+            result: seen.and_then(|seen| seen.result.clone()),
+            desired: record.map_or(Desired::Running, |record| record.desired),
+            unclaimed: record.is_none(),
+            runner: assignment
+                .map(|assignment| assignment.runner.clone())
+                .or_else(|| seen.filter(|_| record.is_none()).map(|seen| seen.runner.clone())),
+            epoch: record.map(|record| record.epoch).or_else(|| seen.map(|seen| seen.epoch)).unwrap_or_default(),
+            generation: record
+                .map(|record| record.generation)
+                .or_else(|| seen.map(|seen| seen.generation))
+                .unwrap_or_default(),
+            kind: seen.map(|seen| seen.kind.clone()).or_else(|| spec.kind.clone()),
+            pool: record.and_then(|record| record.pool.clone()),
+            labels: record.map(|record| record.labels.clone()).unwrap_or_default(),
+            spec,
+            queue_position: queue_position.filter(|_| phase == SessionPhase::Pending),
+            display,
+            pid: seen.and_then(|seen| seen.pid).filter(|_| live),
+            workspace: seen.and_then(|seen| seen.workspace.clone()),
+            endpoints,
+            timeline: self.timeline(),
+            created_at: self.created_at(),
+        }
+    }
+
+    fn created_at(&self) -> jiff::Timestamp {
+        let received = || self.observed.and_then(|seen| seen.unclaimed.as_ref()).map(|unclaimed| unclaimed.received_at);
+        self.record.map(|record| record.created_at).or_else(received).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    }
+
+    fn timeline(&self) -> Vec<TimelineStep> {
+        let mut timeline = Vec::new();
+        let mut moment = |name: &str, at, detail: Option<String>| {
+            timeline.push(TimelineStep { step: name.to_owned(), at, duration_ms: None, detail });
+        };
+        if let Some(record) = self.record {
+            moment("accepted", record.created_at, None);
+            if let Some(Assignment { runner, assigned_at, .. }) = &record.assignment {
+                moment("assigned", *assigned_at, Some(format!("to runner {runner}")));
+            }
+        }
+        timeline.extend(self.current().into_iter().flat_map(|seen| seen.timeline.clone()));
+        timeline
+    }
+}
+
+fn alive(phase: SessionPhase, liveness: Option<Liveness>) -> SessionPhase {
+    match liveness {
+        Some(Liveness::Online | Liveness::Suspect) => phase,
+        _ if phase.is_terminal() => phase,
+        Some(Liveness::Lost) | None => SessionPhase::Lost,
+    }
+}
+
+fn lost_cause(liveness: Option<Liveness>) -> Cause {
+    match liveness {
+        None => Cause::new("runner_removed", "its runner was removed; delete the session, or enrol the runner again"),
+        Some(_) => Cause::new("runner_lost", "its runner is not heard; the session goes on when the runner is back"),
+    }
+}
+
+fn endpoints(id: &SessionId, public_url: &str) -> Endpoints {
+    let socket_url = match public_url.split_once("://") {
+        Some(("https", rest)) => format!("wss://{rest}"),
+        Some((_, rest)) => format!("ws://{rest}"),
+        None => public_url.to_owned(),
+    };
+    Endpoints {
+        view: Some(format!("{public_url}/sessions/{id}/view")),
+        vnc: Some(format!("{socket_url}/api/v1/sessions/{id}/streams/vnc")),
+        rdp: None,
+    }
+}
+
+/// What a runner reported of a record's assignment, by key.
+pub fn observed_of<'a>(record: &SessionRecord, observed: &'a Content<ObservedSession>) -> Option<&'a ObservedSession> {
+    let assignment = record.assignment.as_ref()?;
+    let seen = observed.get(&subject::runner_session_key(&assignment.runner, &record.id))?;
+    (seen.value.epoch >= assignment.epoch).then_some(&*seen.value)
+}
+
+/// True once nothing of the session runs any more and nothing will.
+pub fn has_ended(record: &SessionRecord, observed: &Content<ObservedSession>) -> bool {
+    match record.assignment {
+        None => record.desired == Desired::Stopped,
+        Some(_) => observed_of(record, observed).is_some_and(|seen| seen.phase.is_terminal()),
+    }
+}
+
+/// What the runner of the assignment shall be told. An ended session is told as `stopped`: a runner that lost its
+/// disk must not start it a second time.
+pub fn desired_of(record: &SessionRecord, ended: bool) -> Option<DesiredSession> {
+    let assignment = record.assignment.as_ref()?;
+    Some(DesiredSession {
+        session: record.id.clone(),
+        epoch: assignment.epoch,
+        generation: record.generation,
+        desired: if ended { Desired::Stopped } else { record.desired },
+        spec: record.spec.clone(),
+        deleted: record.deleted,
+    })
+}
+
+/// Order to end and forget a session that was deleted while its runner could not be heard.
+pub fn desired_of_deleted(seen: &ObservedSession) -> DesiredSession {
+    DesiredSession {
+        session: seen.session.clone(),
+        epoch: seen.epoch,
+        generation: seen.generation,
+        desired: Desired::Stopped,
+        spec: seen.unclaimed.as_ref().map_or_else(SessionSpec::default, |unclaimed| unclaimed.spec.clone()),
+        deleted: true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

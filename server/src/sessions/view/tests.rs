@@ -1,0 +1,129 @@
+use helix_protocol::session::{Display, Geometry, Unclaimed};
+use helix_protocol::{Epoch, Generation, KindName, RunnerId};
+use jiff::Timestamp;
+
+use super::*;
+
+fn id() -> SessionId {
+    SessionId::parse("s").expect("valid id")
+}
+
+fn runner() -> RunnerId {
+    RunnerId::parse("r").expect("valid id")
+}
+
+fn record(assigned: Option<u64>, desired: Desired) -> SessionRecord {
+    let assignment =
+        assigned.map(|epoch| Assignment { runner: runner(), epoch: Epoch(epoch), assigned_at: Timestamp::UNIX_EPOCH });
+    SessionRecord {
+        id: id(),
+        owner: "o".to_owned(),
+        spec: SessionSpec::default(),
+        pool: None,
+        labels: std::collections::BTreeMap::new(),
+        request_hash: String::new(),
+        desired,
+        generation: Generation(1),
+        epoch: Epoch(assigned.unwrap_or(0)),
+        assignment,
+        cause: Some(Cause::new("queued", "all slots taken")),
+        created_at: Timestamp::UNIX_EPOCH,
+        deleted: false,
+    }
+}
+
+fn seen(epoch: u64, phase: SessionPhase) -> ObservedSession {
+    ObservedSession {
+        session: id(),
+        runner: runner(),
+        epoch: Epoch(epoch),
+        generation: Generation(1),
+        report: 1,
+        phase,
+        cause: None,
+        result: None,
+        timeline: Vec::new(),
+        kind: KindName::parse("command").expect("valid kind"),
+        display: Some(Display { number: 1, geometry: Geometry { width: 800, height: 600 } }),
+        pid: Some(7),
+        workspace: Some("/w".to_owned()),
+        forgotten: false,
+        unclaimed: None,
+    }
+}
+
+#[test]
+fn the_phase_follows_from_what_was_asked_and_what_was_seen() {
+    use Desired::{Running, Stopped as Stop};
+    use SessionPhase::{Assigned, Failed, Lost, Pending, Ready, Starting, Stopped, Stopping};
+    let (online, suspect, lost) = (Some(Liveness::Online), Some(Liveness::Suspect), Some(Liveness::Lost));
+    // assigned epoch, desired, seen, liveness → phase
+    let table = [
+        (None, Running, None, None, Pending),
+        (None, Stop, None, None, Stopped),
+        (Some(1), Running, None, online, Assigned),
+        (Some(1), Running, Some((1, Starting)), online, Starting),
+        (Some(1), Running, Some((1, Ready)), suspect, Ready),
+        (Some(1), Running, Some((1, Ready)), lost, Lost),
+        (Some(1), Running, Some((1, Ready)), None, Lost),
+        (Some(1), Running, Some((1, Stopped)), lost, Stopped),
+        (Some(1), Running, Some((1, Failed)), online, Failed),
+        (Some(1), Stop, Some((1, Ready)), online, Stopping),
+        (Some(1), Stop, Some((1, Failed)), online, Failed),
+        (Some(1), Stop, None, online, Stopping),
+        (Some(1), Stop, Some((1, Ready)), lost, Lost),
+        (Some(2), Running, Some((1, Stopped)), online, Assigned),
+        (Some(2), Running, Some((3, Ready)), online, Ready),
+    ];
+    for (assigned, desired, report, liveness, expected) in table {
+        let record = record(assigned, desired);
+        let observed = report.map(|(epoch, phase)| seen(epoch, phase));
+        let known = Known { id: &id(), record: Some(&record), observed: observed.as_ref(), liveness };
+        assert_eq!(known.phase(), expected, "{assigned:?} {desired:?} {report:?} {liveness:?}");
+    }
+}
+
+#[test]
+fn a_session_without_a_record_is_shown_from_its_report_alone() {
+    let spec = SessionSpec { input: Some("true".to_owned()), ..SessionSpec::default() };
+    let unclaimed = Some(Unclaimed { spec: spec.clone(), received_at: Timestamp::UNIX_EPOCH });
+    let observed = ObservedSession { unclaimed, ..seen(3, SessionPhase::Ready) };
+    let known = Known { id: &id(), record: None, observed: Some(&observed), liveness: Some(Liveness::Online) };
+    let view = known.view(None, "http://h");
+    assert!(view.unclaimed && view.owner.is_empty());
+    assert_eq!((view.phase, view.epoch, view.runner, view.spec), (SessionPhase::Ready, Epoch(3), Some(runner()), spec));
+}
+
+#[test]
+fn addresses_are_shown_only_while_something_answers_there() {
+    let record = record(Some(1), Desired::Running);
+    let view = |phase, public_url| {
+        let observed = seen(1, phase);
+        let known =
+            Known { id: &id(), record: Some(&record), observed: Some(&observed), liveness: Some(Liveness::Online) };
+        known.view(None, public_url)
+    };
+    let ready = view(SessionPhase::Ready, "https://h/x");
+    assert_eq!(ready.endpoints.view.as_deref(), Some("https://h/x/sessions/s/view"));
+    assert_eq!(ready.endpoints.vnc.as_deref(), Some("wss://h/x/api/v1/sessions/s/streams/vnc"));
+    assert_eq!(view(SessionPhase::Starting, "http://h").endpoints, Endpoints::default());
+    let ended = view(SessionPhase::Stopped, "http://h");
+    assert_eq!((ended.display, ended.pid, ended.workspace.as_deref()), (None, None, Some("/w")));
+}
+
+#[test]
+fn the_queue_reason_is_told_only_while_it_waits() {
+    let cause = |assigned| {
+        let record = record(assigned, Desired::Running);
+        Known { id: &id(), record: Some(&record), observed: None, liveness: Some(Liveness::Online) }.cause()
+    };
+    assert_eq!(cause(None).map(|cause| cause.code), Some("queued".to_owned()));
+    assert_eq!(cause(Some(1)), None);
+}
+
+#[test]
+fn an_ended_session_is_never_started_again() {
+    let record = record(Some(1), Desired::Running);
+    assert_eq!(desired_of(&record, false).map(|desired| desired.desired), Some(Desired::Running));
+    assert_eq!(desired_of(&record, true).map(|desired| desired.desired), Some(Desired::Stopped));
+}
