@@ -1,1 +1,119 @@
-//! config
+//! Settings of `agentd run`: one TOML file, then the environment, then flags; a later layer wins.
+//!
+//! [`Config::load`] reads everything, checks everything and reports all mistakes at once, each with its place and
+//! what to write instead. After that a [`Config`] is valid; nothing else in the crate reads the environment.
+//! Secrets are wrapped in [`Secret`], which no `Debug` output and no log shows.
+
+mod args;
+mod read;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use helix_protocol::session::Geometry;
+use helix_protocol::{KindName, RunnerId};
+
+pub use args::RunArgs;
+pub(crate) use read::normalise_origin;
+pub use source::{ConfigError, Environment, Fault};
+
+/// The enrolment token printed in the documents' examples: known to everybody, hence refused.
+const SAMPLE_TOKEN: &str = "oh-hallo-insecure-token";
+/// Most sessions at once that can be configured.
+const MAX_SLOTS: u32 = 1000;
+
+/// A text that must not be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself. Only for the place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What SIGTERM does with the sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExit {
+    /// They run on and are adopted by the next agentd.
+    Keep,
+    /// They are stopped and reported first.
+    Stop,
+}
+
+/// Valid settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Servers: the first enrols this runner, all of them may be dialled. Normalised origins (`http://host:port`).
+    pub api_hosts: Vec<String>,
+    /// Exchanged for this runner's own token; not needed any more once it is enrolled.
+    pub enrolment_token: Option<Secret>,
+    /// Who this runner is.
+    pub runner: RunnerId,
+    /// Sessions at once (documents: `CONCURRENCY`).
+    pub slots: u32,
+    /// Ended sessions after which it drains and exits; 0 = never.
+    pub max_tasks: u32,
+    /// From Ready to a forced stop; zero = never.
+    pub session_timeout: Duration,
+    /// Where sessions' workspaces are made.
+    pub workspace_dir: PathBuf,
+    /// Ledger, token, session directories.
+    pub state_dir: PathBuf,
+    /// NATS address that overrides the server's answer at enrolment.
+    pub nats_url: Option<String>,
+    /// Desktop size of a session that names none.
+    pub geometry: Geometry,
+    /// Kinds beside the shipped ones.
+    pub kinds_dir: PathBuf,
+    /// Kind of a session that names none.
+    pub default_kind: KindName,
+    /// Loopback port of `/health`; 0 = off.
+    pub health_port: u16,
+    /// What SIGTERM does with sessions.
+    pub on_exit: OnExit,
+    /// Operator's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Log filter (`info`, `debug`, `helix_agentd=debug,info`).
+    pub log_level: String,
+    /// The Zed editor, for kinds that run it.
+    pub zed_binary: Option<PathBuf>,
+    /// Documents' settings that nothing uses yet, for a note at start: native VNC and RDP listeners do not exist.
+    pub unused: Vec<&'static str>,
+}
+
+impl Config {
+    /// Reads file, environment and flags; every mistake at once.
+    pub fn load(args: &RunArgs, env: &Environment) -> Result<Self, ConfigError> {
+        let mut values = source::Values::collect(args, env);
+        let config = read::config(&mut values, env);
+        values.finish()?;
+        Ok(config)
+    }
+}
+
+/// `<state>` where none is configured: `/var/lib/helix/agentd` for root, the XDG state directory otherwise.
+pub fn default_state_dir(env: &Environment, root: bool) -> Option<PathBuf> {
+    if root {
+        return Some(PathBuf::from("/var/lib/helix/agentd"));
+    }
+    let absolute = |name: &str| env.get(name).filter(|path| path.starts_with('/')).map(PathBuf::from);
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("helix-agentd"))
+}

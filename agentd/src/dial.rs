@@ -1,1 +1,214 @@
-//! dial
+//! Byte streams of sessions, dialled back to the server that holds the viewer.
+//!
+//! [`run`] takes nudges from the link, asks that server for its dials, and starts one task per dial: a WebSocket to
+//! `{url}/api/v1/dial` with the one-use ticket in a header, accepted only if `url` is one of the configured servers;
+//! then bytes are copied until either side ends. The server waits a few seconds for a dial: whatever cannot be served
+//! is dialled all the same and closed with the reason, so that its viewer is not kept waiting. Tickets are not logged.
+
+mod splice;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::SinkExt as _;
+use helix_protocol::SessionId;
+use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Reply, Stream};
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+
+use crate::config::{Config, Secret, normalise_origin};
+use crate::display::require_peer;
+use crate::link::connection::Connection;
+use crate::supervisor::{Supervisor, UnitName};
+
+/// From the nudge to an open WebSocket. The server gives up after 5 s.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
+/// Closing politely.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Streams at once; more than any machine has viewers.
+const MAX_STREAMS: usize = 1024;
+/// Lines per unit where the server names no number, and the most that are sent.
+const LOG_LINES: (u32, u32) = (200, 10_000);
+/// A close reason must fit into a control frame of 125 bytes with its code.
+const MAX_REASON_BYTES: usize = 120;
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// A server says that a viewer waits.
+#[derive(Debug)]
+pub struct DialNudge {
+    /// Where to ask for the dials.
+    pub connection: Connection,
+    /// Which server.
+    pub server: String,
+}
+
+/// Why a stream is not served. The texts go to the server as close reason.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("the server's address is not one that this runner is configured with")]
+    ForeignServer,
+    #[error("the dial-back to the server failed: {0}")]
+    Dial(String),
+    #[error("the session has no desktop now")]
+    NoDesktop,
+    #[error("the display cannot be reached: {0}")]
+    Display(std::io::Error),
+    #[error("the logs cannot be read: {0}")]
+    Logs(String),
+}
+
+/// Serves nudges until the link drops its sender. Streams that are open go on until the runtime ends.
+pub async fn run<S: Supervisor>(
+    supervisor: S,
+    config: Arc<Config>,
+    token: Secret,
+    mut nudges: mpsc::Receiver<DialNudge>,
+) {
+    let dialer = Arc::new(Dialer { supervisor, config, token, streams: Arc::new(Semaphore::new(MAX_STREAMS)) });
+    while let Some(nudge) = nudges.recv().await {
+        let dialer = dialer.clone();
+        tokio::spawn(async move { dialer.serve(nudge).await });
+    }
+}
+
+struct Dialer<S> {
+    supervisor: S,
+    config: Arc<Config>,
+    token: Secret,
+    streams: Arc<Semaphore>,
+}
+
+impl<S: Supervisor> Dialer<S> {
+    /// Asks for the dials and starts each.
+    async fn serve(self: Arc<Self>, nudge: DialNudge) {
+        let dials = match nudge.connection.request_dials(&nudge.server).await {
+            Ok(Reply::Dials { dials }) => dials,
+            Ok(_) => {
+                return tracing::warn!(server = nudge.server, "the answer to a request for dials is of another type");
+            }
+            Err(error) => return tracing::warn!(server = nudge.server, %error, "no dials"),
+        };
+        for dial in dials {
+            let Ok(permit) = self.streams.clone().try_acquire_owned() else {
+                tracing::warn!(HELIX_SESSION = %dial.session, "dial refused: too many streams are open");
+                continue;
+            };
+            let dialer = self.clone();
+            tokio::spawn(async move {
+                let (session, stream) = (dial.session.clone(), dial.stream);
+                if let Err(error) = dialer.stream(dial).await {
+                    tracing::warn!(HELIX_SESSION = %session, ?stream, %error, "stream not served");
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    async fn stream(&self, dial: Dial) -> Result<(), DialError> {
+        let dialled = tokio::time::timeout(DIAL_TIMEOUT, self.open(&dial));
+        match dial.stream {
+            Stream::Vnc => {
+                let (socket, display) = tokio::join!(dialled, self.display(&dial.session));
+                let socket = socket.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
+                match display {
+                    Ok(display) => {
+                        splice::run(socket, display).await;
+                        Ok(())
+                    }
+                    Err(error) => refuse(socket, error).await,
+                }
+            }
+            Stream::Logs => {
+                let lines = dial.lines.unwrap_or(LOG_LINES.0).min(LOG_LINES.1);
+                let (socket, logs) = tokio::join!(dialled, self.logs(&dial.session, lines));
+                let mut socket = socket.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
+                match logs {
+                    Ok(logs) => {
+                        let sent = socket.send(Message::Text(logs.into())).await;
+                        sent.map_err(|error| DialError::Dial(error.to_string()))?;
+                        close(socket, CloseCode::Normal, "").await;
+                        Ok(())
+                    }
+                    Err(error) => refuse(socket, error).await,
+                }
+            }
+        }
+    }
+
+    /// The display's RFB socket, if the display unit's main process is what listens there.
+    async fn display(&self, session: &SessionId) -> Result<UnixStream, DialError> {
+        let units = self.supervisor.units(session).await.map_err(|_| DialError::NoDesktop)?;
+        let display = units.iter().find(|unit| unit.name == UnitName::Display);
+        let pid = display.and_then(|unit| unit.pid).ok_or(DialError::NoDesktop)?;
+        let socket = self.supervisor.paths(session).vnc_socket;
+        let stream = UnixStream::connect(socket).await.map_err(DialError::Display)?;
+        require_peer(&stream, pid).map_err(DialError::Display)?;
+        Ok(stream)
+    }
+
+    async fn logs(&self, session: &SessionId, lines: u32) -> Result<String, DialError> {
+        let logs = self.supervisor.logs(session, lines).await.map_err(|error| DialError::Logs(error.to_string()))?;
+        serde_json::to_string(&logs).map_err(|error| DialError::Logs(error.to_string()))
+    }
+
+    async fn open(&self, dial: &Dial) -> Result<Socket, DialError> {
+        let origin = normalise_origin(&dial.url).filter(|origin| self.config.api_hosts.contains(origin));
+        let Some(origin) = origin else {
+            tracing::warn!(
+                url = dial.url,
+                "dial to a server that is not configured; add it to api_host if it is yours"
+            );
+            return Err(DialError::ForeignServer);
+        };
+        let failed = |error: String| DialError::Dial(error);
+        let request = self.request(&origin, &dial.ticket).map_err(failed)?;
+        let host = request.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = request.uri().port_u16().unwrap_or(if origin.starts_with("https") { 443 } else { 80 });
+        let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|error| failed(error.to_string()))?;
+        tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        let (socket, _) = client_async_tls_with_config(request, tcp, Some(splice::socket_config()), None)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(socket)
+    }
+
+    fn request(&self, origin: &str, ticket: &str) -> Result<Request, String> {
+        // http → ws, https → wss
+        let url = format!("ws{}/api/v1/dial", origin.trim_start_matches("http"));
+        let mut request = url.into_client_request().map_err(|error| error.to_string())?;
+        let secret = |text: &str| {
+            let mut value =
+                HeaderValue::from_str(text).map_err(|_| "a token has characters of no header".to_owned())?;
+            value.set_sensitive(true);
+            Ok::<_, String>(value)
+        };
+        let bearer = secret(&format!("Bearer {}", self.token.expose()))?;
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+        request.headers_mut().insert(DIAL_TICKET_HEADER, secret(ticket)?);
+        Ok(request)
+    }
+}
+
+async fn refuse(socket: Socket, error: DialError) -> Result<(), DialError> {
+    close(socket, CloseCode::Error, &error.to_string()).await;
+    Err(error)
+}
+
+async fn close(mut socket: Socket, code: CloseCode, reason: &str) {
+    let mut end = reason.len().min(MAX_REASON_BYTES);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let frame = CloseFrame { code, reason: Utf8Bytes::from(&reason[..end]) };
+    // The other side may be gone already: the socket ends either way.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, socket.close(Some(frame))).await;
+}

@@ -1,1 +1,209 @@
-//! display
+//! A session's X display as agentd sees it: its cookie, and the events that say "the window manager is ready" and
+//! "the agent has a window".
+//!
+//! Asynchronous on purpose: x11rb's wire types over a tokio socket. Its blocking connection would let a display that
+//! does not answer (a session can stop its own) hold a thread. Every wait here ends with its caller's deadline, and
+//! dropping a future drops the connection.
+
+use std::borrow::Cow;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixStream as StdStream};
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use x11rb::protocol::xproto::{
+    Atom, AtomEnum, ChangeWindowAttributesAux, ChangeWindowAttributesRequest, EventMask, GetPropertyReply,
+    GetPropertyRequest, InternAtomReply, InternAtomRequest, PROPERTY_NOTIFY_EVENT, PropertyNotifyEvent, Window,
+};
+use x11rb::reexports::x11rb_protocol::connect::Connect;
+use x11rb::x11_utils::TryParse;
+
+/// Bytes of an MIT-MAGIC-COOKIE-1.
+const COOKIE_BYTES: usize = 16;
+const COOKIE_NAME: &[u8] = b"MIT-MAGIC-COOKIE-1";
+/// Largest reply that our requests can have: a property of at most [`MAX_PROPERTY_WORDS`].
+const MAX_REPLY_BYTES: usize = 64 * 1024;
+const MAX_PROPERTY_WORDS: u32 = 1024;
+/// First bytes of what a server sends.
+const PACKET_ERROR: u8 = 0;
+const PACKET_REPLY: u8 = 1;
+const PACKET_GENERIC_EVENT: u8 = 35;
+
+/// What the display must say before a step is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// A window manager rules: root has `_NET_SUPPORTING_WM_CHECK`. Windows opened before this can get lost.
+    WindowManager,
+    /// The window manager shows a client's window: `_NET_CLIENT_LIST` is not empty.
+    ClientWindow,
+}
+
+impl Sign {
+    fn property(self) -> &'static [u8] {
+        match self {
+            Self::WindowManager => b"_NET_SUPPORTING_WM_CHECK",
+            Self::ClientWindow => b"_NET_CLIENT_LIST",
+        }
+    }
+}
+
+/// Contents of an Xauthority file with a new random cookie: one record of family "wild", which fits whatever number
+/// the display gets, so that the file can be written before the display starts.
+pub fn new_authority() -> io::Result<Vec<u8>> {
+    let mut cookie = [0; COOKIE_BYTES];
+    getrandom::fill(&mut cookie).map_err(io::Error::other)?;
+    let mut record = vec![0xff, 0xff, 0, 0, 0, 0];
+    record.extend((COOKIE_NAME.len() as u16).to_be_bytes());
+    record.extend(COOKIE_NAME);
+    record.extend((COOKIE_BYTES as u16).to_be_bytes());
+    record.extend(cookie);
+    Ok(record)
+}
+
+/// A connection to a session's display.
+#[derive(Debug)]
+pub struct Display {
+    stream: UnixStream,
+    root: Window,
+}
+
+impl Display {
+    /// Connects to display `number` with the cookie of `authority`, if process `pid` is what listens there.
+    pub async fn connect(number: u32, authority: &Path, pid: u32) -> io::Result<Self> {
+        let record = std::fs::read(authority)?;
+        let cookie = record.get(record.len().saturating_sub(COOKIE_BYTES)..).unwrap_or_default().to_vec();
+        let mut stream = open(number)?;
+        require_peer(&stream, pid)?;
+        let (mut connect, request) = Connect::with_authorization(COOKIE_NAME.to_vec(), cookie);
+        stream.write_all(&request).await?;
+        loop {
+            let count = stream.read(connect.buffer()).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if connect.advance(count) {
+                break;
+            }
+        }
+        let setup = connect.into_setup().map_err(io::Error::other)?;
+        let root = setup.roots.first().map(|screen| screen.root);
+        let root = root.ok_or_else(|| io::Error::other("the display has no screen"))?;
+        Ok(Self { stream, root })
+    }
+
+    /// Waits until the sign is there. Only cancel safe by dropping the connection.
+    pub async fn wait_for(&mut self, sign: Sign) -> io::Result<()> {
+        let attributes = ChangeWindowAttributesAux::new().event_mask(EventMask::PROPERTY_CHANGE);
+        let select = ChangeWindowAttributesRequest { window: self.root, value_list: Cow::Owned(attributes) };
+        self.send(&select.serialize().0).await?;
+        let atom = self.atom(sign.property()).await?;
+        // Events are selected before the first look, so a change in between is seen by one of the two.
+        while !self.has_content(atom).await? {
+            while !self.changes(atom).await? {}
+        }
+        Ok(())
+    }
+
+    async fn atom(&mut self, name: &[u8]) -> io::Result<Atom> {
+        let request = InternAtomRequest { only_if_exists: false, name: Cow::Borrowed(name) };
+        self.send(&request.serialize().0).await?;
+        let reply = self.reply().await?;
+        Ok(InternAtomReply::try_parse(&reply).map_err(io::Error::other)?.0.atom)
+    }
+
+    async fn has_content(&mut self, property: Atom) -> io::Result<bool> {
+        let request = GetPropertyRequest {
+            delete: false,
+            window: self.root,
+            property,
+            type_: AtomEnum::ANY.into(),
+            long_offset: 0,
+            long_length: MAX_PROPERTY_WORDS,
+        };
+        self.send(&request.serialize().0).await?;
+        let reply = self.reply().await?;
+        Ok(GetPropertyReply::try_parse(&reply).map_err(io::Error::other)?.0.value_len > 0)
+    }
+
+    /// Reads one packet: did it tell a change of `property`?
+    async fn changes(&mut self, property: Atom) -> io::Result<bool> {
+        let packet = self.packet().await?;
+        // The top bit says that another client sent the event: nothing to trust.
+        if packet[0] != PROPERTY_NOTIFY_EVENT {
+            return Ok(false);
+        }
+        let (event, _) = PropertyNotifyEvent::try_parse(&packet).map_err(io::Error::other)?;
+        Ok(event.atom == property)
+    }
+
+    /// The next reply. Events before it are dropped: whoever waits for one looks at the property after this.
+    async fn reply(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            let packet = self.packet().await?;
+            if packet[0] == PACKET_REPLY {
+                return Ok(packet);
+            }
+        }
+    }
+
+    async fn packet(&mut self) -> io::Result<Vec<u8>> {
+        let mut packet = vec![0; 32];
+        self.stream.read_exact(&mut packet).await?;
+        match packet[0] {
+            PACKET_ERROR => Err(io::Error::other(format!("the display answers with X error {}", packet[1]))),
+            PACKET_REPLY | PACKET_GENERIC_EVENT => {
+                let words = u32::from_ne_bytes([packet[4], packet[5], packet[6], packet[7]]);
+                let extra = words as usize * 4;
+                if extra > MAX_REPLY_BYTES {
+                    return Err(io::Error::other(format!("the display sends a packet of {extra} bytes")));
+                }
+                packet.resize(32 + extra, 0);
+                self.stream.read_exact(&mut packet[32..]).await?;
+                Ok(packet)
+            }
+            _ => Ok(packet),
+        }
+    }
+
+    async fn send(&mut self, parts: &[impl AsRef<[u8]>]) -> io::Result<()> {
+        for part in parts {
+            self.stream.write_all(part.as_ref()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The abstract socket first: that is what makes a display number exclusive.
+fn open(number: u32) -> io::Result<UnixStream> {
+    let path = format!("/tmp/.X11-unix/X{number}");
+    let stream = SocketAddr::from_abstract_name(&path)
+        .and_then(|address| StdStream::connect_addr(&address))
+        .or_else(|_| StdStream::connect(&path))?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// Refuses a socket on which another process than `pid` listens (SO_PEERCRED).
+pub fn require_peer(stream: &UnixStream, pid: u32) -> io::Result<()> {
+    let peer = stream.peer_cred()?.pid();
+    if peer.and_then(|peer| u32::try_from(peer).ok()) == Some(pid) {
+        return Ok(());
+    }
+    let peer = peer.map_or_else(|| "an unknown process".to_owned(), |peer| format!("process {peer}"));
+    Err(io::Error::other(format!("{peer} listens there, not the display (process {pid})")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_is_one_wild_record() {
+        let record = new_authority().expect("random bytes");
+        assert_eq!(record.len(), 2 + 2 + 2 + 2 + COOKIE_NAME.len() + 2 + COOKIE_BYTES);
+        assert_eq!(&record[..8], [0xff, 0xff, 0, 0, 0, 0, 0, 18]);
+        assert_ne!(record, new_authority().expect("random bytes"), "the cookie is not random");
+    }
+}

@@ -1,1 +1,62 @@
-//! inventory
+//! What this machine offers: the facts of the registration.
+
+use std::num::NonZero;
+
+use helix_protocol::runner::RunnerFacts;
+
+use crate::config::Config;
+use crate::kinds::Kinds;
+use crate::supervisor::Supervisor;
+
+/// Facts as they are now.
+pub fn facts<S: Supervisor>(config: &Config, kinds: &Kinds, supervisor: &S) -> RunnerFacts {
+    let (isolation, limits) = separation(supervisor.backend());
+    RunnerFacts {
+        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        slots: config.slots,
+        max_tasks: config.max_tasks,
+        kinds: kinds.available(),
+        unavailable_kinds: kinds.unavailable(),
+        default_kind: config.default_kind.clone(),
+        default_geometry: config.geometry,
+        backend: supervisor.backend().to_owned(),
+        isolation: isolation.to_owned(),
+        limits: limits.to_owned(),
+        memory_bytes: memory_bytes(),
+        cpus: std::thread::available_parallelism().map_or(1, NonZero::get) as u32,
+        labels: config.labels.clone(),
+    }
+}
+
+/// What separates and limits sessions, in words that promise nothing that is not enforced.
+fn separation(backend: &str) -> (&'static str, &'static str) {
+    match backend {
+        "process" => (
+            "none: sessions run as the operator's own user and can reach each other's processes and files",
+            "not enforced: a session can use all memory and processors of the machine",
+        ),
+        _ => ("unknown", "unknown"),
+    }
+}
+
+fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    // `unsigned long` of the machine, in units of `mem_unit` bytes.
+    #[allow(clippy::useless_conversion, reason = "32-bit machines have another type here")]
+    let total = u64::from(info.totalram);
+    total.saturating_mul(u64::from(info.mem_unit.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_what_the_kernel_says() {
+        let text = std::fs::read_to_string("/proc/meminfo").expect("readable");
+        let line = text.lines().find(|line| line.starts_with("MemTotal:")).expect("a total");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
+        assert_eq!(memory_bytes(), kib * 1024);
+    }
+}

@@ -1,1 +1,204 @@
-//! kinds
+//! Agent kinds: what runs in a session, as TOML files.
+//!
+//! The shipped ones (`packaging/kinds/`) are embedded; `<name>.toml` in a directory of [`Kinds::load`] replaces or
+//! adds one. Everything is read and checked once, at start. A kind whose file is faulty or whose programs are missing
+//! stays known, with the reason, and is offered to nobody; the others are not affected. [`render()`] is pure.
+
+mod file;
+mod render;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use helix_protocol::KindName;
+use helix_protocol::session::Geometry;
+
+pub use file::{FileTemplate, Input, KindFile, OnExit, Readiness, Requires, Restart};
+pub use render::{Context, RenderError, Rendered, RenderedFile, render};
+
+use crate::supervisor::SessionPaths;
+
+const SHIPPED: [(&str, &str); 2] = [
+    ("command", include_str!("../../packaging/kinds/command.toml")),
+    ("terminal", include_str!("../../packaging/kinds/terminal.toml")),
+];
+
+/// Why a session cannot be of a kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KindError {
+    /// No file of this name.
+    #[error("there is no kind {kind} on this runner; it knows: {known}")]
+    Unknown {
+        /// As asked.
+        kind: KindName,
+        /// Names of all kinds.
+        known: String,
+    },
+    /// Known, but it cannot run here.
+    #[error("kind {kind} cannot run on this runner: {reason}")]
+    Unavailable {
+        /// Which.
+        kind: KindName,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// It needs an input.
+    #[error("kind {kind} needs an input: say what to run in `input`")]
+    InputMissing {
+        /// Which.
+        kind: KindName,
+    },
+    /// It would ignore the input.
+    #[error("kind {kind} takes no input: leave `input` out, or choose another kind")]
+    InputRefused {
+        /// Which.
+        kind: KindName,
+    },
+}
+
+impl KindError {
+    /// Stable word for a session's cause.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "kind_unknown",
+            Self::Unavailable { .. } => "kind_unavailable",
+            Self::InputMissing { .. } => "input_missing",
+            Self::InputRefused { .. } => "input_refused",
+        }
+    }
+}
+
+/// Every kind that this runner knows.
+#[derive(Debug, Clone)]
+pub struct Kinds {
+    kinds: BTreeMap<KindName, Result<KindFile, String>>,
+}
+
+impl Kinds {
+    /// The shipped kinds, overlaid by the files in `dirs` (the last one wins; one that does not exist is passed
+    /// over), checked against the programs in `path` (the value of PATH).
+    pub fn load(dirs: &[PathBuf], path: &OsStr) -> Self {
+        let mut texts: BTreeMap<KindName, Result<String, String>> = BTreeMap::new();
+        texts.extend(
+            SHIPPED.iter().filter_map(|(name, text)| Some((KindName::parse(*name).ok()?, Ok((*text).to_owned())))),
+        );
+        for dir in dirs {
+            texts.extend(read_dir(dir));
+        }
+        let check = |text: Result<String, String>| text.and_then(|text| parse(&text)).and_then(|kind| kind.check(path));
+        Self { kinds: texts.into_iter().map(|(name, text)| (name, check(text))).collect() }
+    }
+
+    /// The kind, if a session with or without this input can run it here.
+    pub fn get(&self, name: &KindName, input: Option<&str>) -> Result<&KindFile, KindError> {
+        let kind = || name.clone();
+        let found = self.kinds.get(name).ok_or_else(|| KindError::Unknown { kind: kind(), known: self.names() })?;
+        let file = found.as_ref().map_err(|reason| KindError::Unavailable { kind: kind(), reason: reason.clone() })?;
+        match (file.input, input.is_some_and(|input| !input.is_empty())) {
+            (Input::Required, false) => Err(KindError::InputMissing { kind: kind() }),
+            (Input::None, true) => Err(KindError::InputRefused { kind: kind() }),
+            _ => Ok(file),
+        }
+    }
+
+    /// Kinds that can run here.
+    pub fn available(&self) -> Vec<KindName> {
+        self.kinds.iter().filter(|(_, kind)| kind.is_ok()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The others, each with the reason.
+    pub fn unavailable(&self) -> BTreeMap<KindName, String> {
+        let reason = |(name, kind): (&KindName, &Result<KindFile, String>)| Some((name.clone(), kind.clone().err()?));
+        self.kinds.iter().filter_map(reason).collect()
+    }
+
+    fn names(&self) -> String {
+        self.kinds.keys().map(KindName::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// `<kind>.toml` of a directory. A file that cannot be read is a kind that cannot run.
+fn read_dir(dir: &Path) -> Vec<(KindName, Result<String, String>)> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(dir = %dir.display(), %error, "kinds cannot be read");
+            }
+            return Vec::new();
+        }
+    };
+    let mut kinds = Vec::new();
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.extension() != Some(OsStr::new("toml")) {
+            continue;
+        }
+        match KindName::parse(path.file_stem().unwrap_or_default().to_string_lossy()) {
+            Ok(name) => {
+                let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()));
+                kinds.push((name, text));
+            }
+            Err(error) => tracing::warn!(path = %path.display(), %error, "kind is passed over"),
+        }
+    }
+    kinds
+}
+
+/// Reads a file and renders it once, so that a wrong name in a template is found at start and not in a session.
+fn parse(text: &str) -> Result<KindFile, String> {
+    let kind: KindFile = toml::from_str(text).map_err(|error| format!("its file is faulty: {error}"))?;
+    let root = PathBuf::from("/session");
+    let at = |name: &str| root.join(name);
+    let paths = SessionPaths {
+        home: at("home"),
+        tmp: at("tmp"),
+        runtime: at("run"),
+        ready: at("ready"),
+        vnc_socket: at("vnc.sock"),
+        xauthority: at("Xauthority"),
+        workspace: PathBuf::from("/workspace"),
+        root: root.clone(),
+    };
+    let context = Context {
+        session: &helix_protocol::SessionId::parse("check").map_err(|error| error.to_string())?,
+        project: &paths.workspace.clone(),
+        paths: &paths,
+        agentd: Path::new("agentd"),
+        input: "",
+        geometry: Geometry { width: 1920, height: 1080 },
+        shell: "/bin/sh",
+    };
+    render(&kind, &context).map_err(|error| format!("its file is faulty: {error}"))?;
+    Ok(kind)
+}
+
+impl KindFile {
+    /// The kind if the machine has what it needs, else what is missing and how to get it.
+    fn check(self, path: &OsStr) -> Result<Self, String> {
+        let missing = self.requires.programs.iter().filter(|(program, _)| !is_in_path(program, path));
+        let (programs, packages): (Vec<&str>, Vec<&str>) =
+            missing.map(|(program, package)| (program.as_str(), package.as_str())).unzip();
+        if programs.is_empty() {
+            return Ok(self);
+        }
+        Err(format!("{} not found in PATH; install it: apt-get install {}", programs.join(", "), packages.join(" ")))
+    }
+}
+
+fn is_in_path(program: &str, path: &OsStr) -> bool {
+    let executable = |file: PathBuf| {
+        fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    if program.contains('/') {
+        return executable(PathBuf::from(program));
+    }
+    std::env::split_paths(path).any(|dir| executable(dir.join(program)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
+mod tests;

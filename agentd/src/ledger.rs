@@ -1,1 +1,347 @@
-//! ledger
+//! What this runner was ordered and what became of it, on disk: `<state>/ledger/<unit key>.json`.
+//!
+//! The ledger is read once at start and then only written. Each session task owns its [`Entry`]; one thread writes
+//! all of them, in order, replacing files atomically. [`Ledger::save`] returns when the entry is on disk (before
+//! something is acted on); [`Ledger::note`] does not wait and may be lost in a power cut, which loses nothing that
+//! matters: report numbers jump by [`REPORT_GAP`] at every start, and units are found again by their identity.
+//! The thread ends when the last [`Ledger`] is dropped.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use helix_protocol::assignment::DesiredSession;
+use helix_protocol::session::{Cause, Display, ObservedSession, SessionResult, TimelineStep, Unclaimed};
+use helix_protocol::{KindName, RunnerId, SessionId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::session::state::{Outcome, State};
+use crate::supervisor::Identity;
+
+/// Larger than the number of reports between two durable writes.
+const REPORT_GAP: u64 = 64;
+
+/// Everything known of one session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The order that it runs under.
+    pub desired: DesiredSession,
+    /// When the first order came.
+    pub received_at: Timestamp,
+    /// Where it is.
+    pub state: State,
+    /// Number of the last report.
+    pub report: u64,
+    /// The kind that is run.
+    pub kind: KindName,
+    /// Proof of its slice, once opened.
+    #[serde(default)]
+    pub identity: Option<Identity>,
+    /// When it became Ready: its time-out counts from here.
+    #[serde(default)]
+    pub ready_at: Option<Timestamp>,
+    /// Why it ended.
+    #[serde(default)]
+    pub cause: Option<Cause>,
+    /// Outcome of its task.
+    #[serde(default)]
+    pub result: Option<SessionResult>,
+    /// Timed steps so far.
+    #[serde(default)]
+    pub timeline: Vec<TimelineStep>,
+    /// Its desktop.
+    #[serde(default)]
+    pub display: Option<Display>,
+    /// The agent's process.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Its workspace.
+    #[serde(default)]
+    pub workspace: Option<String>,
+    /// The desired set does not name it.
+    #[serde(default)]
+    pub unclaimed: bool,
+    /// Workspace and logs are removed; kept until that is acknowledged.
+    #[serde(default)]
+    pub forgotten: bool,
+}
+
+impl Entry {
+    /// A session as it comes with an order.
+    pub fn new(desired: DesiredSession, kind: KindName, now: Timestamp) -> Self {
+        let received = TimelineStep { step: "received".to_owned(), at: now, duration_ms: None, detail: None };
+        Self {
+            desired,
+            received_at: now,
+            state: State::Starting,
+            report: 0,
+            kind,
+            identity: None,
+            ready_at: None,
+            cause: None,
+            result: None,
+            timeline: vec![received],
+            display: None,
+            pid: None,
+            workspace: None,
+            unclaimed: false,
+            forgotten: false,
+        }
+    }
+
+    /// Which session.
+    pub fn session(&self) -> &SessionId {
+        &self.desired.session
+    }
+
+    /// True once nothing of it runs.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.state, State::Ended(Outcome::Stopped | Outcome::Failed))
+    }
+
+    /// The report about it.
+    pub fn observed(&self, runner: &RunnerId) -> ObservedSession {
+        ObservedSession {
+            session: self.desired.session.clone(),
+            runner: runner.clone(),
+            epoch: self.desired.epoch,
+            generation: self.desired.generation,
+            report: self.report,
+            phase: self.state.phase(),
+            cause: self.cause.clone(),
+            result: self.result.clone(),
+            timeline: self.timeline.clone(),
+            kind: self.kind.clone(),
+            display: self.display.clone(),
+            pid: self.pid,
+            workspace: self.workspace.clone(),
+            forgotten: self.forgotten,
+            unclaimed: self
+                .unclaimed
+                .then(|| Unclaimed { spec: self.desired.spec.clone(), received_at: self.received_at }),
+        }
+    }
+}
+
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// A directory or file cannot be read or made.
+    #[error("cannot use {path}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not an entry. Going on without it would let the reaper kill its session.
+    #[error("{path} is not an entry of the ledger: {reason}; move it away to give its session up")]
+    Broken {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Writes entries. Clones share the thread.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    ops: mpsc::Sender<Op>,
+}
+
+#[derive(Debug)]
+struct Op {
+    key: String,
+    /// None removes the file.
+    content: Option<Vec<u8>>,
+    /// Present when somebody waits until it is on disk.
+    done: Option<oneshot::Sender<io::Result<()>>>,
+}
+
+impl Ledger {
+    /// Makes the directory where missing and reads every entry.
+    pub fn open(state_dir: &Path) -> Result<(Self, Vec<Entry>), LedgerError> {
+        let dir = state_dir.join("ledger");
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| LedgerError::Io { path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io(&dir))?;
+        let mut entries = Vec::new();
+        for file in fs::read_dir(&dir).map_err(io(&dir))? {
+            let path = file.map_err(io(&dir))?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                // A temporary file of a write that did not finish.
+                fs::remove_file(&path).map_err(io(&path))?;
+                continue;
+            }
+            let content = fs::read(&path).map_err(io(&path))?;
+            let mut entry: Entry = serde_json::from_slice(&content)
+                .map_err(|error| LedgerError::Broken { path: path.clone(), reason: error.to_string() })?;
+            entry.report += REPORT_GAP;
+            entries.push(entry);
+        }
+        let (ops, queue) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn({
+                let dir = dir.clone();
+                move || write_all(&dir, &queue)
+            })
+            .map_err(io(&dir))?;
+        Ok((Self { ops }, entries))
+    }
+
+    /// Writes the entry and waits until it is on disk.
+    pub async fn save(&self, entry: &Entry) -> io::Result<()> {
+        self.apply(entry.session().unit_key(), Some(encode(entry))).await
+    }
+
+    /// Writes the entry soon.
+    pub fn note(&self, entry: &Entry) {
+        // The thread lives as long as a sender does.
+        let _ = self.ops.send(Op { key: entry.session().unit_key(), content: Some(encode(entry)), done: None });
+    }
+
+    /// Removes the entry and waits until that is on disk.
+    pub async fn remove(&self, session: &SessionId) -> io::Result<()> {
+        self.apply(session.unit_key(), None).await
+    }
+
+    async fn apply(&self, key: String, content: Option<Vec<u8>>) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        let gone = || io::Error::other("the ledger's thread has ended");
+        self.ops.send(Op { key, content, done: Some(done) }).map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())?
+    }
+}
+
+fn encode(entry: &Entry) -> Vec<u8> {
+    serde_json::to_vec(entry).expect("an entry has only text keys, so it is JSON")
+}
+
+/// The writer: takes all that waits, keeps the newest content per entry, and syncs once for everybody.
+fn write_all(dir: &Path, queue: &mpsc::Receiver<Op>) {
+    while let Ok(first) = queue.recv() {
+        let mut batch: BTreeMap<String, (Option<Vec<u8>>, Vec<oneshot::Sender<io::Result<()>>>)> = BTreeMap::new();
+        for op in std::iter::once(first).chain(queue.try_iter()) {
+            let slot = batch.entry(op.key).or_default();
+            slot.0 = op.content;
+            slot.1.extend(op.done);
+        }
+        let mut waiting = Vec::new();
+        for (key, (content, dones)) in batch {
+            let result = write_one(dir, &key, content.as_deref());
+            if let Err(error) = &result {
+                tracing::error!(unit_key = key, %error, "cannot write the ledger");
+            }
+            waiting.extend(dones.into_iter().map(|done| (done, result.as_ref().map(|()| ()).map_err(copy))));
+        }
+        if waiting.is_empty() {
+            continue;
+        }
+        let synced = File::open(dir).and_then(|dir| dir.sync_all());
+        for (done, result) in waiting {
+            // Whoever waited may be gone: then nobody needs the answer.
+            let _ = done.send(result.and_then(|()| synced.as_ref().map(|()| ()).map_err(copy)));
+        }
+    }
+}
+
+fn write_one(dir: &Path, key: &str, content: Option<&[u8]>) -> io::Result<()> {
+    let path = dir.join(format!("{key}.json"));
+    let Some(content) = content else {
+        return match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+    };
+    let temporary = dir.join(format!("{key}.new"));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    // Before the rename, also when nobody waits: a power cut must leave the old content or the new, never half.
+    file.sync_data()?;
+    fs::rename(&temporary, &path)
+}
+
+fn copy(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use helix_protocol::session::{Desired, SessionSpec};
+    use helix_protocol::{Epoch, Generation};
+
+    use super::*;
+
+    fn entry(id: &str) -> Entry {
+        let desired = DesiredSession {
+            session: SessionId::parse(id).expect("valid id"),
+            epoch: Epoch(1),
+            generation: Generation(1),
+            desired: Desired::Running,
+            spec: SessionSpec::default(),
+            deleted: false,
+        };
+        Entry::new(desired, KindName::parse("command").expect("valid kind"), Timestamp::UNIX_EPOCH)
+    }
+
+    #[tokio::test]
+    async fn what_is_saved_is_read_again_with_larger_report_numbers() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (ledger, found) = Ledger::open(dir.path()).expect("opened");
+        assert!(found.is_empty());
+        let (mut first, second) = (entry("a"), entry("b"));
+        first.report = 7;
+        ledger.save(&first).await.expect("saved");
+        ledger.save(&second).await.expect("saved");
+        ledger.remove(second.session()).await.expect("removed");
+        ledger.remove(second.session()).await.expect("removing twice is the same");
+
+        let (_ledger, found) = Ledger::open(dir.path()).expect("opened again");
+        first.report = 7 + REPORT_GAP;
+        assert_eq!(found, [first]);
+    }
+
+    #[tokio::test]
+    async fn writes_keep_their_order() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (ledger, _) = Ledger::open(dir.path()).expect("opened");
+        let mut entry = entry("a");
+        for number in 1..=50 {
+            entry.report = number;
+            ledger.note(&entry);
+        }
+        ledger.save(&entry).await.expect("saved");
+        let (_ledger, found) = Ledger::open(dir.path()).expect("opened again");
+        assert_eq!(found[0].report, 50 + REPORT_GAP);
+    }
+
+    #[test]
+    fn a_broken_file_is_named_and_a_half_written_one_removed() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        drop(Ledger::open(dir.path()).expect("opened"));
+        let half = dir.path().join("ledger/0123.new");
+        fs::write(&half, "{").expect("written");
+        drop(Ledger::open(dir.path()).expect("a half-written file does not matter"));
+        assert!(!half.exists());
+        fs::write(dir.path().join("ledger/0123.json"), "{}").expect("written");
+        let error = Ledger::open(dir.path()).expect_err("a broken entry is refused").to_string();
+        assert!(error.contains("0123.json is not an entry"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_full_or_missing_disk_is_an_error_not_a_panic() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (ledger, _) = Ledger::open(dir.path()).expect("opened");
+        fs::remove_dir_all(dir.path().join("ledger")).expect("removed");
+        ledger.save(&entry("a")).await.expect_err("there is no directory to write to");
+    }
+}

@@ -2,9 +2,11 @@
 //!
 //! [`link`] talks to the servers and decides nothing → [`ledger`] keeps the last desired state on disk →
 //! [`reconciler`] compares it with what runs → one [`session`] task each, whose [`supervisor`] starts units →
-//! reports go back through [`link`] until acknowledged. Bytes of a desktop go through [`dial`].
+//! reports go back through [`link`] until acknowledged. Bytes of a desktop go through [`dial`]. [`daemon`] puts the
+//! parts together.
 
 pub mod config;
+pub mod daemon;
 pub mod dial;
 pub mod display;
 pub mod drain;

@@ -1,1 +1,324 @@
-//! session
+//! One task per session: starts it, watches it, ends it, and reports every change.
+//!
+//! [`SessionHandle::spawn`] makes the task; [`Order`]s reach it through a watch channel (the latest counts), its
+//! [`Entry`] goes to the ledger and to [`Reports`]. [`plan`] says what to start, [`state`] what may follow what,
+//! [`start`], [`watch`] and [`end`] are the three phases. A restarted agentd spawns the task with the entry of the
+//! ledger: starting is idempotent, so a half-started session goes on where it was, and a ready one is watched again.
+//! Dropping a handle ends the task and leaves the session alone.
+
+mod attach;
+mod end;
+pub mod plan;
+pub mod probe;
+mod start;
+pub mod state;
+mod watch;
+pub mod workspace;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use helix_protocol::assignment::DesiredSession;
+use helix_protocol::session::{Cause, Desired, TimelineStep};
+use helix_protocol::{KindName, SessionId};
+use jiff::Timestamp;
+use tokio::sync::watch as watch_channel;
+use tokio::task::JoinHandle;
+use tracing::Instrument as _;
+
+use self::attach::Live;
+use self::plan::Host;
+use self::probe::ReadyLines;
+use self::state::{Event, Outcome, State};
+use crate::config::Config;
+use crate::kinds::Kinds;
+use crate::ledger::{Entry, Ledger};
+use crate::link::reports::Reports;
+use crate::supervisor::{Supervisor, UnitName};
+
+/// Lines of a unit's log in a cause.
+const LOG_TAIL_LINES: u32 = 20;
+/// Between two attempts at something that must succeed in the end (ledger full, process that cannot be killed).
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What every session task needs.
+#[derive(Debug)]
+pub struct Context<S> {
+    /// Starts and ends units.
+    pub supervisor: S,
+    /// Settings.
+    pub config: Arc<Config>,
+    /// What can run.
+    pub kinds: Kinds,
+    /// The machine.
+    pub host: Host,
+    /// Where entries are kept.
+    pub ledger: Ledger,
+    /// Where reports go.
+    pub reports: Reports,
+    /// Readiness lines.
+    pub ready: ReadyLines,
+    /// Sessions that ended in this process's life.
+    pub ended: watch_channel::Sender<u32>,
+}
+
+/// What a session shall be, as the reconciler last knew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The last that a server said.
+    pub desired: DesiredSession,
+    /// The desired set does not name it any more.
+    pub unclaimed: bool,
+    /// The runner stops with its sessions.
+    pub runner_stops: bool,
+}
+
+/// Why and how a session ends.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Ending {
+    pub outcome: Outcome,
+    pub cause: Cause,
+}
+
+impl Ending {
+    fn stopped(code: &str, message: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Stopped, cause: Cause::new(code, message) }
+    }
+
+    fn failed(code: &str, message: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Failed, cause: Cause::new(code, message) }
+    }
+}
+
+impl From<Cause> for Ending {
+    fn from(cause: Cause) -> Self {
+        Self { outcome: Outcome::Failed, cause }
+    }
+}
+
+/// The reconciler's hold on a session task.
+#[derive(Debug)]
+pub struct SessionHandle {
+    orders: watch_channel::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl SessionHandle {
+    /// Starts the task of a session: new, or out of the ledger.
+    pub fn spawn<S: Supervisor>(context: Arc<Context<S>>, entry: Entry) -> Self {
+        let order = Order { desired: entry.desired.clone(), unclaimed: entry.unclaimed, runner_stops: false };
+        let (orders, receiver) = watch_channel::channel(order);
+        let span = tracing::info_span!("session", HELIX_SESSION = %entry.session());
+        let session = Session { context, entry: Mutex::new(entry) };
+        let task = tokio::spawn(session.run(receiver).instrument(span));
+        Self { orders, task }
+    }
+
+    /// Changes the order; the task wakes only if it differs.
+    pub fn order(&self, change: impl FnOnce(&mut Order)) {
+        self.orders.send_if_modified(|order| {
+            let before = order.clone();
+            change(order);
+            *order != before
+        });
+    }
+
+    /// True when the task is over: the session is forgotten, or the task panicked.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A new entry for an order.
+pub fn new_entry(config: &Config, desired: DesiredSession) -> Entry {
+    let kind: KindName = desired.spec.kind.clone().unwrap_or_else(|| config.default_kind.clone());
+    Entry::new(desired, kind, Timestamp::now())
+}
+
+struct Session<S> {
+    context: Arc<Context<S>>,
+    entry: Mutex<Entry>,
+}
+
+impl<S: Supervisor> Session<S> {
+    async fn run(self, mut orders: watch_channel::Receiver<Order>) {
+        // Before anything is done for it. A session out of the ledger is written again: its report number jumped.
+        self.commit(|_| {}).await;
+        let mut live: Option<Live> = None;
+        loop {
+            let state = self.entry().state;
+            match state {
+                State::Starting => {
+                    let step = tokio::select! {
+                        biased;
+                        ending = self.ordered_to_end(&mut orders) => Err(ending),
+                        started = self.start() => started,
+                    };
+                    match step {
+                        Ok(started) => live = Some(started),
+                        Err(ending) => self.begin_end(ending).await,
+                    }
+                }
+                State::Ready => {
+                    let ending = tokio::select! {
+                        biased;
+                        ending = self.ordered_to_end(&mut orders) => ending,
+                        ending = self.time_out() => ending,
+                        ending = self.watch(live.take()) => ending,
+                    };
+                    self.begin_end(ending).await;
+                }
+                State::Stopping(_) => self.end().await,
+                State::Ended(_) => {
+                    if self.rest(&mut orders).await.is_break() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until an order ends this run of the session.
+    async fn ordered_to_end(&self, orders: &mut watch_channel::Receiver<Order>) -> Ending {
+        loop {
+            let order = orders.borrow_and_update().clone();
+            let own = self.entry().desired.epoch;
+            self.note_claim(order.unclaimed);
+            if order.runner_stops {
+                return Ending::stopped("runner_stopped", "the runner was stopped together with its sessions");
+            }
+            if order.desired.epoch < own {
+                tracing::warn!(epoch = %order.desired.epoch, %own, "order of an old epoch refused");
+            } else if order.desired.desired == Desired::Stopped {
+                // The end is reported under the epoch that ordered it.
+                self.change(|entry| take_order(entry, &order.desired));
+                return Ending::stopped("stopped_by_request", "stopped on request");
+            } else if order.desired.epoch > own {
+                let message = format!("replaced by a newer assignment (epoch {})", order.desired.epoch);
+                return Ending::stopped("replaced", message);
+            }
+            if orders.changed().await.is_err() {
+                // The daemon ends; the session does not.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Waits for the time-out, counted from the recorded time so that it survives restarts.
+    async fn time_out(&self) -> Ending {
+        let limit = self.context.config.session_timeout;
+        let Some(ready_at) = self.entry().ready_at.filter(|_| !limit.is_zero()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            let age = Duration::try_from(Timestamp::now().duration_since(ready_at)).unwrap_or_default();
+            let Some(left) = limit.checked_sub(age).filter(|left| !left.is_zero()) else {
+                let message = format!("stopped after {} s, the runner's SESSION_TIMEOUT", limit.as_secs());
+                return Ending::stopped("timeout", message);
+            };
+            // In pieces: a machine that was suspended has an older session than its monotonic clock says.
+            tokio::time::sleep(left.min(Duration::from_secs(60))).await;
+        }
+    }
+
+    async fn begin_end(&self, ending: Ending) {
+        tracing::info!(code = ending.cause.code, message = ending.cause.message, "session ends");
+        self.commit(|entry| {
+            if let Some(state) = entry.state.after(Event::End(ending.outcome)) {
+                entry.state = state;
+                entry.cause = Some(ending.cause);
+                begin_step(entry, "stopping");
+            }
+        })
+        .await;
+    }
+
+    fn note_claim(&self, unclaimed: bool) {
+        if self.entry().unclaimed != unclaimed {
+            tracing::info!(unclaimed, "the desired set changed its mind about this session");
+            self.change(|entry| entry.unclaimed = unclaimed);
+        }
+    }
+
+    fn id(&self) -> SessionId {
+        self.entry().session().clone()
+    }
+
+    fn entry(&self) -> MutexGuard<'_, Entry> {
+        self.entry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the entry, notes it and reports it.
+    fn change(&self, change: impl FnOnce(&mut Entry)) {
+        let entry = self.changed(change);
+        self.context.ledger.note(&entry);
+        self.report(&entry);
+    }
+
+    /// Changes the entry and returns when that is on disk; then reports it. A disk that cannot be written stops the
+    /// session here, visibly in the log, until it can.
+    async fn commit(&self, change: impl FnOnce(&mut Entry)) {
+        let entry = self.changed(change);
+        while let Err(error) = self.context.ledger.save(&entry).await {
+            tracing::error!(%error, "the ledger cannot be written; waiting before this session goes on");
+            tokio::time::sleep(RETRY).await;
+        }
+        self.report(&entry);
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut Entry)) -> Entry {
+        let mut entry = self.entry();
+        change(&mut entry);
+        entry.report += 1;
+        entry.clone()
+    }
+
+    fn report(&self, entry: &Entry) {
+        self.context.reports.put(entry.observed(&self.context.config.runner));
+    }
+
+    /// A cause with the last lines of the unit that it is about.
+    async fn cause(&self, code: &str, message: impl Into<String>, unit: UnitName) -> Cause {
+        let mut cause = Cause::new(code, message);
+        cause.unit = Some(unit.as_str().to_owned());
+        match self.context.supervisor.logs(&self.id(), LOG_TAIL_LINES).await {
+            Ok(lines) => {
+                let own = lines.into_iter().filter(|line| line.unit == unit.as_str());
+                cause.log_tail = own.map(|line| line.text).collect();
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the log of a unit"),
+        }
+        cause
+    }
+}
+
+/// Takes over what an order says about a session that will not run (again) under it.
+fn take_order(entry: &mut Entry, order: &DesiredSession) {
+    entry.desired.epoch = order.epoch;
+    entry.desired.desired = order.desired;
+    entry.desired.deleted = order.deleted;
+}
+
+/// Adds a step, unless a former agentd began it: then its time stays.
+fn begin_step(entry: &mut Entry, step: &str) {
+    if !entry.timeline.iter().any(|known| known.step == step) {
+        let step = TimelineStep { step: step.to_owned(), at: Timestamp::now(), duration_ms: None, detail: None };
+        entry.timeline.push(step);
+    }
+}
+
+/// Gives a step its duration, once.
+fn finish_step(entry: &mut Entry, step: &str, detail: Option<String>) {
+    let found = entry.timeline.iter_mut().find(|known| known.step == step && known.duration_ms.is_none());
+    if let Some(step) = found {
+        let took = Timestamp::now().duration_since(step.at).as_millis();
+        step.duration_ms = Some(u64::try_from(took).unwrap_or(0));
+        step.detail = detail;
+    }
+}

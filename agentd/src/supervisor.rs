@@ -189,6 +189,20 @@ pub enum SupervisorError {
         /// What is left.
         left: String,
     },
+    /// The same for something whose session is not known.
+    #[error("the slice with unit key {unit_key} left behind: {left}")]
+    Reap {
+        /// Its unit key.
+        unit_key: String,
+        /// What is left.
+        left: String,
+    },
+    /// The machine could not be searched.
+    #[error("cannot look for sessions on this machine: {reason}")]
+    Search {
+        /// What failed.
+        reason: String,
+    },
 }
 
 /// Result of a supervisor's operation.
@@ -214,7 +228,8 @@ pub trait Supervisor: Clone + Send + Sync + 'static {
     /// Starts a unit, or answers the status of the one with that name that was started before (running or ended).
     fn start(&self, session: &SessionId, unit: &UnitSpec) -> impl Future<Output = Result<UnitStatus>> + Send;
 
-    /// Ends a unit: SIGTERM to it, SIGKILL after `grace`. Returns when it is gone.
+    /// Ends a unit: SIGTERM to it, SIGKILL after `grace`. Returns when it is gone and forgotten: a later
+    /// [`Supervisor::start`] starts it anew, so stop and start are a restart, also of a unit that has ended.
     fn stop(&self, session: &SessionId, unit: UnitName, grace: Duration) -> impl Future<Output = Result<()>> + Send;
 
     /// Every unit started so far.
@@ -233,6 +248,6 @@ pub trait Supervisor: Clone + Send + Sync + 'static {
     /// Unit keys of everything of this runner on this machine, alive or not: what the reaper compares with the ledger.
     fn found(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
 
-    /// [`Supervisor::kill`] for a slice whose session is not known any more.
+    /// [`Supervisor::kill`] for a slice whose session is not known any more; its logs go, too.
     fn reap(&self, unit_key: &str) -> impl Future<Output = Result<()>> + Send;
 }

@@ -1,1 +1,377 @@
-//! Process backend.
+//! Process backend: one detached [`crate::guest`] per session is parent and subreaper of all its processes.
+//!
+//! The supervisor itself keeps no state but its subscriptions: every operation is one request on the session's
+//! `guest.sock`, and a restarted agentd needs nothing but the state directory. What a guest that was killed left
+//! is found by its marker ([`sweep`]).
+//!
+//! For callers:
+//! - [`Supervisor::open`] makes every directory of [`SessionPaths`].
+//! - `HELIX_SLICE` is set by the guest in each unit; programs are searched in the PATH of the unit's environment.
+//! - [`Supervisor::stop`] forgets the unit, so that [`Supervisor::start`] starts it anew: that is a restart.
+//! - Subscribe with [`Supervisor::events`] before asking for the state: what ends after that is delivered.
+//! - [`Supervisor::reap`] also removes logs: nobody could ask for them without knowing the session.
+//!
+//! No isolation between sessions or from the operator: all share one uid.
+
+mod client;
+mod end;
+pub mod layout;
+pub mod lock;
+mod logs;
+pub mod procfs;
+pub mod sweep;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use helix_protocol::SessionId;
+use helix_protocol::link::LogLine;
+use helix_protocol::session::SessionResult;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+pub use self::end::runner_mark;
+use self::layout::{Layout, MAX_SOCKET_PATH, longest_socket_path, sessions_dir};
+use super::{
+    Adopted, Identity, Result, SessionPaths, SliceEvent, Supervisor, SupervisorError, UnitName, UnitSpec, UnitStatus,
+};
+use crate::guest::wire::{Answer, Event, Record, Request};
+use crate::guest::{GuestArgs, detached_command};
+
+/// A guest answers at once unless the machine is in trouble.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Making the directories and starting the guest, after ending what a former life left.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a stop may take beyond its grace.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+/// Events that wait for a slow session task: a session has five units.
+const EVENT_BUFFER: usize = 64;
+
+/// Where the backend keeps its things.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// agentd's state directory; sessions are in `s/` below it.
+    pub state_dir: PathBuf,
+    /// Parent of the sessions' workspaces.
+    pub workspace_dir: PathBuf,
+    /// The agentd program.
+    pub program: PathBuf,
+}
+
+impl ProcessConfig {
+    /// With the running program as guest, which stays right when its file is replaced by an upgrade.
+    pub fn new(state_dir: impl Into<PathBuf>, workspace_dir: impl Into<PathBuf>) -> Self {
+        let program = crate::guest::own_program();
+        Self { state_dir: state_dir.into(), workspace_dir: workspace_dir.into(), program }
+    }
+}
+
+/// Why the backend cannot work with its directories.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A directory cannot be made or read.
+    #[error("cannot use directory {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its sockets could not be bound.
+    #[error(
+        "state directory {} is too long: the path of a unix socket in it would have {length} bytes, \
+         {MAX_SOCKET_PATH} are possible; choose a state directory of at most {} bytes",
+        path.display(), MAX_SOCKET_PATH - (length - path.as_os_str().len())
+    )]
+    SocketPathTooLong {
+        /// The state directory.
+        path: PathBuf,
+        /// Bytes of the longest socket path.
+        length: usize,
+    },
+}
+
+/// The process backend. Clones share their subscriptions.
+#[derive(Debug, Clone)]
+pub struct ProcessSupervisor {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: ProcessConfig,
+    /// The task that reads a session's events, by unit key.
+    subscriptions: Mutex<HashMap<String, AbortHandle>>,
+}
+
+impl ProcessSupervisor {
+    /// Makes the directories (0700) where they are missing and checks that sockets fit into them.
+    pub fn new(mut config: ProcessConfig) -> Result<Self, ConfigError> {
+        for dir in [&mut config.state_dir, &mut config.workspace_dir] {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            *dir = made
+                .and_then(|()| fs::canonicalize(&dir))
+                .map_err(|source| ConfigError::Directory { path: dir.clone(), source })?;
+        }
+        let length = longest_socket_path(&config.state_dir);
+        if length > MAX_SOCKET_PATH {
+            return Err(ConfigError::SocketPathTooLong { path: config.state_dir, length });
+        }
+        Ok(Self { inner: Arc::new(Inner { config, subscriptions: Mutex::default() }) })
+    }
+
+    fn layout(&self, session: &SessionId) -> Layout {
+        Layout::new(sessions_dir(&self.inner.config.state_dir).join(session.unit_key()))
+    }
+
+    async fn call(&self, session: &SessionId, request: &Request, timeout: Duration) -> Result<Answer> {
+        let socket = self.layout(session).guest_socket();
+        client::call(&socket, request, timeout).await.map_err(|error| unreachable(session, &error))
+    }
+
+    async fn state(&self, session: &SessionId) -> Result<(Identity, Vec<UnitStatus>, Option<SessionResult>)> {
+        match self.call(session, &Request::List, ANSWER_TIMEOUT).await? {
+            Answer::State { guest, units, result } => Ok((guest, units, result)),
+            other => Err(unexpected(session, &other)),
+        }
+    }
+
+    async fn end(&self, unit_key: &str) -> io::Result<Result<(), String>> {
+        self.unsubscribe(unit_key, None);
+        let (state_dir, key) = (self.inner.config.state_dir.clone(), unit_key.to_owned());
+        blocking(move || Ok(end::end_slice(&state_dir, &key))).await
+    }
+
+    /// Ends the former reader of the session's events and keeps the new one.
+    fn unsubscribe(&self, unit_key: &str, new: Option<AbortHandle>) {
+        let mut subscriptions = self.inner.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = match new {
+            Some(new) => subscriptions.insert(unit_key.to_owned(), new),
+            None => subscriptions.remove(unit_key),
+        };
+        if let Some(former) = former {
+            former.abort();
+        }
+    }
+}
+
+impl Supervisor for ProcessSupervisor {
+    fn backend(&self) -> &'static str {
+        "process"
+    }
+
+    fn paths(&self, session: &SessionId) -> SessionPaths {
+        self.layout(session).session_paths(self.inner.config.workspace_dir.join(session.as_str()))
+    }
+
+    async fn open(&self, session: &SessionId) -> Result<Identity> {
+        let failed = |reason: String| SupervisorError::Open { session: session.clone(), reason };
+        let paths = self.paths(session);
+        let args = GuestArgs {
+            root: paths.root,
+            workspace: paths.workspace,
+            session: session.clone(),
+            mark: end::session_mark(&self.inner.config.state_dir, &session.unit_key()),
+        };
+        let mut command = detached_command(self.inner.config.program.as_os_str());
+        command.args(args.to_arguments("open")).current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Not killed when this future is dropped: it holds the lock until everything is in place.
+        let output = tokio::process::Command::from(command).output();
+        let output = tokio::time::timeout(OPEN_TIMEOUT, output)
+            .await
+            .map_err(|_| failed(format!("agentd guest did not start within {} s", OPEN_TIMEOUT.as_secs())))?
+            .map_err(|error| failed(format!("agentd guest cannot be run: {error}")))?;
+        if !output.status.success() {
+            return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| failed(format!("agentd guest answered: {error}")))
+    }
+
+    async fn adopt(&self, session: &SessionId, identity: &Identity) -> Result<Adopted> {
+        let (record_path, identity_asked) = (self.layout(session).record(), identity.clone());
+        let look = move || {
+            let record = Record::load(&record_path)?;
+            let same_boot = procfs::boot_id()? == identity_asked.boot_id;
+            Ok((record, same_boot, same_boot && procfs::is_alive(&identity_asked)))
+        };
+        let (record, same_boot, alive) = blocking(look).await.map_err(|error| unreachable(session, &error))?;
+        if alive {
+            let (guest, units, result) = self.state(session).await?;
+            if guest == *identity {
+                return Ok(Adopted::Alive { units, result });
+            }
+        }
+        let record = record.filter(|record| record.guest == *identity);
+        let (code, message) = if !same_boot {
+            ("host_rebooted", "the machine was restarted, which ended the session".to_owned())
+        } else if record.as_ref().is_some_and(|record| record.ended) {
+            ("slice_ended", "the session's processes were ended on request".to_owned())
+        } else {
+            ("guest_died", format!("the session's guest process {} is gone: something killed it", identity.pid))
+        };
+        Ok(Adopted::Gone { code, message, result: record.and_then(|record| record.result) })
+    }
+
+    async fn events(&self, session: &SessionId) -> Result<mpsc::Receiver<SliceEvent>> {
+        let socket = self.layout(session).guest_socket();
+        let mut stream =
+            client::connect(&socket, &Request::Subscribe).await.map_err(|error| unreachable(session, &error))?;
+        let first = tokio::time::timeout(ANSWER_TIMEOUT, client::next(&mut stream)).await;
+        match first.map_err(io::Error::from).flatten().map_err(|error| unreachable(session, &error))? {
+            Some(Answer::State { .. }) => {}
+            Some(other) => return Err(unexpected(session, &other)),
+            None => return Err(unreachable(session, &io::Error::from(io::ErrorKind::UnexpectedEof))),
+        }
+        let (sender, receiver) = mpsc::channel(EVENT_BUFFER);
+        let reader = tokio::spawn(async move {
+            loop {
+                let event = match client::next(&mut stream).await {
+                    Ok(Some(Answer::Event { event: Event::UnitExited { unit } })) => SliceEvent::UnitExited(unit),
+                    Ok(Some(Answer::Event { event: Event::TaskFinished { result } })) => {
+                        SliceEvent::TaskFinished(result)
+                    }
+                    Ok(Some(_)) => continue,
+                    Ok(None) => SliceEvent::SliceGone("the session's guest process has ended".to_owned()),
+                    Err(error) => SliceEvent::SliceGone(format!("the session's guest process is gone: {error}")),
+                };
+                let last = matches!(event, SliceEvent::SliceGone(_));
+                if sender.send(event).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        self.unsubscribe(&session.unit_key(), Some(reader.abort_handle()));
+        Ok(receiver)
+    }
+
+    async fn start(&self, session: &SessionId, unit: &UnitSpec) -> Result<UnitStatus> {
+        match self.call(session, &Request::Start { unit: unit.clone() }, ANSWER_TIMEOUT).await? {
+            Answer::Unit { unit } => Ok(unit),
+            Answer::Failed { reason } => {
+                let program = unit.argv.first().cloned().unwrap_or_default();
+                Err(SupervisorError::Start { unit: unit.name.as_str(), program, reason })
+            }
+            other => Err(unexpected(session, &other)),
+        }
+    }
+
+    async fn stop(&self, session: &SessionId, unit: UnitName, grace: Duration) -> Result<()> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        match self.call(session, &Request::Stop { unit, grace_ms }, grace + STOP_MARGIN).await? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(session, &other)),
+        }
+    }
+
+    async fn units(&self, session: &SessionId) -> Result<Vec<UnitStatus>> {
+        self.state(session).await.map(|(_, units, _)| units)
+    }
+
+    async fn kill(&self, session: &SessionId) -> Result<()> {
+        let left = |left| SupervisorError::LeftBehind { session: session.clone(), left };
+        self.end(&session.unit_key()).await.map_err(|error| unreachable(session, &error))?.map_err(left)
+    }
+
+    async fn logs(&self, session: &SessionId, lines: u32) -> Result<Vec<LogLine>> {
+        let layout = self.layout(session);
+        let read = move || {
+            let mut all = Vec::new();
+            for unit in UnitName::ALL {
+                let tail = logs::tail(&layout.log(unit), &layout.rotated_log(unit), lines as usize)?;
+                all.extend(tail.into_iter().map(|text| LogLine { unit: unit.as_str().to_owned(), text }));
+            }
+            Ok(all)
+        };
+        blocking(read).await.map_err(|error| unreachable(session, &error))
+    }
+
+    async fn forget(&self, session: &SessionId) -> Result<()> {
+        let paths = self.paths(session);
+        let remove = move || sweep::remove_tree(&paths.workspace).and_then(|()| sweep::remove_tree(&paths.root));
+        let left = |error: io::Error| SupervisorError::LeftBehind { session: session.clone(), left: error.to_string() };
+        blocking(remove).await.map_err(left)
+    }
+
+    async fn found(&self) -> Result<Vec<String>> {
+        let state_dir = self.inner.config.state_dir.clone();
+        blocking(move || end::found(&state_dir))
+            .await
+            .map_err(|error| SupervisorError::Search { reason: error.to_string() })
+    }
+
+    async fn reap(&self, unit_key: &str) -> Result<()> {
+        let left = |left| SupervisorError::Reap { unit_key: unit_key.to_owned(), left };
+        if !end::is_unit_key(unit_key) {
+            return Err(left("this is not a unit key".to_owned()));
+        }
+        self.end(unit_key).await.map_err(|error| left(error.to_string()))?.map_err(left)?;
+        let root = sessions_dir(&self.inner.config.state_dir).join(unit_key);
+        blocking(move || sweep::remove_tree(&root)).await.map_err(|error| left(error.to_string()))
+    }
+}
+
+/// Ends every slice of the runner with this state directory, and proves that nothing of it runs. Logs, records and
+/// workspaces stay; only empty workspaces go. Synchronous: for `agentd reap`, before any runtime.
+pub fn reap_all(state_dir: &Path, workspace_dir: Option<&Path>) -> anyhow::Result<()> {
+    let state_dir = match fs::canonicalize(state_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result.with_context(|| format!("cannot read state directory {}", state_dir.display()))?,
+    };
+    let mut left = Vec::new();
+    // Side by side: one slow session does not make the others wait.
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let found = end::found(&state_dir).context("cannot look for sessions on this machine")?;
+        let state_dir = state_dir.as_path();
+        let ends: Vec<_> = found
+            .into_iter()
+            .map(|key| scope.spawn(move || end::end_slice(state_dir, &key).map_err(|left| format!("{key}: {left}"))))
+            .collect();
+        for end in ends {
+            match end.join() {
+                Ok(result) => left.extend(result.err()),
+                Err(_) => bail!("ending a session panicked"),
+            }
+        }
+        Ok(())
+    })?;
+    let markers = sweep::markers(&end::runner_mark(&state_dir)).context("/proc cannot be read")?;
+    left.extend(markers.into_iter().map(|marker| format!("processes with {}={marker}", sweep::VARIABLE)));
+    if let Some(workspace_dir) = workspace_dir {
+        remove_empty_workspaces(&state_dir, workspace_dir);
+    }
+    if left.is_empty() { Ok(()) } else { bail!("left behind: {}", left.join("; ")) }
+}
+
+fn remove_empty_workspaces(state_dir: &Path, workspace_dir: &Path) {
+    let Ok(entries) = fs::read_dir(sessions_dir(state_dir)) else { return };
+    for entry in entries.filter_map(io::Result::ok) {
+        if let Ok(Some(record)) = Record::load(&Layout::new(entry.path()).record()) {
+            // Refused where it is not empty: what is in it is the user's.
+            let _ = fs::remove_dir(workspace_dir.join(record.session.as_str()));
+        }
+    }
+}
+
+/// Runs `work`, which waits for files or processes, outside the runtime's own threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn unreachable(session: &SessionId, error: &io::Error) -> SupervisorError {
+    SupervisorError::Unreachable { session: session.clone(), reason: error.to_string() }
+}
+
+fn unexpected(session: &SessionId, answer: &Answer) -> SupervisorError {
+    let reason = match answer {
+        Answer::Failed { reason } => reason.clone(),
+        other => format!("unexpected answer {other:?}"),
+    };
+    SupervisorError::Unreachable { session: session.clone(), reason }
+}

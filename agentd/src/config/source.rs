@@ -1,0 +1,186 @@
+//! The layers of settings: file, environment, flags. Keeps where each value came from, so that a mistake can be named
+//! by file and line, variable or flag.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::RunArgs;
+
+/// The environment as a map, so that loading is a pure function of its inputs.
+pub type Environment = BTreeMap<String, String>;
+
+/// Settings and the documents' variables for them; the first variable that is set wins.
+const SETTINGS: &[(&str, &[&str])] = &[
+    ("api_host", &["API_HOST", "HELIX_API_HOST"]),
+    ("api_token_file", &[]),
+    ("runner_id", &["RUNNER_ID"]),
+    ("concurrency", &["CONCURRENCY", "AGENT_CONCURRENCY"]),
+    ("max_tasks", &["MAX_TASKS", "AGENT_MAX_TASKS"]),
+    ("session_timeout", &["SESSION_TIMEOUT"]),
+    ("workspace_dir", &["WORKSPACE_DIR"]),
+    ("nats_url", &["NATS_URL"]),
+    ("display_width", &["DISPLAY_WIDTH"]),
+    ("display_height", &["DISPLAY_HEIGHT"]),
+    ("state_dir", &[]),
+    ("kinds_dir", &[]),
+    ("default_kind", &[]),
+    ("health_port", &[]),
+    ("on_exit", &[]),
+    ("labels", &[]),
+    ("zed_binary", &["ZED_BINARY"]),
+    ("log_level", &["LOG_LEVEL"]),
+];
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where: file and line, variable or flag.
+    pub place: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to write instead.
+    pub fix: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}; {}", self.place, self.what, self.fix)
+    }
+}
+
+/// Every mistake of the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the settings of agentd are not valid:{}", list(.0))]
+pub struct ConfigError(pub Vec<Fault>);
+
+fn list(faults: &[Fault]) -> String {
+    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+}
+
+/// A value with its place.
+#[derive(Debug, Clone)]
+pub(super) struct Value {
+    pub text: String,
+    pub place: String,
+}
+
+/// All layers merged; values are taken out by key, mistakes are collected.
+#[derive(Debug, Default)]
+pub(super) struct Values {
+    values: BTreeMap<&'static str, Value>,
+    pub labels: BTreeMap<String, Value>,
+    faults: Vec<Fault>,
+}
+
+impl Values {
+    pub fn collect(args: &RunArgs, env: &Environment) -> Self {
+        let mut values = Self::default();
+        if let Some(path) = &args.config {
+            values.add_file(path);
+        }
+        for (key, names) in SETTINGS {
+            let set = names.iter().find_map(|name| Some((name, env.get(*name).filter(|text| !text.is_empty())?)));
+            if let Some((name, text)) = set {
+                let place = format!("environment variable {name}");
+                values.values.insert(key, Value { text: text.clone(), place });
+            }
+        }
+        for (key, text) in args.given() {
+            let place = format!("flag --{}", key.replace('_', "-"));
+            values.values.insert(key, Value { text: text.to_owned(), place });
+        }
+        values
+    }
+
+    /// The value of a setting, if any layer has one.
+    pub fn take(&mut self, key: &str) -> Option<Value> {
+        self.values.remove(key)
+    }
+
+    pub fn fault(&mut self, place: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) {
+        self.faults.push(Fault { place: place.into(), what: what.into(), fix: fix.into() });
+    }
+
+    pub fn finish(self) -> Result<(), ConfigError> {
+        if self.faults.is_empty() { Ok(()) } else { Err(ConfigError(self.faults)) }
+    }
+
+    fn add_file(&mut self, path: &Path) {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                let fix = "name a readable TOML file with --config, or leave the flag out";
+                return self.fault(path.display().to_string(), format!("cannot be read: {error}"), fix);
+            }
+        };
+        let place = |offset: usize| format!("{} line {}", path.display(), line_of(&text, offset));
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        for error in errors {
+            let offset = error.span().map_or(0, |span| span.start);
+            self.fault(place(offset), error.message().to_owned(), "correct the TOML syntax");
+        }
+        for (key, value) in table.get_ref().iter() {
+            let at = place(key.span().start);
+            let Some((name, _)) = SETTINGS.iter().find(|(name, _)| *name == key.get_ref().as_ref()) else {
+                let known: Vec<_> = SETTINGS.iter().map(|(name, _)| *name).collect();
+                let fix = format!("remove it or use one of: {}", known.join(", "));
+                self.fault(at, format!("unknown setting `{}`", key.get_ref()), fix);
+                continue;
+            };
+            match (*name, value.get_ref()) {
+                ("labels", DeValue::Table(labels)) => self.add_labels(labels, &place),
+                ("labels", other) => {
+                    self.fault(
+                        at,
+                        format!("`labels` is a {}", other.type_str()),
+                        "write labels = { name = \"value\" }",
+                    );
+                }
+                (_, other) => match scalar(name, other) {
+                    Some(text) => {
+                        self.values.insert(name, Value { text, place: at });
+                    }
+                    None => {
+                        let fix = format!("write {name} = \"…\" or a number");
+                        self.fault(at, format!("`{name}` is a {}", other.type_str()), fix);
+                    }
+                },
+            }
+        }
+    }
+
+    fn add_labels(&mut self, labels: &DeTable<'_>, place: &dyn Fn(usize) -> String) {
+        for (name, value) in labels.iter() {
+            let at = place(name.span().start);
+            match scalar("labels", value.get_ref()) {
+                Some(text) => {
+                    self.labels.insert(name.get_ref().to_string(), Value { text, place: at });
+                }
+                None => self.fault(at, format!("label `{}` is not a text", name.get_ref()), "write name = \"value\""),
+            }
+        }
+    }
+}
+
+/// A scalar as text; for `api_host` a list of strings too, joined with commas.
+fn scalar(name: &str, value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(number.as_str().to_owned()),
+        DeValue::Float(number) => Some(number.as_str().to_owned()),
+        DeValue::Boolean(truth) => Some(truth.to_string()),
+        DeValue::Array(items) if name == "api_host" => {
+            let texts: Option<Vec<&str>> =
+                items.iter().map(|item: &Spanned<DeValue<'_>>| item.get_ref().as_str()).collect();
+            Some(texts?.join(","))
+        }
+        DeValue::Array(_) | DeValue::Table(_) | DeValue::Datetime(_) => None,
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+}

@@ -1,0 +1,100 @@
+//! Defaults of document 001, layering, and every mistake at once.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+
+use clap::Parser as _;
+
+use super::*;
+
+#[derive(clap::Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: RunArgs,
+}
+
+fn load(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Result<Config, ConfigError> {
+    let mut args = Cli::parse_from(std::iter::once("agentd").chain(flags.iter().copied())).args;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    if let Some(text) = file {
+        let path = dir.path().join("agentd.toml");
+        std::fs::write(&path, text).expect("file written");
+        args.config = Some(path);
+    }
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Config::load(&args, &env)
+}
+
+fn faults(result: Result<Config, ConfigError>) -> Vec<String> {
+    let ConfigError(faults) = result.expect_err("the settings must be refused");
+    faults
+        .iter()
+        .map(|fault| {
+            let place = fault.place.rsplit_once('/').map_or(fault.place.as_str(), |(_, name)| name);
+            format!("{place}: {}; {}", fault.what, fault.fix)
+        })
+        .collect()
+}
+
+#[test]
+fn the_defaults_are_the_documents() {
+    let config = load(&["--state-dir", "/s"], &[], None).expect("valid");
+    assert_eq!(config.api_hosts, ["http://localhost"], "port 80 is http's own");
+    assert!(config.runner.as_str().starts_with("external-zed-"), "{}", config.runner);
+    assert_eq!((config.slots, config.max_tasks), (1, 0));
+    assert_eq!(config.session_timeout, Duration::from_secs(3600));
+    assert_eq!(config.workspace_dir, PathBuf::from("/s/workspaces"));
+    assert_eq!(config.geometry.to_string(), "1920x1080");
+    assert_eq!((config.health_port, config.on_exit), (3030, OnExit::Keep));
+    assert_eq!(config.default_kind.as_str(), "command");
+    assert_eq!(config.enrolment_token, None);
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let file = "concurrency = 2\nmax_tasks = 3\nsession_timeout = \"2h\"\nstate_dir = \"/f\"\n\
+                api_host = [\"http://a:8080/\", \"https://b:443\"]\n[labels]\nzone = \"x\"\n";
+    let env = [("CONCURRENCY", "4"), ("AGENT_CONCURRENCY", "5"), ("MAX_TASKS", "6"), ("RUNNER_ID", "r-1")];
+    let config = load(&["--concurrency", "7"], &env, Some(file)).expect("valid");
+    assert_eq!((config.slots, config.max_tasks), (7, 6));
+    assert_eq!(config.session_timeout, Duration::from_secs(7200));
+    assert_eq!(config.api_hosts, ["http://a:8080", "https://b"]);
+    assert_eq!(config.labels.get("zone").map(String::as_str), Some("x"));
+    assert_eq!(config.runner.as_str(), "r-1");
+}
+
+#[test]
+fn all_mistakes_come_at_once_with_place_and_fix() {
+    let file = "concurrency = 0\nspeed = 1\nsession_timeout = \"soon\"\nworkspace_dir = \"here\"\n\
+                on_exit = \"maybe\"\nlabels = 3\n";
+    let env = [("API_TOKEN", SAMPLE_TOKEN), ("RUNNER_ID", "a.b"), ("DISPLAY_WIDTH", "0"), ("HOME", "/h")];
+    insta::assert_snapshot!(faults(load(&["--api-host", "ftp://x"], &env, Some(file))).join("\n"), @"");
+}
+
+#[test]
+fn broken_toml_is_named_by_line() {
+    let found = faults(load(&["--state-dir", "/s"], &[], Some("concurrency = 2\nmax_tasks = = 3\n")));
+    assert!(found.iter().any(|fault| fault.starts_with("agentd.toml line 2:")), "{found:?}");
+}
+
+#[test]
+fn a_token_file_must_be_private() {
+    let mut file = tempfile::NamedTempFile::new().expect("temporary file");
+    writeln!(file, "secret-token").expect("written");
+    let path = file.path().to_str().expect("path is text").to_owned();
+    let flags = ["--state-dir", "/s", "--api-token-file", &path];
+
+    let config = load(&flags, &[], None).expect("0600 is private");
+    assert_eq!(config.enrolment_token, Some(Secret::new("secret-token")));
+    assert!(!format!("{config:?}").contains("secret-token"), "Debug output shows the token");
+
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("mode set");
+    let found = faults(load(&flags, &[], None));
+    assert!(found[0].contains("can be read by others (mode 0644)"), "{found:?}");
+}
+
+#[test]
+fn secrets_of_a_url_are_not_repeated() {
+    let found = faults(load(&["--state-dir", "/s"], &[("API_HOST", "http://user:pw@host")], None));
+    assert!(!found.join(" ").contains("pw"), "{found:?}");
+}

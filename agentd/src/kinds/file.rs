@@ -1,0 +1,168 @@
+//! The TOML file of a kind: what it says, and the check of each value as it is read.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+/// A kind's file as written. Unknown keys are refused with their line.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KindFile {
+    /// One sentence for people.
+    pub description: String,
+    /// Program and arguments of the app unit, each a template.
+    #[serde(deserialize_with = "command")]
+    pub command: Vec<String>,
+    /// Additions to the app's environment, each value a template.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Files to write before the app starts.
+    #[serde(default)]
+    pub files: Vec<FileTemplate>,
+    /// What a session's `input` means to it.
+    pub input: Input,
+    /// When the agent is up.
+    pub readiness: Readiness,
+    /// Whether the app is started again after its end.
+    #[serde(default)]
+    pub restart: Restart,
+    /// What the app's end means to the session, once it is not started again.
+    pub on_exit: OnExit,
+    /// Whether a D-Bus session bus is started for it.
+    #[serde(default)]
+    pub dbus: bool,
+    /// What the machine must have.
+    #[serde(default)]
+    pub requires: Requires,
+}
+
+/// A file that a kind writes into the session's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileTemplate {
+    /// Path below the session's directory (`home/.config/x` is in its HOME); no template.
+    #[serde(deserialize_with = "relative_path")]
+    pub path: PathBuf,
+    /// Octal mode, for example "0600".
+    #[serde(default = "private", deserialize_with = "mode")]
+    pub mode: u32,
+    /// Template of the content.
+    pub content: String,
+}
+
+/// What a session's `input` means to a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Input {
+    /// A session of this kind must have one.
+    Required,
+    /// It may have one.
+    Optional,
+    /// It would be ignored, so a session that has one is refused.
+    None,
+}
+
+/// What tells that the agent is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readiness {
+    /// Its first window is on the screen.
+    Window,
+    /// It has been started.
+    None,
+}
+
+/// What the app's end means to the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExit {
+    /// Nothing: it stays Ready until it is stopped.
+    Keep,
+    /// It ends, too.
+    End,
+}
+
+/// When the app is started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Never.
+    #[default]
+    No,
+    /// After an exit status other than 0.
+    OnFailure,
+    /// After every end.
+    Always,
+}
+
+impl Restart {
+    /// Longest pause between two starts.
+    const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+    /// How long to wait before the app that ended with `exit_status` is started again, after `restarts` restarts in
+    /// a row; None when it is not. A run of a minute or more begins a new row: the caller counts.
+    pub fn delay(self, exit_status: i32, restarts: u32) -> Option<Duration> {
+        let again = match self {
+            Self::No => false,
+            Self::OnFailure => exit_status != 0,
+            Self::Always => true,
+        };
+        let backoff = Duration::from_millis(250).saturating_mul(2_u32.saturating_pow(restarts.min(16)));
+        again.then_some(backoff.min(Self::MAX_BACKOFF))
+    }
+}
+
+/// What a kind needs on the machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Requires {
+    /// Program → package that has it.
+    #[serde(default)]
+    pub programs: BTreeMap<String, String>,
+}
+
+fn private() -> u32 {
+    0o600
+}
+
+fn command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let command = Vec::<String>::deserialize(deserializer)?;
+    if command.is_empty() {
+        return Err(serde::de::Error::custom("a kind needs a command: [\"program\", \"argument\", …]"));
+    }
+    Ok(command)
+}
+
+fn relative_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    let inside = path.components().all(|part| matches!(part, Component::Normal(_))) && path != Path::new("");
+    if !inside {
+        return Err(serde::de::Error::custom("a path below the session's directory is wanted, without .."));
+    }
+    Ok(path)
+}
+
+fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match u32::from_str_radix(&text, 8) {
+        // Nobody but the session's user: other sessions' users must not read what a kind writes.
+        Ok(mode) if mode & !0o700 == 0 && mode & 0o400 != 0 => Ok(mode),
+        _ => Err(serde::de::Error::custom("an octal mode for the owner alone is wanted: \"0600\" or \"0700\"")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_back_off_up_to_a_cap() {
+        assert_eq!(Restart::No.delay(1, 0), None);
+        assert_eq!(Restart::OnFailure.delay(0, 0), None);
+        assert_eq!(Restart::OnFailure.delay(1, 0), Some(Duration::from_millis(250)));
+        assert_eq!(Restart::Always.delay(0, 3), Some(Duration::from_secs(2)));
+        assert_eq!(Restart::Always.delay(0, u32::MAX), Some(Duration::from_secs(30)));
+    }
+}

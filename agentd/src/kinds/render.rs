@@ -1,0 +1,120 @@
+//! From a kind and a session to the app unit: pure.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use helix_protocol::SessionId;
+use helix_protocol::session::Geometry;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+
+use super::file::KindFile;
+use crate::supervisor::SessionPaths;
+
+/// What a template may use. Strict: a name that is not here is an error, not an empty text.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// `session`.
+    pub session: &'a SessionId,
+    /// `root`, `home`, `tmp`, `runtime`, `workspace`.
+    pub paths: &'a SessionPaths,
+    /// `project`: where the agent starts, the workspace or a directory in it.
+    pub project: &'a Path,
+    /// `agentd`: the agentd program.
+    pub agentd: &'a Path,
+    /// `input`: the session's input, empty where there is none.
+    pub input: &'a str,
+    /// `width`, `height`.
+    pub geometry: Geometry,
+    /// `shell`: the user's shell.
+    pub shell: &'a str,
+}
+
+/// What the app unit gets from its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Additions to the session's environment.
+    pub env: BTreeMap<String, String>,
+    /// Files to write before it starts, parents included.
+    pub files: Vec<RenderedFile>,
+}
+
+/// A file to write.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RenderedFile {
+    /// Absolute path inside the session's directory.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Content; may hold the session's input.
+    pub content: String,
+}
+
+impl std::fmt::Debug for RenderedFile {
+    /// Without the content, which may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { path, mode, content } = self;
+        write!(f, "{} {mode:04o} ({} bytes)", path.display(), content.len())
+    }
+}
+
+/// A template that cannot be rendered.
+#[derive(Debug, thiserror::Error)]
+#[error("template of {place} cannot be rendered: {reason}")]
+pub struct RenderError {
+    /// `command`, `environment.NAME` or `files PATH`.
+    pub place: String,
+    /// What is wrong, for people.
+    pub reason: String,
+}
+
+/// Renders every template of a kind.
+pub fn render(kind: &KindFile, context: &Context<'_>) -> Result<Rendered, RenderError> {
+    let mut engine = Environment::new();
+    engine.set_undefined_behavior(UndefinedBehavior::Strict);
+    engine.set_auto_escape_callback(|_| AutoEscape::None);
+    // A file's last newline belongs to it. Only unusual delimiters could be refused here.
+    if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
+        engine.set_syntax(syntax);
+    }
+    let Context { session, paths, project, agentd, input, geometry, shell } = *context;
+    let values = context! {
+        session => session.as_str(),
+        root => paths.root.to_string_lossy(),
+        home => paths.home.to_string_lossy(),
+        tmp => paths.tmp.to_string_lossy(),
+        runtime => paths.runtime.to_string_lossy(),
+        workspace => paths.workspace.to_string_lossy(),
+        project => project.to_string_lossy(),
+        agentd => agentd.to_string_lossy(),
+        input,
+        width => geometry.width,
+        height => geometry.height,
+        shell,
+    };
+    let text = |place: String, template: &str| {
+        // Name and line of the error's own text are of an unnamed template; `place` says which.
+        engine.render_str(template, &values).map_err(|error| RenderError {
+            place,
+            reason: error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned),
+        })
+    };
+
+    let argv = kind.command.iter().map(|part| text("command".to_owned(), part)).collect::<Result<_, _>>()?;
+    let env = kind
+        .environment
+        .iter()
+        .map(|(name, value)| Ok((name.clone(), text(format!("environment.{name}"), value)?)))
+        .collect::<Result<_, RenderError>>()?;
+    let files = kind
+        .files
+        .iter()
+        .map(|file| {
+            let body = text(format!("files {}", file.path.display()), &file.content)?;
+            Ok(RenderedFile { path: paths.root.join(&file.path), mode: file.mode, content: body })
+        })
+        .collect::<Result<_, RenderError>>()?;
+    Ok(Rendered { argv, env, files })
+}

@@ -1,0 +1,257 @@
+//! What is done on one connection, until it is over. Futures of one task, not tasks: they end together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use helix_protocol::link::{Message, Nudge, Reply, Request};
+use helix_protocol::runner::Heartbeat;
+use helix_protocol::session::ObservedSession;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::backoff::Backoff;
+use super::connection::{Change, Connection, RequestError};
+use super::{Link, LinkStatus};
+use crate::dial::DialNudge;
+
+/// Between two syncs when nobody nudges.
+const SYNC_INTERVAL: Duration = Duration::from_secs(10);
+/// Until the server names its own.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// Unanswered heartbeats in a row after which a connection that seems up is renewed.
+const DEAF_HEARTBEATS: u32 = 3;
+/// Reports on their way at once.
+const REPORTS_AT_ONCE: usize = 8;
+
+/// Shared by the futures of one connection.
+struct Serving<'a> {
+    link: &'a Link,
+    connection: Connection,
+    /// Counts the times that the connection came up; what was said before the last is forgotten.
+    ups: watch::Sender<u64>,
+    /// Heartbeat interval of the server that registered us; None while nobody has.
+    registered: watch::Sender<Option<Duration>>,
+    sync: Notify,
+}
+
+impl Link {
+    /// Serves until the connection is over.
+    pub(super) async fn serve(&self, connection: Connection, changes: mpsc::Receiver<Change>) {
+        let serving = Serving {
+            link: self,
+            connection,
+            ups: watch::Sender::new(1),
+            registered: watch::Sender::new(None),
+            sync: Notify::new(),
+        };
+        tokio::select! {
+            () = serving.follow(changes) => {}
+            () = serving.register() => {}
+            () = serving.heartbeat() => {}
+            () = serving.fetch_desired() => {}
+            () = serving.send_reports() => {}
+            () = serving.hear_nudges() => {}
+        }
+    }
+}
+
+impl Serving<'_> {
+    /// Follows the connection; ends when it is over.
+    async fn follow(&self, mut changes: mpsc::Receiver<Change>) {
+        // `open` returned after the first Up.
+        let mut first = true;
+        while let Some(change) = changes.recv().await {
+            match change {
+                Change::Up if std::mem::take(&mut first) => {}
+                Change::Up => self.ups.send_modify(|ups| *ups += 1),
+                Change::Down => {
+                    self.registered.send_replace(None);
+                    self.link.away("the connection to NATS is interrupted");
+                }
+                Change::Over => return,
+            }
+        }
+    }
+
+    /// Registers after every Up, and again when a server says that it does not know us.
+    async fn register(&self) {
+        let mut ups = self.ups.subscribe();
+        let mut registered = self.registered.subscribe();
+        let mut backoff = Backoff::default();
+        loop {
+            ups.mark_unchanged();
+            let facts = Box::new(self.link.facts.clone());
+            match self.connection.request(Request::Register { facts }).await {
+                Ok(Reply::Registered { heartbeat_interval_ms, .. }) => {
+                    backoff.reset();
+                    // The server may have lost what it acknowledged (its store was emptied).
+                    self.link.reports.repeat_all();
+                    self.registered.send_replace(Some(Duration::from_millis(heartbeat_interval_ms.max(100))));
+                    self.link.status.send_replace(LinkStatus::Registered);
+                    tracing::info!("registered");
+                    tokio::select! {
+                        _ = ups.changed() => {}
+                        _ = registered.wait_for(Option::is_none) => {}
+                    }
+                }
+                other => {
+                    self.link.away(&format!("cannot register: {}", failure(other)));
+                    let wait = tokio::time::sleep(backoff.next());
+                    tokio::select! {
+                        _ = ups.changed() => {}
+                        () = wait => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn heartbeat(&self) {
+        let mut registered = self.registered.subscribe();
+        let mut draining = self.link.draining.clone();
+        let mut unanswered = 0;
+        loop {
+            let interval = self.when_registered(&mut registered).await;
+            let heartbeat = Heartbeat {
+                active_tasks: self.link.reports.active(),
+                slots: self.link.facts.slots,
+                draining: *draining.borrow_and_update(),
+            };
+            match self.connection.request(Request::Heartbeat { heartbeat }).await {
+                Ok(Reply::HeartbeatAck {}) => unanswered = 0,
+                Err(RequestError::Refused { code, detail }) => {
+                    tracing::warn!(%code, detail, "heartbeat refused, registering again");
+                    self.registered.send_replace(None);
+                    continue;
+                }
+                Err(RequestError::TimedOut) => {
+                    unanswered += 1;
+                    tracing::warn!(unanswered, "no answer to a heartbeat");
+                    if unanswered >= DEAF_HEARTBEATS {
+                        unanswered = 0;
+                        self.connection.renew().await;
+                    }
+                }
+                other => tracing::debug!(reason = failure(other), "no answer to a heartbeat"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(interval.unwrap_or(HEARTBEAT_INTERVAL)) => {}
+                _ = draining.changed() => {}
+            }
+        }
+    }
+
+    async fn fetch_desired(&self) {
+        let mut registered = self.registered.subscribe();
+        loop {
+            self.when_registered(&mut registered).await;
+            match self.connection.request(Request::Sync {}).await {
+                Ok(Reply::DesiredSet { sessions }) => {
+                    let sessions = Arc::new(sessions);
+                    self.link.desired.send_if_modified(|old| {
+                        let changed = old.as_ref() != Some(&sessions);
+                        *old = Some(sessions);
+                        changed
+                    });
+                }
+                other => tracing::debug!(reason = failure(other), "no desired set"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SYNC_INTERVAL) => {}
+                () = self.sync.notified() => {}
+                // Registered anew: what was nudged meanwhile is lost.
+                _ = registered.changed() => {}
+            }
+        }
+    }
+
+    async fn send_reports(&self) {
+        let mut registered = self.registered.subscribe();
+        let mut changes = self.link.reports.watch();
+        let mut backoff = Backoff::default();
+        loop {
+            self.when_registered(&mut registered).await;
+            changes.mark_unchanged();
+            let pending = self.link.reports.pending();
+            if pending.is_empty() {
+                backoff.reset();
+                // The sender lives in the reports that we hold.
+                let _ = changes.changed().await;
+                continue;
+            }
+            let sent = futures::stream::iter(pending)
+                .map(|observed| self.report(observed))
+                .buffer_unordered(REPORTS_AT_ONCE)
+                .fold(true, |all, one| async move { all && one });
+            if sent.await {
+                backoff.reset();
+            } else {
+                tokio::time::sleep(backoff.next()).await;
+            }
+        }
+    }
+
+    async fn report(&self, observed: ObservedSession) -> bool {
+        let wanted = observed.session.clone();
+        match self.connection.request(Request::Report { observed: Box::new(observed) }).await {
+            Ok(Reply::ReportAck { session, epoch, report }) if session == wanted => {
+                self.link.reports.acknowledge(&session, epoch, report);
+                true
+            }
+            other => {
+                tracing::debug!(HELIX_SESSION = %wanted, reason = failure(other), "report not acknowledged");
+                false
+            }
+        }
+    }
+
+    async fn hear_nudges(&self) {
+        let mut nudges = match self.connection.nudges().await {
+            Ok(nudges) => nudges,
+            Err(error) => {
+                tracing::error!(%error, "cannot subscribe to nudges; the timer alone keeps this runner in step");
+                return std::future::pending().await;
+            }
+        };
+        while let Some(message) = nudges.next().await {
+            match serde_json::from_slice::<Message<Nudge>>(&message.payload) {
+                Ok(Message { runner, .. }) if runner != self.link.config.runner => {
+                    tracing::warn!(%runner, "nudge for another runner dropped");
+                }
+                Ok(Message { body: Nudge::Sync {}, .. }) => self.sync.notify_one(),
+                Ok(Message { body: Nudge::Dial { server }, .. }) => {
+                    let nudge = DialNudge { connection: self.connection.clone(), server };
+                    if self.link.dials.try_send(nudge).is_err() {
+                        // Its viewer gets a 503 in a few seconds and may try again.
+                        tracing::warn!("nudge to dial dropped: too many wait");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, subject = %message.subject, "nudge dropped"),
+            }
+        }
+    }
+
+    /// Waits until registered; answers the server's heartbeat interval.
+    async fn when_registered(&self, registered: &mut watch::Receiver<Option<Duration>>) -> Option<Duration> {
+        // The sender is in `self`, so waiting cannot fail.
+        registered.wait_for(Option::is_some).await.ok().and_then(|interval| *interval)
+    }
+}
+
+fn failure(result: Result<Reply, RequestError>) -> String {
+    match result {
+        Ok(reply) => format!("the answer is of the wrong type: {}", kind_of(&reply)),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn kind_of(reply: &Reply) -> &'static str {
+    match reply {
+        Reply::Registered { .. } => "registered",
+        Reply::HeartbeatAck {} => "heartbeat_ack",
+        Reply::DesiredSet { .. } => "desired_set",
+        Reply::ReportAck { .. } => "report_ack",
+        Reply::Dials { .. } => "dials",
+        Reply::Refused { .. } => "refused",
+    }
+}

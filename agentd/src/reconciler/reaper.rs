@@ -1,0 +1,30 @@
+//! Ends what belongs to this runner but to no session that it knows: at start and every minute.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::supervisor::Supervisor;
+
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Runs until dropped. `known` has a session's unit key before anything of it can be found.
+pub(super) async fn run<S: Supervisor>(supervisor: S, known: watch::Receiver<BTreeSet<String>>) {
+    loop {
+        match supervisor.found().await {
+            Ok(found) => {
+                // Read after looking: a session that began in between is known by now.
+                let known = known.borrow().clone();
+                for key in found.into_iter().filter(|key| !known.contains(key)) {
+                    tracing::warn!(unit_key = key, "reaping what no known session has left");
+                    if let Err(error) = supervisor.reap(&key).await {
+                        tracing::error!(unit_key = key, %error, "not reaped; trying again in a minute");
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "the reaper cannot look"),
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}

@@ -1,0 +1,123 @@
+//! The end of a session, and what may come after it: being forgotten, or running anew under a newer epoch.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use helix_protocol::session::Desired;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::state::{Event, Outcome, State};
+use super::{Order, RETRY, Session, begin_step, finish_step, new_entry, take_order};
+use crate::supervisor::{Supervisor, UnitName};
+
+/// From a polite request to SIGKILL: the agent may want to save; the display removes its sockets.
+const POLITE: [(UnitName, Duration); 2] =
+    [(UnitName::App, Duration::from_secs(5)), (UnitName::Display, Duration::from_secs(2))];
+/// From the order to a session that has ended, or is given up with what it left named.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+impl<S: Supervisor> Session<S> {
+    /// Kills everything of the session and proves it.
+    pub(super) async fn end(&self) {
+        let (supervisor, id) = (&self.context.supervisor, self.id());
+        let begun = Instant::now();
+        let opened = self.entry().identity.is_some();
+        for (unit, grace) in POLITE.into_iter().filter(|_| opened) {
+            if let Err(error) = supervisor.stop(&id, unit, grace).await {
+                // Its guest is gone, most likely; the kill below needs none.
+                tracing::debug!(unit = unit.as_str(), %error, "unit not stopped politely");
+                break;
+            }
+        }
+        let left = loop {
+            match supervisor.kill(&id).await {
+                Ok(()) => break None,
+                Err(error) if begun.elapsed() >= DEADLINE => break Some(error),
+                Err(error) => {
+                    tracing::warn!(%error, "session not ended yet");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        self.commit(|entry| {
+            finish_step(entry, "stopping", None);
+            if let Some(error) = &left {
+                entry.state = entry.state.after(Event::End(Outcome::Failed)).unwrap_or(entry.state);
+                let message = format!("something of the session cannot be ended: {error}");
+                entry.cause = Some(helix_protocol::session::Cause::new("left_behind", message));
+            }
+            if let Some(state) = entry.state.after(Event::NothingRuns) {
+                entry.state = state;
+                entry.pid = None;
+                begin_step(entry, if state == State::Ended(Outcome::Failed) { "failed" } else { "stopped" });
+            }
+        })
+        .await;
+        self.context.ended.send_modify(|ended| *ended += 1);
+        tracing::info!(took_ms = begun.elapsed().as_millis() as u64, "session ended");
+    }
+
+    /// After the end: waits for an order that changes something. Breaks when the task has nothing left to do.
+    pub(super) async fn rest(&self, orders: &mut watch::Receiver<Order>) -> ControlFlow<()> {
+        loop {
+            let order = orders.borrow_and_update().clone();
+            let (own, forgotten) = {
+                let entry = self.entry();
+                (entry.desired.epoch, entry.forgotten)
+            };
+            self.note_claim(order.unclaimed);
+            let current = order.desired.epoch >= own;
+            if current && order.desired.deleted && !forgotten {
+                self.forget(&order).await;
+            } else if order.desired.epoch > own {
+                match order.desired.desired {
+                    Desired::Running => {
+                        self.begin_anew(&order).await;
+                        return ControlFlow::Continue(());
+                    }
+                    Desired::Stopped => self.commit(|entry| take_order(entry, &order.desired)).await,
+                }
+            }
+            if orders.changed().await.is_err() {
+                return ControlFlow::Break(());
+            }
+        }
+    }
+
+    /// Removes workspace and logs. Reported only when nothing is left, so a server never believes it too early.
+    async fn forget(&self, order: &Order) {
+        let (supervisor, id) = (&self.context.supervisor, self.id());
+        loop {
+            let removed = match supervisor.kill(&id).await {
+                Ok(()) => supervisor.forget(&id).await,
+                error => error,
+            };
+            match removed {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::error!(%error, "a deleted session is not gone yet");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+        self.commit(|entry| {
+            take_order(entry, &order.desired);
+            entry.forgotten = true;
+        })
+        .await;
+        tracing::info!("session forgotten");
+    }
+
+    /// A newer assignment of the same session to this runner: a new life, with nothing of the old one.
+    async fn begin_anew(&self, order: &Order) {
+        while let Err(error) = self.context.supervisor.forget(&self.id()).await {
+            tracing::error!(%error, "the former life of a session is not gone yet");
+            tokio::time::sleep(RETRY).await;
+        }
+        let entry = new_entry(&self.context.config, order.desired.clone());
+        tracing::info!(epoch = %order.desired.epoch, at = %Timestamp::now(), "session begins anew");
+        self.commit(|old| *old = entry).await;
+    }
+}

@@ -1,0 +1,246 @@
+//! From a session's spec to what is started for it: pure. Paths, kinds and host facts in, files and units out.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use helix_protocol::session::{Cause, Geometry, SessionSpec};
+use helix_protocol::{KindName, RunnerId, SessionId};
+
+use super::workspace;
+use crate::kinds::{self, Kinds, OnExit, Readiness, RenderedFile, Restart};
+use crate::supervisor::{SessionPaths, Stdout, UnitName, UnitSpec};
+
+/// Window manager settings: every window maximised and undecorated, no key and hardly a button taken from the agent.
+const OPENBOX_RC: &str = include_str!("rc.xml");
+/// Who a session's commits are by, unless its spec says otherwise.
+const GIT_NAME: &str = "Helix Agent";
+const GIT_EMAIL: &str = "agent@helix.invalid";
+/// Set by the supervisor or by us; a spec cannot change them.
+const RESERVED: [&str; 8] = [
+    "HELIX_SESSION_ID",
+    "HELIX_RUNNER_ID",
+    "HELIX_SLICE",
+    "DISPLAY",
+    "XAUTHORITY",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "WAYLAND_DISPLAY",
+];
+
+/// What of agentd's own surroundings its sessions get: nothing else of its environment reaches them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// PATH.
+    pub path: String,
+    /// LANG.
+    pub lang: String,
+    /// SHELL.
+    pub shell: String,
+    /// USER.
+    pub user: String,
+    /// The agentd program, for units that run it.
+    pub program: PathBuf,
+}
+
+/// Everything that a plan depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Which session.
+    pub session: &'a SessionId,
+    /// On which runner.
+    pub runner: &'a RunnerId,
+    /// What was asked.
+    pub spec: &'a SessionSpec,
+    /// Its kind, with the runner's default filled in.
+    pub kind: &'a KindName,
+    /// Kinds of this runner.
+    pub kinds: &'a Kinds,
+    /// Its directories.
+    pub paths: &'a SessionPaths,
+    /// Desktop size where the spec names none.
+    pub default_geometry: Geometry,
+    /// The machine.
+    pub host: &'a Host,
+}
+
+/// What is started, and what its ends mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Files to write before the first unit starts.
+    pub files: Vec<RenderedFile>,
+    /// Fills the workspace, if there is anything to fill it with.
+    pub workspace: Option<UnitSpec>,
+    /// X and VNC server.
+    pub display: UnitSpec,
+    /// Session bus, if the kind wants one.
+    pub dbus: Option<UnitSpec>,
+    /// When the agent is up.
+    pub readiness: Readiness,
+    /// When the agent is started again.
+    pub restart: Restart,
+    /// What the agent's end means.
+    pub on_exit: OnExit,
+    /// Desktop size.
+    pub geometry: Geometry,
+    wm: UnitSpec,
+    app: UnitSpec,
+}
+
+impl Plan {
+    /// The window manager on display `number`.
+    pub fn wm(&self, number: u32) -> UnitSpec {
+        on_display(&self.wm, number)
+    }
+
+    /// The agent on display `number`.
+    pub fn app(&self, number: u32) -> UnitSpec {
+        on_display(&self.app, number)
+    }
+}
+
+fn on_display(unit: &UnitSpec, number: u32) -> UnitSpec {
+    let mut unit = unit.clone();
+    unit.env.insert("DISPLAY".to_owned(), format!(":{number}"));
+    unit
+}
+
+/// Makes the plan, or says why this session cannot run here.
+pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
+    let Inputs { session, spec, paths, host, .. } = *inputs;
+    let kind = inputs
+        .kinds
+        .get(inputs.kind, spec.input.as_deref())
+        .map_err(|error| Cause::new(error.code(), error.to_string()))?;
+    let relative = spec.project_path.as_deref().map(project_path).transpose()?;
+    let project = relative.as_ref().map_or_else(|| paths.workspace.clone(), |relative| paths.workspace.join(relative));
+    let geometry = spec.geometry.unwrap_or(inputs.default_geometry);
+    let context = kinds::Context {
+        session,
+        paths,
+        project: &project,
+        agentd: &host.program,
+        input: spec.input.as_deref().unwrap_or_default(),
+        geometry,
+        shell: &host.shell,
+    };
+    let rendered = kinds::render(kind, &context)
+        .map_err(|error| Cause::new("kind_unavailable", format!("kind {} cannot be used: {error}", inputs.kind)))?;
+
+    let base = base_environment(inputs, &project, kind.dbus);
+    let unit =
+        |name, argv: Vec<String>, stdout| UnitSpec { name, argv, env: base.clone(), cwd: paths.home.clone(), stdout };
+    let rc = paths.root.join("openbox.xml");
+    let mut files = vec![RenderedFile { path: rc.clone(), mode: 0o600, content: OPENBOX_RC.to_owned() }];
+    files.extend(rendered.files);
+
+    let git = spec.project.as_ref().map(|project| (project.git.as_str(), project.branch.as_deref()));
+    let workspace = (git.is_some() || relative.is_some()).then(|| {
+        let mut argv = vec![text(&host.program)];
+        argv.extend(workspace::arguments(&paths.workspace, git, relative.as_deref()));
+        let mut unit = UnitSpec { cwd: paths.workspace.clone(), ..unit(UnitName::Workspace, argv, Stdout::Log) };
+        // Nobody is there to answer a question.
+        unit.env.insert("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned());
+        unit.env.insert("GIT_SSH_COMMAND".to_owned(), "ssh -o BatchMode=yes".to_owned());
+        unit
+    });
+    let dbus = kind.dbus.then(|| {
+        let address = format!("--address={}", bus_address(paths));
+        unit(
+            UnitName::Dbus,
+            words(&["dbus-daemon", "--session", "--nofork", &address, "--print-address=1"]),
+            Stdout::Ready,
+        )
+    });
+    let mut app = UnitSpec { argv: rendered.argv, cwd: project, ..unit(UnitName::App, Vec::new(), Stdout::Log) };
+    app.env.extend(rendered.env);
+    let own = spec.env.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
+    app.env.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+
+    Ok(Plan {
+        files,
+        workspace,
+        display: unit(UnitName::Display, display_command(session, paths, geometry), Stdout::Ready),
+        dbus,
+        wm: unit(UnitName::Wm, words(&["openbox", "--sm-disable", "--config-file", &text(&rc)]), Stdout::Log),
+        app,
+        readiness: kind.readiness,
+        restart: kind.restart,
+        on_exit: kind.on_exit,
+        geometry,
+    })
+}
+
+/// X and VNC in one process: a unix socket for RFB, no TCP port, no GLX (it costs 50 MiB), its number on stdout. The
+/// RFB socket has no password: it is 0600 in a 0700 directory, and only agentd, which dials viewers, uses it.
+fn display_command(session: &SessionId, paths: &SessionPaths, geometry: Geometry) -> Vec<String> {
+    let (geometry, authority, socket) = (geometry.to_string(), text(&paths.xauthority), text(&paths.vnc_socket));
+    let mut argv = words(&["Xtigervnc", "-displayfd", "1", "-geometry", &geometry, "-depth", "24", "-dpi", "96"]);
+    argv.extend(words(&["-auth", &authority, "-nolisten", "tcp", "-noreset", "-extension", "GLX"]));
+    argv.extend(words(&["-rfbport", "-1", "-rfbunixpath", &socket, "-rfbunixmode", "0600"]));
+    argv.extend(words(&["-SecurityTypes", "None", "-UseBlacklist=0", "-AlwaysShared", "-desktop", session.as_str()]));
+    argv
+}
+
+fn base_environment(inputs: &Inputs<'_>, project: &Path, dbus: bool) -> BTreeMap<String, String> {
+    let Inputs { session, runner, paths, host, .. } = *inputs;
+    let mut env: BTreeMap<String, String> = [
+        ("HELIX_SESSION_ID", session.to_string()),
+        ("HELIX_RUNNER_ID", runner.to_string()),
+        ("HOME", text(&paths.home)),
+        ("TMPDIR", text(&paths.tmp)),
+        ("XDG_RUNTIME_DIR", text(&paths.runtime)),
+        ("XAUTHORITY", text(&paths.xauthority)),
+        ("WORKSPACE_DIR", text(&paths.workspace)),
+        ("PROJECT_PATH", text(project)),
+        ("PATH", host.path.clone()),
+        ("LANG", host.lang.clone()),
+        ("SHELL", host.shell.clone()),
+        ("TERM", "xterm-256color".to_owned()),
+        ("USER", host.user.clone()),
+        ("GIT_AUTHOR_NAME", GIT_NAME.to_owned()),
+        ("GIT_AUTHOR_EMAIL", GIT_EMAIL.to_owned()),
+        ("GIT_COMMITTER_NAME", GIT_NAME.to_owned()),
+        ("GIT_COMMITTER_EMAIL", GIT_EMAIL.to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect();
+    if dbus {
+        env.insert("DBUS_SESSION_BUS_ADDRESS".to_owned(), bus_address(paths));
+    }
+    env
+}
+
+fn bus_address(paths: &SessionPaths) -> String {
+    format!("unix:path={}", paths.runtime.join("bus").display())
+}
+
+/// The directory inside the workspace that a `project_path` means. The documents write it with a leading
+/// `/workspace/`, or as an absolute path.
+fn project_path(given: &str) -> Result<PathBuf, Cause> {
+    let inside = given.strip_prefix("/workspace/").unwrap_or(given).trim_start_matches('/');
+    let inside = if given == "/workspace" { "" } else { inside };
+    let mut relative = PathBuf::new();
+    for part in Path::new(inside).components() {
+        match part {
+            Component::Normal(name) => relative.push(name),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                let message = format!("project_path {given:?} leaves the workspace; name a directory inside it");
+                return Err(Cause::new("project_path_invalid", message));
+            }
+        }
+    }
+    Ok(relative)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests;

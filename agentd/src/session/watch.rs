@@ -1,0 +1,159 @@
+//! While a session is Ready: its display's end is its end, window manager and bus are started again, and what the
+//! agent's end means is its kind's to say.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::attach::Live;
+use super::plan::Plan;
+use super::{Ending, Session};
+use crate::kinds::{OnExit, Restart};
+use crate::supervisor::{SliceEvent, Supervisor, UnitName};
+
+/// Of a unit that shall go away before it is started again: it has ended already.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// A unit that ran this long starts a new row of pauses.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// Starts of a unit in this watch.
+#[derive(Debug)]
+struct Restarts {
+    in_a_row: u32,
+    since: Instant,
+    /// When it is started again.
+    due: Option<Instant>,
+}
+
+impl Default for Restarts {
+    fn default() -> Self {
+        Self { in_a_row: 0, since: Instant::now(), due: None }
+    }
+}
+
+impl<S: Supervisor> Session<S> {
+    /// Watches until the session cannot go on. `live` is None after a restart of agentd.
+    pub(super) async fn watch(&self, live: Option<Live>) -> Ending {
+        let live = match live {
+            Some(live) => Ok(live),
+            None => self.attach().await,
+        };
+        let Live { plan, mut events, exits } = match live {
+            Ok(live) => live,
+            Err(ending) => return ending,
+        };
+        let mut restarts = BTreeMap::new();
+        for (unit, code) in exits {
+            if let Some(ending) = self.exited(&plan, &mut restarts, unit, code).await {
+                return ending;
+            }
+        }
+        loop {
+            let due =
+                restarts.iter().filter_map(|(unit, state): (&UnitName, &Restarts)| Some((state.due?, *unit))).min();
+            let event = tokio::select! {
+                event = events.recv() => event,
+                unit = next(due) => {
+                    self.start_again(&plan, &mut restarts, unit).await;
+                    continue;
+                }
+            };
+            match event {
+                Some(SliceEvent::UnitExited(status)) => {
+                    let code = status.exit_status.unwrap_or_default();
+                    if let Some(ending) = self.exited(&plan, &mut restarts, status.name, code).await {
+                        return ending;
+                    }
+                }
+                Some(SliceEvent::TaskFinished(result)) => self.note_result(Some(result)),
+                Some(SliceEvent::SliceGone(reason)) => return Ending::failed("guest_died", reason),
+                None => return Ending::failed("supervision_failed", "the session's events ended"),
+            }
+        }
+    }
+
+    /// What the end of a unit means.
+    async fn exited(
+        &self,
+        plan: &Plan,
+        restarts: &mut BTreeMap<UnitName, Restarts>,
+        unit: UnitName,
+        code: i32,
+    ) -> Option<Ending> {
+        let policy = match unit {
+            UnitName::Workspace => return None,
+            UnitName::Display => {
+                let message = format!("the display ended (status {code})");
+                return Some(self.cause("display_died", message, unit).await.into());
+            }
+            UnitName::Dbus | UnitName::Wm => Restart::Always,
+            UnitName::App => plan.restart,
+        };
+        let state = restarts.entry(unit).or_default();
+        if state.since.elapsed() >= STEADY {
+            state.in_a_row = 0;
+        }
+        if let Some(pause) = policy.delay(code, state.in_a_row) {
+            tracing::warn!(
+                unit = unit.as_str(),
+                code,
+                pause_ms = pause.as_millis() as u64,
+                "unit ended, will be started again"
+            );
+            state.in_a_row += 1;
+            state.due = Some(Instant::now() + pause);
+            return None;
+        }
+        if self.entry().pid.is_some() {
+            self.change(|entry| entry.pid = None);
+        }
+        match plan.on_exit {
+            OnExit::Keep => None,
+            OnExit::End if code == 0 => Some(Ending::stopped("agent_exited", "the agent ended by itself")),
+            OnExit::End => {
+                let message = format!("the agent ended with status {code}");
+                Some(self.cause("agent_exited", message, unit).await.into())
+            }
+        }
+    }
+
+    async fn start_again(&self, plan: &Plan, restarts: &mut BTreeMap<UnitName, Restarts>, unit: UnitName) {
+        let state = restarts.entry(unit).or_default();
+        (state.due, state.since) = (None, Instant::now());
+        let display = self.entry().display.as_ref().map(|display| display.number);
+        let spec = match (unit, display) {
+            (UnitName::Dbus, _) => plan.dbus.clone(),
+            (UnitName::Wm, Some(number)) => Some(plan.wm(number)),
+            (UnitName::App, Some(number)) => Some(plan.app(number)),
+            (UnitName::Workspace | UnitName::Display, _) | (UnitName::Wm | UnitName::App, None) => None,
+        };
+        let Some(spec) = spec else { return };
+        let (supervisor, id) = (&self.context.supervisor, self.id());
+        let again = async {
+            // A unit must be forgotten before it can be started anew.
+            supervisor.stop(&id, unit, STOP_GRACE).await?;
+            supervisor.start(&id, &spec).await
+        };
+        match again.await {
+            Ok(status) if unit == UnitName::App => self.change(|entry| entry.pid = status.pid),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(unit = unit.as_str(), %error, "unit cannot be started again");
+                let pause = Restart::Always.delay(1, state.in_a_row).unwrap_or(STEADY);
+                state.in_a_row += 1;
+                state.due = Some(Instant::now() + pause);
+            }
+        }
+    }
+}
+
+async fn next(due: Option<(Instant, UnitName)>) -> UnitName {
+    match due {
+        Some((at, unit)) => {
+            tokio::time::sleep_until(at).await;
+            unit
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,133 @@
+//! `agentd workspace`: fills a session's workspace. Runs as unit `workspace`, as the session's user.
+//!
+//! Clones what was asked for, then makes the directory where the agent starts. That directory comes from the request
+//! and the tree around it from a foreign repository, whose symbolic links may point anywhere: each step is resolved
+//! by the kernel beneath the workspace. git's own messages go to standard error, hence to the unit's log.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, bail};
+use clap::Parser as _;
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2};
+use rustix::io::Errno;
+
+/// What to prepare. Nothing of it is secret.
+#[derive(Debug, clap::Parser)]
+#[command(name = "agentd workspace", about = "Fills a session's workspace (internal)")]
+struct Args {
+    /// The workspace; exists and is empty.
+    #[arg(long)]
+    dir: PathBuf,
+    /// What to clone.
+    #[arg(long)]
+    git: Option<String>,
+    /// Branch or tag to check out.
+    #[arg(long)]
+    branch: Option<String>,
+    /// Directory to make, relative to the workspace.
+    #[arg(long)]
+    project: Option<PathBuf>,
+}
+
+/// Arguments of the unit, after the program's own path.
+pub(super) fn arguments(dir: &Path, git: Option<(&str, Option<&str>)>, project: Option<&Path>) -> Vec<String> {
+    // With "=", so that no value can be taken for a flag.
+    let mut arguments = vec!["workspace".to_owned(), format!("--dir={}", dir.display())];
+    if let Some((url, branch)) = git {
+        arguments.push(format!("--git={url}"));
+        arguments.extend(branch.map(|branch| format!("--branch={branch}")));
+    }
+    arguments.extend(project.map(|project| format!("--project={}", project.display())));
+    arguments
+}
+
+/// Runs `agentd workspace`; `args` are the arguments after that word. Exits as git did when git failed.
+pub fn main(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
+    let args = Args::parse_from(std::iter::once(OsString::from("agentd workspace")).chain(args));
+    if let Some(url) = &args.git {
+        let status = git_clone(url, args.branch.as_deref(), &args.dir)
+            .status()
+            .context("cannot run git; install it on this runner: apt-get install git")?;
+        if !status.success() {
+            let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+            return Ok(ExitCode::from(code.max(1)));
+        }
+    }
+    if let Some(project) = &args.project {
+        make_beneath(&args.dir, project)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn git_clone(url: &str, branch: Option<&str>, dir: &Path) -> Command {
+    let mut git = Command::new("git");
+    // No hard links into a repository of this machine: the session could change the original's objects.
+    git.args(["clone", "--no-hardlinks"]);
+    git.args(branch.map(|branch| format!("--branch={branch}")));
+    git.arg("--").arg(url).arg(dir).stdin(Stdio::null());
+    git
+}
+
+/// Makes `relative` in `dir` with its parents. A link that leads out of `dir` is refused.
+fn make_beneath(dir: &Path, relative: &Path) -> anyhow::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = open(dir, flags, Mode::empty()).with_context(|| format!("cannot open workspace {}", dir.display()))?;
+    let beneath = |path: &Path| -> Result<OwnedFd, Errno> {
+        openat2(&top, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+    };
+    let mut path = PathBuf::new();
+    let mut parent = top.try_clone()?;
+    for part in relative.components() {
+        let Component::Normal(name) = part else { bail!("{} is not a path inside the workspace", relative.display()) };
+        path.push(name);
+        let step = match beneath(&path) {
+            Err(Errno::NOENT) => mkdirat(parent.as_fd(), name, Mode::RWXU).and_then(|()| beneath(&path)),
+            other => other,
+        };
+        parent = match step {
+            Ok(step) => step,
+            Err(Errno::XDEV) => bail!("project path {} leaves the workspace through a link", relative.display()),
+            Err(error) => bail!("cannot make {} in the workspace: {error}", path.display()),
+        };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn directories_are_made_inside_only() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let workspace = dir.path().join("w");
+        std::fs::create_dir_all(workspace.join("real")).expect("made");
+        std::fs::create_dir(dir.path().join("outside")).expect("made");
+        symlink("../outside", workspace.join("out")).expect("linked");
+        symlink("/etc", workspace.join("etc")).expect("linked");
+        symlink("real", workspace.join("in")).expect("linked");
+
+        make_beneath(&workspace, Path::new("a/b/c")).expect("made");
+        make_beneath(&workspace, Path::new("a/b/c")).expect("there already");
+        make_beneath(&workspace, Path::new("in/x")).expect("a link that stays inside is fine");
+        assert!(workspace.join("a/b/c").is_dir() && workspace.join("real/x").is_dir());
+
+        for bad in ["out/x", "etc/x", "out", "../x"] {
+            let error = make_beneath(&workspace, Path::new(bad)).expect_err(bad).to_string();
+            assert!(error.contains("workspace"), "{error}");
+        }
+        assert!(std::fs::read_dir(dir.path().join("outside")).expect("readable").next().is_none());
+    }
+
+    #[test]
+    fn no_value_becomes_a_flag_of_git() {
+        let command = git_clone("--upload-pack=touch /tmp/x", Some("-b"), Path::new("/w"));
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        assert_eq!(args, ["clone", "--no-hardlinks", "--branch=-b", "--", "--upload-pack=touch /tmp/x", "/w"]);
+    }
+}

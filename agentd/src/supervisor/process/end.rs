@@ -1,0 +1,83 @@
+//! Ends a slice, with its guest or without. Synchronous: run it on a blocking thread.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use helix_protocol::ids::hex;
+use sha2::{Digest as _, Sha256};
+
+use super::layout::{Layout, sessions_dir};
+use super::procfs;
+use super::sweep::{self, Mark};
+use crate::guest::call::call;
+use crate::guest::wire::{Answer, Record, Request};
+
+/// Longer than every grace and the guest's own sweep together.
+const GUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// From the guest's answer to its own end.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Beginning of the markers of everything that the runner with this state directory starts. Derived, so that it is
+/// known without any file.
+pub fn runner_mark(state_dir: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    format!("h{}.", hex(&Sha256::digest(state_dir.as_os_str().as_bytes())[..8]))
+}
+
+/// Beginning of the markers of one session.
+pub fn session_mark(state_dir: &Path, unit_key: &str) -> String {
+    format!("{}{unit_key}.", runner_mark(state_dir))
+}
+
+/// Ends every process of the slice and removes its sockets and directories but for logs, record and workspace.
+/// The error says what is left.
+pub fn end_slice(state_dir: &Path, unit_key: &str) -> Result<(), String> {
+    let layout = Layout::new(sessions_dir(state_dir).join(unit_key));
+    let mark = Mark::load(&layout, session_mark(state_dir, unit_key));
+    if !guest_ends_itself(&layout) {
+        sweep::end_marked(&mark)?;
+        sweep::remove_display_files(&layout).map_err(|error| format!("files of its display: {error}"))?;
+    }
+    sweep::remove_session_files(&layout).map_err(|error| format!("files in {}: {error}", layout.root.display()))
+}
+
+/// True when the guest ended everything: it is the subreaper of all processes and said that no child is left, which
+/// is a proof that needs no scan.
+fn guest_ends_itself(layout: &Layout) -> bool {
+    let Ok(Some(record)) = Record::load(&layout.record()) else { return false };
+    if !matches!(call(&layout.guest_socket(), &Request::Kill, GUEST_TIMEOUT), Ok(Answer::Done)) {
+        return false;
+    }
+    // A stale record names another process; then the lookup finds nothing to wait for.
+    if let Some(guest) = procfs::process(record.guest.pid)
+        && guest.start_time == record.guest.start_time
+        && let Some(pid) = procfs::pid(guest.pid)
+        && let Ok(fd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+    {
+        sweep::wait_for_ends(&[fd], Instant::now() + EXIT_TIMEOUT);
+    }
+    !procfs::is_alive(&record.guest)
+}
+
+/// Unit keys of everything that the runner has or had here: by directory, and by processes whose directory is gone.
+pub fn found(state_dir: &Path) -> io::Result<Vec<String>> {
+    let mut keys: Vec<String> = match fs::read_dir(sessions_dir(state_dir)) {
+        Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    keys.retain(|key| is_unit_key(key));
+    let mark = runner_mark(state_dir);
+    let marked = sweep::markers(&mark)?;
+    keys.extend(marked.iter().filter_map(|marker| Some(marker.strip_prefix(&mark)?.split_once('.')?.0.to_owned())));
+    keys.sort_unstable();
+    keys.dedup();
+    Ok(keys)
+}
+
+/// True for 16 lower-case hex digits: nothing else is ever joined to a path here.
+pub fn is_unit_key(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}

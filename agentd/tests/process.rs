@@ -1,0 +1,302 @@
+//! The process backend against the shared suite, and what only it has: a guest that can be killed, the task, and
+//! what is left on disk.
+#![allow(clippy::unwrap_used)] // a test may panic
+
+#[path = "../src/supervisor/conformance.rs"]
+mod conformance;
+
+use std::path::{Path, PathBuf};
+
+use conformance::{Fixture, PATIENCE, exit_status, next_event, session, shell};
+use helix_agentd::supervisor::process::procfs;
+use helix_agentd::supervisor::process::{ConfigError, ProcessConfig, ProcessSupervisor, reap_all};
+use helix_agentd::supervisor::{Adopted, Identity, SliceEvent, Stdout, Supervisor as _, UnitName};
+use helix_protocol::SessionId;
+use helix_protocol::session::{OUTPUT_TAIL_BYTES, SessionResult};
+use rustix::process::{Signal, kill_process};
+use tokio::sync::mpsc::Receiver;
+
+const AGENTD: &str = env!("CARGO_BIN_EXE_agentd");
+
+/// Directories of one runner. Whatever a failed test leaves running is ended with it.
+struct Runner {
+    dir: tempfile::TempDir,
+}
+
+impl Runner {
+    fn new() -> Self {
+        Self { dir: tempfile::Builder::new().prefix("helix").tempdir().unwrap() }
+    }
+
+    fn config(&self) -> ProcessConfig {
+        ProcessConfig {
+            program: AGENTD.into(),
+            ..ProcessConfig::new(self.dir.path().join("state"), self.dir.path().join("workspaces"))
+        }
+    }
+}
+
+impl Fixture for Runner {
+    type Backend = ProcessSupervisor;
+
+    fn supervisor(&self) -> ProcessSupervisor {
+        ProcessSupervisor::new(self.config()).unwrap()
+    }
+
+    fn processes(&self, session: &SessionId) -> Vec<String> {
+        let key = session.unit_key();
+        let all = procfs::processes().unwrap().into_iter().filter(|process| process.alive);
+        let marked = all.filter_map(|process| {
+            let marker = procfs::environment_value(process.pid, "HELIX_SLICE")?;
+            // The key is the same in every test's runner; the directory is not.
+            (marker.contains(&key) && belongs(process.pid, self.dir.path()))
+                .then(|| std::fs::read_to_string(format!("/proc/{}/comm", process.pid)).unwrap_or_default())
+        });
+        marked.collect()
+    }
+}
+
+/// True if the process was marked by the runner in `dir`: its guest's command line names the directory, and so
+/// does the marker's beginning, which only that runner uses.
+fn belongs(pid: u32, dir: &Path) -> bool {
+    let state = std::fs::canonicalize(dir.join("state")).unwrap();
+    let marker = procfs::environment_value(pid, "HELIX_SLICE").unwrap_or_default();
+    marker.starts_with(&helix_agentd::supervisor::process::runner_mark(&state))
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        if let Err(error) = reap_all(&self.dir.path().join("state"), None)
+            && !std::thread::panicking()
+        {
+            panic!("{error:#}");
+        }
+    }
+}
+
+conformance::conformance!(Runner::new();
+    open_is_idempotent_and_makes_private_directories,
+    a_unit_inherits_nothing,
+    start_is_idempotent_and_ends_are_told,
+    a_unit_that_cannot_start_says_why,
+    stop_asks_then_forces_and_the_unit_can_start_anew,
+    readiness_goes_to_its_file,
+    a_log_is_bounded_and_keeps_its_end,
+    a_restarted_agentd_finds_everything,
+    a_second_subscription_ends_the_first,
+    kill_leaves_nothing_but_logs_and_workspace,
+    kill_works_while_units_are_starting,
+    a_killed_session_can_be_opened_again,
+    reap_ends_what_nobody_knows,
+);
+
+fn kill(identity: &Identity, signal: Signal) {
+    kill_process(procfs::pid(identity.pid).unwrap(), signal).unwrap();
+}
+
+async fn gone(events: &mut Receiver<SliceEvent>) {
+    while !matches!(next_event(events).await, SliceEvent::SliceGone(_)) {}
+}
+
+async fn task_result(events: &mut Receiver<SliceEvent>) -> SessionResult {
+    loop {
+        if let SliceEvent::TaskFinished(result) = next_event(events).await {
+            return result;
+        }
+    }
+}
+
+/// Runs `script` as the session's task, without a desktop: its terminal is the log.
+async fn run_task(runner: &Runner, name: &str, script: &str) -> (Identity, SessionResult) {
+    let (supervisor, session) = (runner.supervisor(), session(name));
+    let identity = supervisor.open(&session).await.unwrap();
+    let mut events = supervisor.events(&session).await.unwrap();
+    let paths = supervisor.paths(&session);
+    std::fs::write(paths.root.join("input"), script).unwrap();
+    let mut unit = shell(UnitName::App, "");
+    unit.argv = vec![AGENTD.to_owned(), "task".to_owned(), paths.root.display().to_string()];
+    unit.cwd = paths.workspace;
+    supervisor.start(&session, &unit).await.unwrap();
+    let result = task_result(&mut events).await;
+    let units = supervisor.units(&session).await.unwrap();
+    assert!(units[0].pid.is_some(), "the task did not stay: {units:?}");
+    (identity, result)
+}
+
+#[tokio::test]
+async fn a_killed_guest_is_told_and_nothing_of_its_session_survives() {
+    let runner = Runner::new();
+    let (supervisor, session) = (runner.supervisor(), session("orphans"));
+    let identity = supervisor.open(&session).await.unwrap();
+    let mut events = supervisor.events(&session).await.unwrap();
+    let paths = supervisor.paths(&session);
+    let script = "trap '' TERM; (setsid sh -c 'sleep 1000 & sleep 1000' &); (env -i sleep 1000 &); echo up; sleep 1000";
+    let mut app = shell(UnitName::App, script);
+    app.stdout = Stdout::Ready;
+    supervisor.start(&session, &app).await.unwrap();
+    let wait = format!("until [ -s {}/app ]; do sleep 0.02; done", paths.ready.display());
+    supervisor.start(&session, &shell(UnitName::Workspace, &wait)).await.unwrap();
+    exit_status(&mut events, UnitName::Workspace).await;
+
+    kill(&identity, Signal::KILL);
+    gone(&mut events).await;
+    let adopted = supervisor.adopt(&session, &identity).await.unwrap();
+    assert!(matches!(adopted, Adopted::Gone { code: "guest_died", .. }), "{adopted:?}");
+    assert!(supervisor.units(&session).await.is_err());
+    assert!(!runner.processes(&session).is_empty(), "nothing to prove: no orphan is left");
+
+    supervisor.kill(&session).await.unwrap();
+    assert_eq!(runner.processes(&session), Vec::<String>::new());
+    assert!(!paths.home.exists());
+}
+
+#[tokio::test]
+async fn a_session_whose_guest_was_killed_is_opened_without_a_rest() {
+    let runner = Runner::new();
+    let (supervisor, session) = (runner.supervisor(), session("reopen"));
+    let first = supervisor.open(&session).await.unwrap();
+    let mut events = supervisor.events(&session).await.unwrap();
+    let orphan = supervisor.start(&session, &shell(UnitName::App, "exec sleep 1000")).await.unwrap();
+    kill(&first, Signal::KILL);
+    gone(&mut events).await;
+
+    let second = supervisor.open(&session).await.unwrap();
+    assert_ne!(first, second);
+    assert!(procfs::process(orphan.pid.unwrap()).is_none_or(|process| !process.alive), "the orphan lives");
+    assert!(supervisor.units(&session).await.unwrap().is_empty());
+    supervisor.kill(&session).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_answer_is_ended_by_force() {
+    let runner = Runner::new();
+    let (supervisor, session) = (runner.supervisor(), session("hung"));
+    let identity = supervisor.open(&session).await.unwrap();
+    supervisor.start(&session, &shell(UnitName::App, "exec sleep 1000")).await.unwrap();
+    kill(&identity, Signal::STOP);
+    supervisor.kill(&session).await.unwrap();
+    assert_eq!(runner.processes(&session), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_display_that_was_killed_leaves_no_lock_and_no_socket() {
+    let runner = Runner::new();
+    let (supervisor, session) = (runner.supervisor(), session("display"));
+    let identity = supervisor.open(&session).await.unwrap();
+    let mut events = supervisor.events(&session).await.unwrap();
+    let paths = supervisor.paths(&session);
+    let mut display = shell(UnitName::Display, "");
+    display.argv = ["Xtigervnc", "-displayfd", "1", "-SecurityTypes", "None", "-rfbport", "-1", "-nolisten", "tcp"]
+        .map(str::to_owned)
+        .to_vec();
+    display.argv.extend(["-rfbunixpath".to_owned(), paths.vnc_socket.display().to_string()]);
+    display.stdout = Stdout::Ready;
+    supervisor.start(&session, &display).await.unwrap();
+    let wait = format!("until [ -s {}/display ]; do sleep 0.02; done", paths.ready.display());
+    supervisor.start(&session, &shell(UnitName::Workspace, &wait)).await.unwrap();
+    exit_status(&mut events, UnitName::Workspace).await;
+    let number = std::fs::read_to_string(paths.ready.join("display")).unwrap();
+    let number = number.trim();
+    let files = [PathBuf::from(format!("/tmp/.X{number}-lock")), format!("/tmp/.X11-unix/X{number}").into()];
+    assert!(files.iter().all(|file| file.exists()), "{files:?}");
+
+    kill(&identity, Signal::KILL);
+    gone(&mut events).await;
+    supervisor.kill(&session).await.unwrap();
+    assert!(!files.iter().any(|file| file.exists()), "left: {files:?}");
+}
+
+#[tokio::test]
+async fn a_tasks_outcome_survives_agentd_and_guest() {
+    let runner = Runner::new();
+    let script = "pwd; [ -t 1 ] && echo terminal; echo complaint >&2; exit 3";
+    let (identity, result) = run_task(&runner, "task", script).await;
+    let workspace = runner.supervisor().paths(&session("task")).workspace;
+    assert_eq!(result.exit_status, 3);
+    assert_eq!(result.output_tail, format!("{}\nterminal\ncomplaint\n", workspace.display()));
+    assert!(!result.output_truncated);
+    let shown = conformance::log(&runner.supervisor(), &session("task"), UnitName::App).await;
+    assert!(shown.iter().any(|line| line.contains("terminal")), "{shown:?}");
+
+    let supervisor = runner.supervisor();
+    let Adopted::Alive { result: Some(adopted), .. } = supervisor.adopt(&session("task"), &identity).await.unwrap()
+    else {
+        panic!("no result");
+    };
+    assert_eq!(adopted, result);
+    let mut events = supervisor.events(&session("task")).await.unwrap();
+    kill(&identity, Signal::KILL);
+    gone(&mut events).await;
+    let Adopted::Gone { result: Some(recorded), .. } = supervisor.adopt(&session("task"), &identity).await.unwrap()
+    else {
+        panic!("no recorded result");
+    };
+    assert_eq!(recorded, result);
+    supervisor.kill(&session("task")).await.unwrap();
+    let gone = supervisor.adopt(&session("task"), &identity).await.unwrap();
+    assert!(matches!(gone, Adopted::Gone { result: Some(_), .. }), "the result went with the session");
+}
+
+#[tokio::test]
+async fn a_tasks_output_is_cut_to_its_end_and_made_text() {
+    let runner = Runner::new();
+    let (_, result) = run_task(&runner, "long", "seq 1 200000; printf 'bad \\377 byte'; kill -9 $$").await;
+    assert_eq!(result.exit_status, 128 + 9);
+    assert!(result.output_truncated && result.output_tail.len() <= OUTPUT_TAIL_BYTES);
+    assert!(result.output_tail.ends_with("199999\n200000\nbad \u{fffd} byte"), "{:?}", result.output_tail);
+}
+
+#[tokio::test]
+async fn a_task_leaves_its_background_processes_to_the_session() {
+    let runner = Runner::new();
+    let (_, result) = run_task(&runner, "background", "(while :; do echo more; done) & echo started").await;
+    assert_eq!(result.exit_status, 0);
+    assert!(result.output_tail.contains("started"));
+    runner.supervisor().kill(&session("background")).await.unwrap();
+    assert_eq!(runner.processes(&session("background")), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_script_longer_than_any_argument_runs() {
+    let runner = Runner::new();
+    let script = format!(": {}\necho done", "ä".repeat(100_000));
+    let (_, result) = run_task(&runner, "script", &script).await;
+    assert_eq!((result.exit_status, result.output_tail.as_str()), (0, "done\n"));
+}
+
+#[tokio::test]
+async fn reap_all_ends_every_session_and_keeps_work() {
+    let runner = Runner::new();
+    let supervisor = runner.supervisor();
+    for name in ["one", "two", "three"] {
+        let session = session(name);
+        let identity = supervisor.open(&session).await.unwrap();
+        supervisor.start(&session, &shell(UnitName::App, "trap '' TERM; sleep 1000 & wait")).await.unwrap();
+        if name == "two" {
+            kill(&identity, Signal::KILL);
+        }
+        if name == "three" {
+            // A directory that was deleted under a running session: only its processes are left.
+            std::fs::remove_dir_all(supervisor.paths(&session).root).unwrap();
+        }
+    }
+    std::fs::write(supervisor.paths(&session("one")).workspace.join("work"), "").unwrap();
+    let (state, workspaces) = (runner.dir.path().join("state"), runner.dir.path().join("workspaces"));
+    let reaped = tokio::task::spawn_blocking(move || reap_all(&state, Some(&workspaces)));
+    tokio::time::timeout(PATIENCE, reaped).await.unwrap().unwrap().unwrap();
+    for name in ["one", "two", "three"] {
+        assert_eq!(runner.processes(&session(name)), Vec::<String>::new(), "{name}");
+    }
+    assert!(supervisor.paths(&session("one")).workspace.join("work").exists());
+    assert!(!supervisor.paths(&session("two")).workspace.exists(), "an empty workspace is left");
+}
+
+#[test]
+fn a_state_directory_whose_sockets_would_not_fit_is_refused() {
+    let runner = Runner::new();
+    let long = runner.dir.path().join("x".repeat(80));
+    let config = ProcessConfig { state_dir: long, ..runner.config() };
+    let error = ProcessSupervisor::new(config).unwrap_err();
+    assert!(matches!(error, ConfigError::SocketPathTooLong { .. }), "{error}");
+    assert!(error.to_string().contains("107"), "{error}");
+}

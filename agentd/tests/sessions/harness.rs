@@ -1,0 +1,313 @@
+//! A runner in this process: everything of agentd but the link.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use helix_agentd::config::{Config, Environment, RunArgs};
+use helix_agentd::daemon;
+use helix_agentd::kinds::Kinds;
+use helix_agentd::ledger::Ledger;
+use helix_agentd::link::reports::Reports;
+use helix_agentd::reconciler::{Inputs, Reconciler};
+use helix_agentd::session::Context;
+use helix_agentd::session::probe::ReadyLines;
+use helix_agentd::supervisor::Supervisor as _;
+use helix_agentd::supervisor::process::{ProcessConfig, ProcessSupervisor, reap_all};
+use helix_protocol::assignment::DesiredSession;
+use helix_protocol::session::{Desired, ObservedSession, SessionPhase, SessionSpec};
+use helix_protocol::{Epoch, Generation, KindName, SessionId};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// For anything that a loaded machine may need.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Between two looks at what has no event.
+const LOOK: Duration = Duration::from_millis(20);
+
+type DesiredSet = watch::Sender<Option<Arc<Vec<DesiredSession>>>>;
+
+pub struct Runner {
+    config: Arc<Config>,
+    supervisor: ProcessSupervisor,
+    reports: Reports,
+    desired: DesiredSet,
+    daemon: Option<JoinHandle<()>>,
+    _stops: watch::Sender<bool>,
+    // Last: removed after everything in it has ended.
+    dir: tempfile::TempDir,
+}
+
+pub fn spec() -> SessionSpec {
+    SessionSpec::default()
+}
+
+pub fn command(input: &str) -> SessionSpec {
+    let kind = KindName::parse("command").expect("valid kind");
+    SessionSpec { kind: Some(kind), input: Some(input.to_owned()), ..SessionSpec::default() }
+}
+
+pub fn terminal() -> SessionSpec {
+    SessionSpec { kind: Some(KindName::parse("terminal").expect("valid kind")), ..SessionSpec::default() }
+}
+
+fn id(session: &str) -> SessionId {
+    SessionId::parse(session).expect("valid id")
+}
+
+impl Runner {
+    pub fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    pub fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::Builder::new().prefix("helix-agentd-").tempdir().expect("temporary directory");
+        let env = Environment::from([
+            ("HOME".to_owned(), dir.path().to_string_lossy().into_owned()),
+            ("RUNNER_ID".to_owned(), "test-runner".to_owned()),
+        ]);
+        let mut config = Config::load(&RunArgs::default(), &env).expect("valid settings");
+        config.state_dir = dir.path().join("state");
+        config.workspace_dir = dir.path().join("workspaces");
+        config.slots = 8;
+        change(&mut config);
+        let supervisor = ProcessSupervisor::new(ProcessConfig {
+            state_dir: config.state_dir.clone(),
+            workspace_dir: config.workspace_dir.clone(),
+            program: PathBuf::from(env!("CARGO_BIN_EXE_agentd")),
+        })
+        .expect("a supervisor");
+        let mut runner = Self {
+            config: Arc::new(config),
+            supervisor,
+            reports: Reports::default(),
+            desired: watch::Sender::new(None),
+            daemon: None,
+            _stops: watch::Sender::new(false),
+            dir,
+        };
+        runner.start_daemon();
+        runner
+    }
+
+    /// As a start of agentd: nothing is known but what is on disk.
+    pub fn start_daemon(&mut self) {
+        let (ledger, entries) = Ledger::open(&self.config.state_dir).expect("a ledger");
+        let host = daemon::host(&daemon::environment(), PathBuf::from(env!("CARGO_BIN_EXE_agentd")));
+        let context = Arc::new(Context {
+            supervisor: self.supervisor.clone(),
+            config: self.config.clone(),
+            kinds: Kinds::load(&[], host.path.as_ref()),
+            host,
+            ledger,
+            reports: self.reports.clone(),
+            ready: ReadyLines::new().expect("inotify"),
+            ended: watch::Sender::new(0),
+        });
+        let inputs = Inputs { desired: self.desired.subscribe(), runner_stops: self._stops.subscribe() };
+        let reconciler = Reconciler::new(context, inputs, entries);
+        self.daemon = Some(tokio::spawn(async move {
+            let failed = reconciler.run().await;
+            panic!("{failed}");
+        }));
+    }
+
+    /// As `kill -9`: tasks end where they are.
+    pub fn stop_daemon(&mut self) {
+        self.daemon.take().expect("it runs").abort();
+    }
+
+    pub fn restart(&mut self) {
+        self.stop_daemon();
+        self.start_daemon();
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn workspace(&self, session: &str) -> PathBuf {
+        self.supervisor.paths(&id(session)).workspace
+    }
+
+    pub fn want(&mut self, session: &str, epoch: u64, desired: Desired, spec: SessionSpec) {
+        let wanted = DesiredSession {
+            session: id(session),
+            epoch: Epoch(epoch),
+            generation: Generation(1),
+            desired,
+            spec,
+            deleted: false,
+        };
+        self.edit(|set| {
+            set.retain(|known| known.session != wanted.session);
+            set.push(wanted);
+        });
+    }
+
+    pub fn delete(&mut self, session: &str) {
+        let session = id(session);
+        self.edit(|set| set.iter_mut().filter(|known| known.session == session).for_each(|known| known.deleted = true));
+    }
+
+    pub fn want_nothing(&mut self) {
+        self.edit(Vec::clear);
+    }
+
+    fn edit(&self, edit: impl FnOnce(&mut Vec<DesiredSession>)) {
+        self.desired.send_modify(|set| {
+            let mut sessions = set.as_deref().cloned().unwrap_or_default();
+            edit(&mut sessions);
+            *set = Some(Arc::new(sessions));
+        });
+    }
+
+    /// As a server does.
+    pub fn acknowledge(&self, observed: &ObservedSession) {
+        self.reports.acknowledge(&observed.session, observed.epoch, observed.report);
+    }
+
+    pub fn observed(&self, session: &str) -> ObservedSession {
+        self.reports.get(&id(session)).expect("it was reported")
+    }
+
+    pub async fn phase(&self, session: &str, phase: SessionPhase) -> ObservedSession {
+        let reached = |observed: &ObservedSession| observed.phase == phase || observed.phase.is_terminal();
+        let observed = self.until(session, reached).await;
+        assert_eq!(observed.phase, phase, "{:#?}", observed.cause);
+        observed
+    }
+
+    pub async fn until(&self, session: &str, holds: impl Fn(&ObservedSession) -> bool) -> ObservedSession {
+        let mut changes = self.reports.watch();
+        let wait = async {
+            loop {
+                changes.mark_unchanged();
+                if let Some(observed) = self.reports.get(&id(session)).filter(|observed| holds(observed)) {
+                    return observed;
+                }
+                changes.changed().await.expect("the reports live");
+            }
+        };
+        match tokio::time::timeout(DEADLINE, wait).await {
+            Ok(observed) => observed,
+            Err(_) => panic!("session {session} did not come there: {:#?}", self.reports.get(&id(session))),
+        }
+    }
+
+    pub async fn until_gone(&self, session: &str) {
+        let mut changes = self.reports.watch();
+        let gone = changes.wait_for(|_| self.reports.get(&id(session)).is_none());
+        tokio::time::timeout(DEADLINE, gone).await.expect("in time").expect("the reports live");
+    }
+
+    pub fn ledger_files(&self) -> usize {
+        std::fs::read_dir(self.config.state_dir.join("ledger")).expect("readable").count()
+    }
+
+    pub fn remove_ledger(&self) {
+        std::fs::remove_dir_all(self.config.state_dir.join("ledger")).expect("removed");
+    }
+
+    pub async fn unit_pid(&self, session: &str, unit: &str) -> Option<u32> {
+        let units = self.supervisor.units(&id(session)).await.ok()?;
+        units.iter().find(|known| known.name.as_str() == unit)?.pid
+    }
+
+    /// No process has anything of the session in its environment, and no socket of it is left.
+    pub async fn assert_nothing_runs(&self, session: &str) {
+        let needle = format!("HELIX_SESSION_ID={session}\0").into_bytes();
+        let state = self.config.state_dir.to_string_lossy().into_owned().into_bytes();
+        let contains = |text: &[u8], part: &[u8]| text.windows(part.len()).any(|window| window == part);
+        let left: Vec<String> = std::fs::read_dir("/proc")
+            .expect("readable")
+            .filter_map(|process| {
+                let environ = std::fs::read(process.ok()?.path().join("environ")).ok()?;
+                (contains(&environ, &needle) && contains(&environ, &state)).then(|| String::from_utf8_lossy(&environ).into_owned())
+            })
+            .collect();
+        assert!(left.is_empty(), "{left:#?}");
+        assert!(!self.supervisor.paths(&id(session)).vnc_socket.exists());
+    }
+
+    pub async fn assert_reaper_finds_only_known(&self) {
+        let found = self.supervisor.found().await.expect("found");
+        assert!(found.len() <= self.ledger_files(), "{found:?}");
+    }
+
+    pub async fn until_nothing_found(&self) {
+        eventually("nothing found", async || self.supervisor.found().await.expect("found").is_empty()).await;
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.abort();
+        }
+        let reaped = reap_all(&self.config.state_dir, Some(&self.config.workspace_dir));
+        if !std::thread::panicking() {
+            reaped.expect("everything ends");
+        }
+    }
+}
+
+/// When a session became Ready, as its timeline says.
+pub trait Ready {
+    fn ready(&self) -> Option<Timestamp>;
+}
+
+impl Ready for ObservedSession {
+    fn ready(&self) -> Option<Timestamp> {
+        self.timeline.iter().find(|step| step.step == "ready").map(|step| step.at)
+    }
+}
+
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, wait).await.is_ok(), "{what}: not in time");
+}
+
+pub fn kill(pid: u32) {
+    signal(pid, rustix::process::Signal::KILL);
+}
+
+/// Ends the children of a process: the shell in a terminal.
+pub fn end_children(pid: u32) {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it runs");
+    for child in children.split_whitespace() {
+        signal(child.parse().expect("a pid"), rustix::process::Signal::HUP);
+    }
+}
+
+fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a pid")).expect("not 0");
+    rustix::process::kill_process(pid, signal).expect("signalled");
+}
+
+pub fn git(dir: Option<&Path>, args: &[&str]) {
+    let mut command = Command::new("git");
+    if let Some(dir) = dir {
+        command.current_dir(dir);
+    }
+    let output = command.args(args).env("GIT_CONFIG_GLOBAL", "/dev/null").output().expect("git runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// For people who look at the test's output.
+#[allow(clippy::print_stdout, reason = "a test's output")]
+pub fn print_timeline(name: &str, observed: &ObservedSession) {
+    let steps: Vec<_> = observed
+        .timeline
+        .iter()
+        .map(|step| format!("{} {}", step.step, step.duration_ms.map_or_else(|| "·".to_owned(), |ms| format!("{ms} ms"))))
+        .collect();
+    let total = observed.ready().zip(observed.timeline.first()).map(|(ready, first)| ready.duration_since(first.at));
+    println!("{name}: {} | received → ready {total:?}", steps.join(", "));
+}

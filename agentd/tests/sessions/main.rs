@@ -1,0 +1,176 @@
+//! Real sessions without a server: reconciler, ledger and the process backend, with a desired set made by hand.
+//! Needs Xtigervnc, openbox, xterm, dbus-daemon and git; a missing one fails the tests.
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{Ready as _, Runner, command, git, spec, terminal};
+use helix_protocol::session::{Desired, Project, SessionPhase, SessionSpec};
+use helix_protocol::{Epoch, KindName};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_runs_shows_its_result_and_stays_until_stopped() {
+    let mut runner = Runner::start();
+    runner.want("s", 1, Desired::Running, command("echo to the log; pwd; git --version; exit 3"));
+    let ready = runner.phase("s", SessionPhase::Ready).await;
+    let steps: Vec<_> = ready.timeline.iter().map(|step| step.step.as_str()).collect();
+    assert_eq!(steps, ["received", "display", "window_manager", "agent", "ready"]);
+    harness::print_timeline("command", &ready);
+    assert!(ready.display.is_some() && ready.pid.is_some() && ready.workspace.is_some());
+
+    let done = runner.until("s", |observed| observed.result.is_some()).await;
+    let result = done.result.expect("a result");
+    assert_eq!(result.exit_status, 3);
+    assert!(result.output_tail.contains("to the log"), "{}", result.output_tail);
+    assert_eq!(done.phase, SessionPhase::Ready, "it stays Ready with its output on screen");
+
+    runner.want("s", 1, Desired::Stopped, command("true"));
+    let stopped = runner.phase("s", SessionPhase::Stopped).await;
+    assert_eq!(stopped.cause.expect("a cause").code, "stopped_by_request");
+    assert_eq!(stopped.result.expect("the result stays").exit_status, 3);
+    runner.assert_nothing_runs("s").await;
+    assert!(runner.workspace("s").is_dir(), "the workspace stays until the session is deleted");
+
+    runner.delete("s");
+    let last = runner.until("s", |observed| observed.forgotten).await;
+    assert!(!runner.workspace("s").exists());
+    runner.acknowledge(&last);
+    runner.until_gone("s").await;
+    assert_eq!(runner.ledger_files(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_ends_with_its_shell() {
+    let mut runner = Runner::start();
+    runner.want("s", 1, Desired::Running, terminal());
+    let ready = runner.phase("s", SessionPhase::Ready).await;
+    assert!(ready.timeline.iter().any(|step| step.step == "dbus"));
+    harness::print_timeline("terminal", &ready);
+    harness::end_children(ready.pid.expect("the agent's process"));
+    let ended = runner.until("s", |observed| observed.phase.is_terminal()).await;
+    assert_eq!(ended.cause.expect("a cause").code, "agent_exited");
+    runner.assert_nothing_runs("s").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_clones_works_and_commits() {
+    let mut runner = Runner::start();
+    let origin = runner.dir().join("origin");
+    git(None, &["init", "-q", "-b", "main", origin.to_str().expect("text")]);
+    std::fs::write(origin.join("file"), "one\n").expect("written");
+    git(Some(&origin), &["add", "."]);
+    git(Some(&origin), &["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "-m", "one"]);
+    let wanted = SessionSpec {
+        project: Some(Project { git: origin.to_string_lossy().into_owned(), branch: Some("main".to_owned()) }),
+        project_path: Some("/workspace/new/dir".to_owned()),
+        ..command("pwd; cd \"$WORKSPACE_DIR\" && echo two >> file && git commit -q -a -m two && git log --format='%an %s'")
+    };
+    runner.want("s", 1, Desired::Running, wanted);
+    let done = runner.until("s", |observed| observed.result.is_some() || observed.phase.is_terminal()).await;
+    harness::print_timeline("clone", &done);
+    let result = done.result.unwrap_or_else(|| panic!("no result: {:?}", done.cause));
+    assert_eq!(result.exit_status, 0, "{}", result.output_tail);
+    assert!(result.output_tail.contains("/s/new/dir") && result.output_tail.contains("Helix Agent two"), "{}", result.output_tail);
+    assert_eq!(std::fs::read_to_string(runner.workspace("s").join("file")).expect("readable"), "one\ntwo\n");
+    assert_eq!(std::fs::read_to_string(origin.join("file")).expect("readable"), "one\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_names_step_unit_and_last_lines() {
+    let mut runner = Runner::start();
+    let missing = Project { git: "/nonexistent/repository".to_owned(), branch: None };
+    runner.want("clone", 1, Desired::Running, SessionSpec { project: Some(missing), ..command("true") });
+    runner.want("kind", 1, Desired::Running, SessionSpec { kind: Some(KindName::parse("nonsense").expect("valid")), ..spec() });
+    let failed = runner.phase("clone", SessionPhase::Failed).await;
+    let cause = failed.cause.expect("a cause");
+    assert_eq!((cause.code.as_str(), cause.step.as_deref(), cause.unit.as_deref()), ("workspace_failed", Some("workspace"), Some("workspace")));
+    assert!(cause.log_tail.iter().any(|line| line.contains("/nonexistent/repository")), "{:?}", cause.log_tail);
+    runner.assert_nothing_runs("clone").await;
+    let failed = runner.phase("kind", SessionPhase::Failed).await;
+    assert_eq!(failed.cause.expect("a cause").code, "kind_unknown");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_display_ends_the_session_a_dead_window_manager_does_not() {
+    let mut runner = Runner::start();
+    runner.want("s", 1, Desired::Running, command("true"));
+    runner.phase("s", SessionPhase::Ready).await;
+    let wm = runner.unit_pid("s", "wm").await.expect("a window manager");
+    harness::kill(wm);
+    harness::eventually("a new window manager", async || runner.unit_pid("s", "wm").await.is_some_and(|pid| pid != wm)).await;
+    assert_eq!(runner.observed("s").phase, SessionPhase::Ready);
+    harness::kill(runner.unit_pid("s", "display").await.expect("a display"));
+    let failed = runner.phase("s", SessionPhase::Failed).await;
+    assert_eq!(failed.cause.expect("a cause").code, "display_died");
+    runner.assert_nothing_runs("s").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_agentd_takes_its_sessions_over() {
+    let mut runner = Runner::start();
+    runner.want("ready", 1, Desired::Running, command("echo before; read line; exit 5"));
+    let before = runner.phase("ready", SessionPhase::Ready).await;
+    runner.restart();
+    let after = runner.until("ready", |observed| observed.report > before.report).await;
+    assert_eq!((after.phase, after.pid, after.ready()), (SessionPhase::Ready, before.pid, before.ready()));
+
+    // Killed while nobody watches: found at the next start.
+    let display = runner.unit_pid("ready", "display").await.expect("a display");
+    runner.stop_daemon();
+    harness::kill(display);
+    runner.start_daemon();
+    let failed = runner.phase("ready", SessionPhase::Failed).await;
+    assert_eq!(failed.cause.expect("a cause").code, "display_died");
+
+    // Interrupted at each step of a start, it goes on where it was.
+    for (round, step) in ["received", "display", "window_manager", "agent"].into_iter().enumerate() {
+        let id = format!("half-{round}");
+        runner.want(&id, 1, Desired::Running, command("true"));
+        runner.until(&id, |observed| observed.timeline.iter().any(|known| known.step == step)).await;
+        runner.restart();
+        let observed = runner.until(&id, |observed| observed.phase != SessionPhase::Starting).await;
+        assert_eq!(observed.phase, SessionPhase::Ready, "interrupted in {step}: {:?}", observed.cause);
+    }
+    runner.assert_reaper_finds_only_known().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn absence_is_no_order_and_old_epochs_are_refused() {
+    let mut runner = Runner::start();
+    runner.want("s", 2, Desired::Running, terminal());
+    let first = runner.phase("s", SessionPhase::Ready).await;
+    runner.want_nothing();
+    let unclaimed = runner.until("s", |observed| observed.unclaimed.is_some()).await;
+    assert_eq!((unclaimed.phase, unclaimed.unclaimed.expect("unclaimed").spec), (SessionPhase::Ready, terminal()));
+
+    runner.want("s", 1, Desired::Stopped, terminal());
+    let claimed = runner.until("s", |observed| observed.unclaimed.is_none()).await;
+    assert_eq!(claimed.phase, SessionPhase::Ready, "an order of an old epoch was obeyed");
+
+    runner.want("s", 3, Desired::Running, terminal());
+    let anew = runner.until("s", |observed| observed.epoch == Epoch(3) && observed.phase == SessionPhase::Ready).await;
+    assert_ne!(anew.pid, first.pid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_after_its_time() {
+    let mut runner = Runner::start_with(|config| config.session_timeout = Duration::from_secs(1));
+    runner.want("s", 1, Desired::Running, command("true"));
+    let stopped = runner.phase("s", SessionPhase::Stopped).await;
+    assert_eq!(stopped.cause.expect("a cause").code, "timeout");
+    assert!(stopped.timeline.iter().any(|step| step.step == "ready"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_knows_is_reaped() {
+    let mut runner = Runner::start();
+    runner.want("s", 1, Desired::Running, terminal());
+    runner.phase("s", SessionPhase::Ready).await;
+    runner.stop_daemon();
+    runner.remove_ledger();
+    runner.start_daemon();
+    runner.want_nothing();
+    runner.until_nothing_found().await;
+    runner.assert_nothing_runs("s").await;
+}
