@@ -1,0 +1,120 @@
+//! The clap tree: global flags and one variant per command. Each command's own flags are in its file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::completions::CompletionsArgs;
+use crate::commands::runner::RunnerCommand;
+use crate::commands::session::SessionCommand;
+use crate::commands::up::UpArgs;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line or a settings file is wrong
+  3  the server, or what it needs, cannot be reached
+  4  refused: the token is missing, not valid, or does not allow it
+  5  timed out
+
+Server and token are taken from the first of:
+  1. --url, --token-file, --state-dir
+  2. HELIX_URL, HELIX_TOKEN
+  3. ~/.config/helix/config.toml with the keys url and token_file
+  4. what `helixctl up` left in its state directory (HELIX_STATE_DIR, ~/.local/state/helix)
+A token that was found beside a URL is never sent to another one.";
+
+/// Run agent desktops on one machine or a fleet
+#[derive(Debug, Parser)]
+#[command(name = "helixctl", version, after_help = EXIT_CODES, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// True in the background process of `up --detach`.
+    pub fn is_detached_child(&self) -> bool {
+        matches!(&self.command, Command::Up(args) if args.detached_child)
+    }
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Default, Args)]
+pub struct GlobalArgs {
+    /// Server to talk to [env: HELIX_URL]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    pub url: Option<String>,
+    /// File with the bearer token; without it the token is taken from HELIX_TOKEN
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub token_file: Option<PathBuf>,
+    /// Directory of a one-machine Helix [env: HELIX_STATE_DIR] [default: ~/.local/state/helix]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub state_dir: Option<PathBuf>,
+    /// Print one compact JSON object
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Say nothing but data, warnings and errors
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start bus, server and runner on this machine, and keep them running
+    Up(UpArgs),
+    /// End what `up` started: sessions, runner, server, bus
+    Down,
+    /// Show server, runners and sessions; exit code 0 when healthy, 1 when not
+    Status,
+    /// Create, watch and end sessions
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Look at the machines that run sessions
+    #[command(subcommand)]
+    Runner(RunnerCommand),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the version
+    Version,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_whole_help_is_as_people_saw_it() {
+        let mut text = String::new();
+        let mut root = Cli::command().term_width(100);
+        root.build();
+        collect(&mut root, &mut text);
+        // Clap indents empty lines, too.
+        let text: Vec<_> = text.lines().map(str::trim_end).collect();
+        insta::assert_snapshot!("help", text.join("\n"));
+    }
+
+    fn collect(command: &mut clap::Command, text: &mut String) {
+        let name = command.get_bin_name().unwrap_or("helixctl").to_owned();
+        let help = command.clone().term_width(100).render_long_help();
+        writeln!(text, "$ {name} --help\n{help}").expect("a String takes everything");
+        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set()) {
+            collect(sub, text);
+        }
+    }
+}

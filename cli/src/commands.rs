@@ -1,0 +1,35 @@
+//! One file per noun: its arguments and what it does.
+
+pub mod completions;
+pub mod down;
+pub mod runner;
+pub mod session;
+pub mod status;
+pub mod up;
+pub mod version;
+
+use std::process::ExitCode;
+
+use crate::args::{Cli, Command, GlobalArgs};
+use crate::client::Client;
+use crate::error::Result;
+use crate::settings::{self, process_env};
+use crate::ui::Ui;
+
+/// Runs one command. An `Ok` code other than 0 is an answer ("degraded"), not an error.
+pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
+    let global = cli.global;
+    match cli.command {
+        Command::Up(args) => up::run(&global, &args, ui).await,
+        Command::Down => down::run(&global, ui).await,
+        Command::Status => status::run(&client(&global)?, ui).await,
+        Command::Session(command) => session::run(&client(&global)?, command, ui).await,
+        Command::Runner(command) => runner::run(&client(&global)?, command, ui).await,
+        Command::Completions(args) => completions::run(&args, ui),
+        Command::Version => version::run(ui),
+    }
+}
+
+fn client(global: &GlobalArgs) -> Result<Client> {
+    Client::new(settings::connection(global, &process_env)?)
+}

@@ -1,0 +1,157 @@
+//! `helixctl session …`: create, list, show, stop, delete, logs, open.
+
+mod create;
+mod open;
+mod view;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use helix_protocol::session::SessionPhase;
+use helix_protocol::{KindName, RunnerId, SessionId};
+
+pub use view::{facts, table};
+
+use crate::client::Client;
+use crate::error::Result;
+use crate::ui::Ui;
+
+/// Create, watch and end sessions
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// Create a session; prints its id
+    Create(Box<create::CreateArgs>),
+    /// List sessions, newest first
+    List(ListArgs),
+    /// Show one session: phase, cause, result, timeline
+    Show {
+        /// Session id
+        id: SessionId,
+    },
+    /// End a session; its record, workspace and logs stay
+    Stop(StopArgs),
+    /// End a session and remove its record, workspace and logs
+    Delete {
+        /// Session id
+        id: SessionId,
+    },
+    /// Print the last lines that a session's programs wrote
+    Logs {
+        /// Session id
+        id: SessionId,
+        /// Lines per program
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        lines: u32,
+    },
+    /// Make a link to the session's desktop and open it in the browser
+    Open(open::OpenArgs),
+}
+
+/// Arguments of `session list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only sessions in this phase; may be repeated
+    #[arg(long = "phase", value_name = "PHASE", value_parser = parse_phase)]
+    phases: Vec<SessionPhase>,
+    /// Only sessions on this runner
+    #[arg(long)]
+    runner: Option<RunnerId>,
+    /// Only sessions of this kind
+    #[arg(long)]
+    kind: Option<KindName>,
+    /// Only sessions of this owner
+    #[arg(long)]
+    owner: Option<String>,
+    /// Only sessions with this label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = create::parse_pair)]
+    labels: Vec<(String, String)>,
+    /// At most this many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Where the former page ended
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+/// Arguments of `session stop`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Session id
+    id: SessionId,
+    /// Return when nothing of it runs any more
+    #[arg(long)]
+    wait: bool,
+    /// Longest wait in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+}
+
+fn parse_phase(text: &str) -> Result<SessionPhase, String> {
+    let found = SessionPhase::ALL.into_iter().find(|phase| phase.to_string().eq_ignore_ascii_case(text));
+    found.ok_or_else(|| {
+        let names: Vec<_> = SessionPhase::ALL.iter().map(ToString::to_string).collect();
+        format!("phases are {}", names.join(", "))
+    })
+}
+
+/// Runs one session command.
+pub async fn run(client: &Client, command: SessionCommand, ui: &Ui) -> Result<ExitCode> {
+    match command {
+        SessionCommand::Create(args) => return create::run(client, *args, ui).await,
+        SessionCommand::List(args) => list_sessions(client, args, ui).await?,
+        SessionCommand::Show { id } => {
+            let session = client.session(&id).await?;
+            ui.answer(&session, || view::show(ui, &session))?;
+        }
+        SessionCommand::Stop(args) => stop(client, args, ui).await?,
+        SessionCommand::Delete { id } => {
+            let session = client.delete_session(&id).await?;
+            ui.answer(&session, || ui.line(id.as_str()))?;
+        }
+        SessionCommand::Logs { id, lines } => {
+            let logs = client.logs(&id, lines).await?;
+            ui.answer(&logs, || {
+                logs.lines.iter().try_for_each(|line| ui.line(&format!("{}: {}", line.unit, line.text)))
+            })?;
+        }
+        SessionCommand::Open(args) => open::run(client, args, ui).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Several values of one query parameter; none where there are none.
+pub fn list(name: &'static str, values: impl Iterator<Item = String>) -> Option<(&'static str, String)> {
+    let joined = values.collect::<Vec<_>>().join(",");
+    (!joined.is_empty()).then_some((name, joined))
+}
+
+async fn list_sessions(client: &Client, args: ListArgs, ui: &Ui) -> Result<()> {
+    let mut filter = vec![("limit", args.limit.to_string())];
+    filter.extend(list("phase", args.phases.iter().map(ToString::to_string)));
+    filter.extend(args.runner.map(|runner| ("runner", runner.to_string())));
+    filter.extend(args.kind.map(|kind| ("kind", kind.to_string())));
+    filter.extend(args.owner.map(|owner| ("owner", owner)));
+    filter.extend(list("label", args.labels.iter().map(|(key, value)| format!("{key}={value}"))));
+    filter.extend(args.cursor.map(|cursor| ("cursor", cursor)));
+    let page = client.sessions(&filter).await?;
+    ui.answer(&page, || {
+        table(ui, &page.sessions)?;
+        if let Some(cursor) = &page.next_cursor {
+            ui.note(&format!("more: add --cursor {cursor}"));
+        }
+        Ok(())
+    })
+}
+
+async fn stop(client: &Client, args: StopArgs, ui: &Ui) -> Result<()> {
+    let patience = std::time::Duration::from_secs(args.timeout);
+    let session = if args.wait {
+        let mut watch = wait::Watch::open(client, patience).await?;
+        client.stop_session(&args.id).await?;
+        watch.until(&args.id, wait::Goal::Ended, ui).await?
+    } else {
+        client.stop_session(&args.id).await?
+    };
+    ui.answer(&session, || ui.line(args.id.as_str()))
+}

@@ -1,0 +1,222 @@
+//! `session create`: builds the request, sends it, and waits if asked to.
+
+use std::io::Read as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use helix_protocol::api::{CreateSession, ProjectSource, SessionView};
+use helix_protocol::session::{Geometry, MAX_INPUT_CHARS, Project};
+use helix_protocol::{KindName, PoolName, SessionId};
+
+use super::wait::{Goal, Watch};
+use crate::client::Client;
+use crate::error::{CliError, Kind, Result};
+use crate::ui::Ui;
+
+/// Arguments of `session create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Session id; made up when left out. The same id and the same flags again answer the existing session
+    #[arg(long)]
+    id: Option<SessionId>,
+    /// What runs in it, for example command or terminal; the runner's default kind when left out
+    #[arg(long)]
+    kind: Option<KindName>,
+    /// Git URL or path of a repository to clone into the workspace
+    #[arg(long, value_name = "GIT")]
+    project: Option<String>,
+    /// Branch or tag to check out
+    #[arg(long, requires = "project")]
+    branch: Option<String>,
+    /// Directory inside the workspace where the agent starts
+    #[arg(long, value_name = "DIR")]
+    project_path: Option<String>,
+    /// First task: for kind command a shell command; - reads it from standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    input: Option<String>,
+    /// Desktop size, for example 1920x1080
+    #[arg(long, value_name = "WxH")]
+    geometry: Option<Geometry>,
+    /// Pool to take it from
+    #[arg(long)]
+    pool: Option<PoolName>,
+    /// Word for filters; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_pair)]
+    labels: Vec<(String, String)>,
+    /// Environment of the agent; may be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    env: Vec<(String, String)>,
+    /// Wait until the desktop is ready, or until the command has a result
+    #[arg(long, value_name = "FOR", num_args = 0..=1, require_equals = true, default_missing_value = "ready")]
+    wait: Option<WaitFor>,
+    /// Longest wait in seconds; the session goes on
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+}
+
+/// What `--wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WaitFor {
+    /// Desktop and agent are up
+    Ready,
+    /// The command has ended; exit code 1 when its exit status is not 0
+    Result,
+}
+
+/// `KEY=VALUE`; the value may be empty.
+pub fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+/// Creates, and waits if asked to.
+pub async fn run(client: &Client, args: CreateArgs, ui: &Ui) -> Result<ExitCode> {
+    let (wait, patience) = (args.wait, Duration::from_secs(args.timeout));
+    let request = request(args, read_stdin)?;
+    let Some(wait) = wait else {
+        let session = client.create_session(&request).await?;
+        ui.answer(&session, || ui.line(session.id.as_str()))?;
+        if !ui.json {
+            ui.note(&format!("{}; watch it: helixctl session show {}", session.phase, session.id));
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    // Watching begins before the session exists, so that no step of it is missed.
+    let mut watch = Watch::open(client, patience).await?;
+    let session = client.create_session(&request).await?;
+    let goal = if wait == WaitFor::Ready { Goal::Ready } else { Goal::Result };
+    let session = watch.until(&session.id, goal, ui).await?;
+    ui.answer(&session, || ui.line(session.id.as_str()))?;
+    Ok(report(&session, wait, ui))
+}
+
+/// Tells people how it went; the exit code tells programs.
+fn report(session: &SessionView, wait: WaitFor, ui: &Ui) -> ExitCode {
+    let result = session.result.as_ref().filter(|_| wait == WaitFor::Result);
+    if !ui.json {
+        if let Some(result) = result {
+            ui.note(result.output_tail.trim_end());
+            ui.note(&format!("the command ended with exit status {}", result.exit_status));
+        }
+        ui.note(&format!("see its desktop: helixctl session open {}", session.id));
+    }
+    match result {
+        Some(result) if result.exit_status != 0 => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn request(args: CreateArgs, read_input: impl FnOnce() -> Result<String>) -> Result<CreateSession> {
+    let input = match args.input.as_deref() {
+        Some("-") => Some(read_input()?),
+        _ => args.input,
+    };
+    let project = args.project.map(|git| absolute_if_local(&git)).map(|git| match args.branch {
+        Some(branch) => ProjectSource::Long(Project { git, branch: Some(branch) }),
+        None => ProjectSource::Short(git),
+    });
+    Ok(CreateSession {
+        id: args.id,
+        kind: args.kind,
+        project,
+        project_path: args.project_path,
+        input,
+        geometry: args.geometry,
+        pool: args.pool,
+        labels: args.labels.into_iter().collect(),
+        env: args.env.into_iter().collect(),
+    })
+}
+
+/// A relative path means nothing to a runner, whose working directory is another one.
+fn absolute_if_local(git: &str) -> String {
+    match std::fs::canonicalize(git) {
+        Ok(path) if path.is_dir() => path.display().to_string(),
+        _ => git.to_owned(),
+    }
+}
+
+fn read_stdin() -> Result<String> {
+    let bad =
+        |why: String| CliError::new(Kind::Usage, "cannot read the input").at("standard input (--input -)").because(why);
+    // No more than the server takes, plus one byte to see that there is more: four bytes are one character at most.
+    let limit = MAX_INPUT_CHARS as u64 * 4 + 1;
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
+    if bytes.len() as u64 == limit {
+        return Err(bad(format!("it is longer than {MAX_INPUT_CHARS} characters")));
+    }
+    String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8 text".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use std::path::Path;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+    use crate::commands::session::SessionCommand;
+
+    fn args(line: &[&str]) -> CreateArgs {
+        let line = ["helixctl", "session", "create"].iter().chain(line);
+        let Command::Session(SessionCommand::Create(args)) = Cli::try_parse_from(line).expect("valid").command else {
+            panic!("not a create");
+        };
+        *args
+    }
+
+    #[test]
+    fn flags_become_the_request() {
+        let line = [
+            "--id=s1",
+            "--kind=command",
+            "--project=https://example.org/x.git",
+            "--branch=main",
+            "--input=-",
+            "--geometry=800x600",
+            "--label=team=a",
+            "--env=A=b=c",
+            "--env=EMPTY=",
+            "--wait",
+        ];
+        let args = args(&line);
+        assert_eq!(args.wait, Some(WaitFor::Ready));
+        let request = request(args, || Ok("make test".to_owned())).expect("a request");
+        insta::assert_json_snapshot!(request, @r#"
+        {
+          "id": "s1",
+          "kind": "command",
+          "project": {
+            "git": "https://example.org/x.git",
+            "branch": "main"
+          },
+          "input": "make test",
+          "geometry": "800x600",
+          "labels": {
+            "team": "a"
+          },
+          "env": {
+            "A": "b=c",
+            "EMPTY": ""
+          }
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_local_project_becomes_absolute() {
+        assert!(Path::new(&absolute_if_local(".")).is_absolute());
+        assert_eq!(absolute_if_local("git@example.org:x.git"), "git@example.org:x.git");
+    }
+
+    #[test]
+    fn waiting_is_for_a_named_thing() {
+        assert_eq!(args(&["--wait=result"]).wait, Some(WaitFor::Result));
+        assert_eq!(args(&[]).wait, None);
+    }
+}

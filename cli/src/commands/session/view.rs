@@ -1,0 +1,99 @@
+//! A session for people: a row of a table, or a page.
+
+use helix_protocol::api::SessionView;
+
+use crate::error::Result;
+use crate::ui::{Ui, age, span};
+
+/// Sessions as a table; also part of `status`.
+pub fn table(ui: &Ui, sessions: &[SessionView]) -> Result<()> {
+    let rows: Vec<_> = sessions
+        .iter()
+        .map(|session| {
+            vec![
+                session.id.to_string(),
+                phase(session),
+                session.kind.as_ref().map(ToString::to_string).unwrap_or_default(),
+                session.runner.as_ref().map(ToString::to_string).unwrap_or_default(),
+                age(session.created_at),
+                session.cause.as_ref().map(|cause| first_line(&cause.message)).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    ui.table(&["session", "phase", "kind", "runner", "age", "cause"], &rows)
+}
+
+fn phase(session: &SessionView) -> String {
+    let notes = [
+        session.queue_position.map(|place| format!(" (place {place})")),
+        session.unclaimed.then(|| " (unclaimed)".to_owned()),
+        session.result.as_ref().map(|result| format!(" (exit {})", result.exit_status)),
+    ];
+    std::iter::once(session.phase.to_string()).chain(notes.into_iter().flatten()).collect()
+}
+
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= 60 {
+        return line.to_owned();
+    }
+    let cut: String = line.chars().take(59).collect();
+    format!("{cut}…")
+}
+
+/// `name  value` lines.
+pub fn facts(ui: &Ui, rows: &[(&str, String)]) -> Result<()> {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    for (name, value) in rows {
+        for (number, line) in value.lines().enumerate() {
+            let name = if number == 0 { name } else { "" };
+            ui.line(format!("{name:<width$}  {line}").trim_end())?;
+        }
+    }
+    Ok(())
+}
+
+/// Everything about one session.
+pub fn show(ui: &Ui, session: &SessionView) -> Result<()> {
+    let mut rows = vec![("session", session.id.to_string()), ("phase", phase(session))];
+    if let Some(cause) = &session.cause {
+        rows.push(("cause", format!("{} ({})", cause.message, cause.code)));
+        rows.extend(cause.step.iter().map(|step| ("step", step.clone())));
+        rows.extend(cause.unit.iter().map(|unit| ("unit", unit.clone())));
+        if !cause.log_tail.is_empty() {
+            rows.push(("last log lines", cause.log_tail.join("\n")));
+        }
+    }
+    rows.extend(session.kind.iter().map(|kind| ("kind", kind.to_string())));
+    rows.extend(session.runner.iter().map(|runner| ("runner", runner.to_string())));
+    rows.push(("owner", session.owner.clone()));
+    rows.push(("created", session.created_at.to_string()));
+    if let Some(project) = &session.spec.project {
+        let branch = project.branch.as_ref().map(|branch| format!(" ({branch})")).unwrap_or_default();
+        rows.push(("project", format!("{}{branch}", project.git)));
+    }
+    rows.extend(session.workspace.iter().map(|path| ("workspace", path.clone())));
+    rows.extend(session.display.iter().map(|display| ("display", format!(":{} {}", display.number, display.geometry))));
+    rows.extend(session.endpoints.view.iter().map(|view| ("desktop", view.clone())));
+    rows.extend(session.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
+    if let Some(result) = &session.result {
+        rows.push(("exit status", result.exit_status.to_string()));
+        let cut = if result.output_truncated { "(the beginning is cut off)\n" } else { "" };
+        rows.push(("output", format!("{cut}{}", result.output_tail.trim_end())));
+    }
+    facts(ui, &rows)?;
+    ui.line("")?;
+    let steps: Vec<_> = session
+        .timeline
+        .iter()
+        .map(|step| {
+            vec![
+                step.step.clone(),
+                step.at.to_string(),
+                step.duration_ms.map(|ms| span(std::time::Duration::from_millis(ms))).unwrap_or_default(),
+                step.detail.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    ui.table(&["step", "began", "took", "detail"], &steps)
+}
