@@ -34,7 +34,11 @@ pub async fn run() -> Result<()> {
 
     let theirs = scripts().await?;
     report("\n## T3 · 50 cold starts at once");
-    report(&format!("- helix: all Ready after {:.1} s, {failed} failed; {}", quantile(&took, 1.0), summary(&took, "s")));
+    report(&format!(
+        "- helix: all Ready after {:.1} s, {failed} failed; {}",
+        quantile(&took, 1.0),
+        summary(&took, "s")
+    ));
     let jitter: Vec<f64> = gaps.iter().map(|gap| (gap - 5000.0).abs()).collect();
     report(&format!("- heartbeat jitter during and after the burst: {}", summary(&jitter, "ms")));
     report(&format!("- 50 scripts: last first frame after {:.1} s; {}", quantile(&theirs, 1.0), summary(&theirs, "s")));

@@ -16,7 +16,10 @@ use crate::{report, rounds, say};
 
 pub async fn run() -> Result<()> {
     let product = Product::start(16, None)?;
-    report(&format!("\n## T17 · bus, server and runner from nothing: {:.0} ms", product.started_in.as_secs_f64() * 1e3));
+    report(&format!(
+        "\n## T17 · bus, server and runner from nothing: {:.0} ms",
+        product.started_in.as_secs_f64() * 1e3
+    ));
     let (mut ours, mut ready, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     let (mut our_cpu, mut their_cpu) = (Vec::new(), Vec::new());
     for round in 0..rounds() {

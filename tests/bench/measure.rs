@@ -14,7 +14,12 @@ pub fn quantile(samples: &[f64], q: f64) -> f64 {
 
 /// `p50 12.3 · p99 45.6 · n 10`, with a unit.
 pub fn summary(samples: &[f64], unit: &str) -> String {
-    format!("p50 {:.1} {unit} · p99 {:.1} {unit} · n {}", quantile(samples, 0.5), quantile(samples, 0.99), samples.len())
+    format!(
+        "p50 {:.1} {unit} · p99 {:.1} {unit} · n {}",
+        quantile(samples, 0.5),
+        quantile(samples, 0.99),
+        samples.len()
+    )
 }
 
 /// A process as `/proc/<pid>/stat` shows it.
@@ -76,7 +81,9 @@ pub fn cpu_seconds(pids: &[u32]) -> f64 {
 pub fn scheduler_seconds(pids: &[u32]) -> f64 {
     let threads = pids.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten());
     let nanos: u64 = threads
-        .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok())
+        .filter_map(|thread| {
+            fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok()
+        })
         .sum();
     nanos as f64 / 1e9
 }

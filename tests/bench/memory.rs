@@ -44,7 +44,9 @@ pub async fn run() -> Result<()> {
     report(&format!("\n## T4 · {count} idle desktops, 1080p"));
     let total = memory_mib(&processes, "Pss") / count as f64;
     report(&format!("- helix: {total:.1} MiB PSS each: {}", by_program(&processes, count)));
-    report(&format!("- helix: {idle_cpu:.2} % of one core for all desktops, {all_cpu:.2} % with bus, server and runner"));
+    report(&format!(
+        "- helix: {idle_cpu:.2} % of one core for all desktops, {all_cpu:.2} % with bus, server and runner"
+    ));
     drop(product);
 
     let peers: Vec<Peer> = (0..count).map(|index| Peer::tigervnc_desktop(600 + index as u32)).collect::<Result<_>>()?;
@@ -65,10 +67,8 @@ fn by_program(processes: &[u32], count: usize) -> String {
     for pid in processes {
         groups.entry(program(*pid)).or_default().push(*pid);
     }
-    let line: Vec<String> = groups
-        .iter()
-        .map(|(name, pids)| format!("{name} {:.1}", memory_mib(pids, "Pss") / count as f64))
-        .collect();
+    let line: Vec<String> =
+        groups.iter().map(|(name, pids)| format!("{name} {:.1}", memory_mib(pids, "Pss") / count as f64)).collect();
     line.join(", ")
 }
 

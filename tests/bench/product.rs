@@ -52,7 +52,15 @@ impl Product {
         let pids = info["pids"].as_object().context("no pids")?;
         let pids = pids.iter().filter_map(|(name, pid)| Some((name.clone(), u32::try_from(pid.as_u64()?).ok()?)));
         let token = std::fs::read_to_string(text("token_file")?)?.trim().to_owned();
-        Ok(Self { url: text("url")?, token, http: reqwest::Client::new(), nats_url: text("nats_url")?, pids: pids.collect(), started_in, dir })
+        Ok(Self {
+            url: text("url")?,
+            token,
+            http: reqwest::Client::new(),
+            nats_url: text("nats_url")?,
+            pids: pids.collect(),
+            started_in,
+            dir,
+        })
     }
 
     /// Its state directory.

@@ -1,1 +1,16 @@
-fn main() {}
+//! End-to-end tests against real programs. Each test has a cluster of its own, in a directory of its own, and ends
+//! with the proof that nothing of it is left (`Cluster::shutdown`). `make test` builds the programs first.
+
+mod browser;
+mod bus;
+mod chaos;
+mod desktop;
+mod documents;
+mod faults;
+mod hostile;
+mod queue;
+mod refusals;
+mod replicas;
+mod routes;
+mod sessions;
+mod updown;

@@ -1,0 +1,185 @@
+//! `kill -9` of every process at random points: every acknowledged session reaches a truthful state, nothing is lost,
+//! doubled or left behind. `HELIX_CHAOS_ROUNDS` sets the rounds, `HELIX_CHAOS_SEED` replays a run.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use helix_protocol::SessionId;
+use helix_protocol::session::SessionPhase;
+use helix_tests::eventually::{eventually, secs};
+use helix_tests::http::told;
+use helix_tests::process::runs;
+use helix_tests::random::Random;
+use helix_tests::runner::RunnerSpec;
+use helix_tests::{Api, Cluster, leftovers};
+use serde_json::{Value, json};
+
+/// How long everything may take to be true again after a kill.
+const TRUTH: Duration = secs(90);
+/// Sessions that run at once.
+const MOST: usize = 4;
+
+/// What was acknowledged last for a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Run,
+    Stop,
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn body(id: &str) -> Value {
+    json!({"id": id, "kind": "command", "input": format!("echo ran >>ran.txt; echo mark of {id}")})
+}
+
+/// Repeats a request at either server until one acknowledges it: what a client does.
+async fn acknowledged(apis: &[Api], method: &str, path: &str, body: &Value) -> Result<()> {
+    eventually(&format!("{method} {path} is acknowledged"), TRUTH, || async {
+        let mut refusals = Vec::new();
+        for api in apis {
+            let answer = if method == "DELETE" { api.delete(path).await } else { api.post(path, body).await };
+            match answer {
+                // A deleted session that is already gone was acknowledged by the answer that got lost.
+                Ok(answer) if answer.status.is_success() || (method == "DELETE" && answer.status == 404) => {
+                    return Ok(());
+                }
+                Ok(answer) => refusals.push(format!("{} {}", answer.status, answer.text)),
+                Err(fault) => refusals.push(format!("{fault:#}")),
+            }
+        }
+        anyhow::bail!("{refusals:?}")
+    })
+    .await
+}
+
+/// One session against what was asked of it.
+async fn truthful(cluster: &Cluster, api: &Api, id: &str, asked: Asked) -> Result<()> {
+    let view = api.session(id).await?;
+    cluster.remember(&view);
+    let unit = SessionId::parse(id)?.unit_key();
+    let ended = || -> Result<()> {
+        for runner in &cluster.runners {
+            leftovers::none(&runner.state_dir.join("s").join(&unit))?;
+        }
+        Ok(())
+    };
+    let cause = view.cause.as_ref().is_some_and(|cause| !cause.code.is_empty() && !cause.message.is_empty());
+    match (asked, view.phase) {
+        (Asked::Run, SessionPhase::Ready) => {
+            ensure!(view.pid.is_some_and(runs), "Ready, yet its agent does not run: {}", told(&view));
+            let result = view.result.as_ref().with_context(|| format!("no result yet: {}", told(&view)))?;
+            ensure!(result.exit_status == 0, "{}", told(&view));
+            ensure!(result.output_tail.ends_with(&format!("mark of {id}\n")), "{}", told(&view));
+            let workspace = view.workspace.as_deref().context("no workspace")?;
+            let ran = std::fs::read_to_string(format!("{workspace}/ran.txt"))?;
+            ensure!(ran == "ran\n", "{id} ran {} times", ran.lines().count());
+            Ok(())
+        }
+        // A start that was interrupted may fail, with a cause and nothing left.
+        (_, SessionPhase::Failed) => {
+            ensure!(cause, "Failed without a cause: {}", told(&view));
+            ended()
+        }
+        (Asked::Stop, SessionPhase::Stopped) => ended(),
+        _ => anyhow::bail!("asked {asked:?}: {}", told(&view)),
+    }
+}
+
+async fn strike(cluster: &mut Cluster, victim: u64, after: Duration) -> Result<()> {
+    tokio::time::sleep(after).await; // the random point
+    match victim {
+        0 => cluster.nats.restart().await,
+        1 | 2 => {
+            let server = &mut cluster.servers[victim as usize - 1];
+            server.kill().await?;
+            server.start().await
+        }
+        _ => {
+            let runner = &mut cluster.runners[victim as usize - 3];
+            runner.kill().await?;
+            runner.start().await
+        }
+    }
+}
+
+async fn round(
+    cluster: &mut Cluster,
+    random: &mut Random,
+    asked: &mut BTreeMap<String, Asked>,
+    number: u64,
+) -> Result<()> {
+    let apis = [cluster.api_of(0)?, cluster.api_of(1)?];
+    let mut running: Vec<_> =
+        asked.iter().filter(|(_, asked)| **asked == Asked::Run).map(|(id, _)| id.clone()).collect();
+    let mut stops = Vec::new();
+    while running.len() + 2 > MOST || (!running.is_empty() && random.below(3) == 0) {
+        stops.push(running.remove(random.below(running.len() as u64) as usize));
+    }
+    let creates = [format!("c{number}-a"), format!("c{number}-b")];
+    let victim = random.below(5);
+    let strike_after = Duration::from_millis(random.below(900));
+    let second_after = Duration::from_millis(random.below(500));
+
+    let work = async {
+        let nothing = json!({});
+        for id in &stops {
+            acknowledged(&apis, "POST", &format!("/api/v1/sessions/{id}/stop"), &nothing).await?;
+        }
+        acknowledged(&apis, "POST", "/api/v1/sessions", &body(&creates[0])).await?;
+        tokio::time::sleep(second_after).await; // so that starts are at different steps when it strikes
+        acknowledged(&apis, "POST", "/api/v1/sessions", &body(&creates[1])).await
+    };
+    let (worked, struck) = tokio::join!(work, strike(cluster, victim, strike_after));
+    let what =
+        format!("round {number}: victim {victim} after {strike_after:?}, creating {creates:?}, stopping {stops:?}");
+    worked.with_context(|| what.clone())?;
+    struck.with_context(|| what.clone())?;
+    asked.extend(stops.into_iter().map(|id| (id, Asked::Stop)));
+    asked.extend(creates.into_iter().map(|id| (id, Asked::Run)));
+
+    for (id, asked) in asked.iter() {
+        eventually(&format!("{id} is in a truthful state"), TRUTH, || truthful(cluster, &apis[0], id, *asked))
+            .await
+            .with_context(|| what.clone())?;
+    }
+    // Nothing lost, nothing made up; whatever failed is asked no more.
+    let sessions = apis[1].sessions().await?;
+    let known: Vec<_> = sessions.iter().map(|view| view.id.to_string()).collect();
+    ensure!(
+        known.len() == asked.len() && asked.keys().all(|id| known.contains(id)),
+        "{what}: {known:?} against {asked:?}"
+    );
+    for view in sessions.iter().filter(|view| view.phase == SessionPhase::Failed) {
+        asked.insert(view.id.to_string(), Asked::Stop);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_left_whoever_is_killed() -> Result<()> {
+    let rounds = number("HELIX_CHAOS_ROUNDS").unwrap_or(4);
+    let seed = number("HELIX_CHAOS_SEED").unwrap_or_else(|| jiff::Timestamp::now().as_microsecond() as u64);
+    let mut random = Random::seeded(seed);
+    let runner = |id| RunnerSpec::new(id).slots(MOST as u32);
+    let mut cluster = Cluster::builder().servers(2).runner(runner("r1")).runner(runner("r2")).start().await?;
+    let mut asked = BTreeMap::new();
+    for number in 0..rounds {
+        round(&mut cluster, &mut random, &mut asked, number)
+            .await
+            .with_context(|| format!("HELIX_CHAOS_SEED={seed} HELIX_CHAOS_ROUNDS={rounds}"))?;
+    }
+    let api = cluster.api()?;
+    for id in asked.keys() {
+        api.delete_session(id, TRUTH).await.with_context(|| format!("HELIX_CHAOS_SEED={seed}"))?;
+    }
+    ensure!(api.sessions().await?.is_empty(), "records are left");
+    for runner in &cluster.runners {
+        leftovers::none(&runner.state_dir.join("s"))?;
+        let left = std::fs::read_dir(&runner.workspace_dir)?.count();
+        ensure!(left == 0, "{left} workspaces are left in {}", runner.workspace_dir.display());
+    }
+    cluster.shutdown().await
+}

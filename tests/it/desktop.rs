@@ -1,0 +1,140 @@
+//! The desktop through the server: tickets, the relay, and the picture that the X server really shows.
+
+use anyhow::{Result, ensure};
+use helix_protocol::api::SessionView;
+use helix_protocol::session::SessionPhase;
+use helix_tests::cluster::READY;
+use helix_tests::eventually::{eventually, secs};
+use helix_tests::http::refusal;
+use helix_tests::rfb::{Frame, Rfb};
+use helix_tests::{Api, Cluster, x};
+use serde_json::json;
+
+/// What the X server shows now.
+pub async fn truth(view: &SessionView) -> Result<Frame> {
+    let view = view.clone();
+    tokio::task::spawn_blocking(move || x::screen(&view)).await?
+}
+
+/// Waits until the viewer's picture is exactly the X server's, and not an empty one.
+async fn same_picture(rfb: &mut Rfb, view: &SessionView) -> Result<Frame> {
+    let deadline = tokio::time::Instant::now() + secs(20);
+    loop {
+        let before = truth(view).await?;
+        let seen = rfb.full_frame().await?.clone();
+        let differ = before.differs(&seen);
+        if differ == 0 && seen.colours() > 1 {
+            return Ok(seen);
+        }
+        ensure!(tokio::time::Instant::now() < deadline, "{differ} pixels differ: {seen:?} against {before:?}");
+    }
+}
+
+async fn opened(api: &Api, id: &str) -> Result<Rfb> {
+    Rfb::ticket(&api.ticket(id).await?.url).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_viewer_sees_what_x_shows_and_can_type() -> Result<()> {
+    let cluster = Cluster::small().await?;
+    let api = cluster.api()?;
+    let view = cluster.ready(&json!({"id": "desk", "kind": "terminal", "geometry": "1000x700"})).await?;
+    let mut rfb = opened(&api, "desk").await?;
+    ensure!((rfb.frame.width, rfb.frame.height) == (1000, 700), "{:?}", rfb.frame);
+    let before = same_picture(&mut rfb, &view).await?;
+
+    rfb.type_text("echo typed >typed.txt; seq 40\n").await?;
+    let workspace = std::path::PathBuf::from(view.workspace.clone().unwrap_or_default());
+    eventually("the typed command runs", secs(20), || async {
+        ensure!(std::fs::read(workspace.join("typed.txt"))? == b"typed\n", "not written yet");
+        Ok(())
+    })
+    .await?;
+    rfb.change().await?;
+    let after = same_picture(&mut rfb, &view).await?;
+    ensure!(before.differs(&after) > 500, "typing changed {} pixels", before.differs(&after));
+
+    // A second viewer shares the same desktop.
+    let mut second = opened(&api, "desk").await?;
+    ensure!(second.full_frame().await?.differs(&after) == 0, "the second viewer sees something else");
+
+    // The end of the session ends its viewers.
+    api.stop("desk").await?;
+    api.wait_phase("desk", SessionPhase::Stopped, READY).await?;
+    ensure!(tokio::time::timeout(secs(10), second.change()).await?.is_err(), "the stream outlives its session");
+    api.post("/api/v1/sessions/desk/tickets", &json!({"stream": "vnc"})).await?.problem(409, "session_not_ready")?;
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_opens_one_stream_once() -> Result<()> {
+    let cluster = Cluster::small().await?;
+    let api = cluster.api()?;
+    cluster.ready(&json!({"id": "one", "kind": "terminal"})).await?;
+    cluster.ready(&json!({"id": "two", "kind": "terminal"})).await?;
+
+    let ticket = api.ticket("one").await?;
+    ensure!(ticket.expires_at.duration_since(jiff::Timestamp::now()).as_secs() <= 60, "it lives longer than 60 s");
+    let path = |id: &str, ticket: &str| format!("/api/v1/sessions/{id}/streams/vnc?ticket={ticket}");
+    let anonymous = api.with_token("");
+    // A ticket for another session, a wrong one, none, and a bearer instead of one.
+    ensure!(refusal(anonymous.socket(&path("two", &ticket.ticket)).await)? == 401, "a ticket opened another session");
+    ensure!(refusal(anonymous.socket(&path("one", "wrong")).await)? == 401, "a wrong ticket opened it");
+    ensure!(refusal(anonymous.socket("/api/v1/sessions/one/streams/vnc").await)? == 401, "no ticket opened it");
+
+    let ticket = api.ticket("one").await?;
+    let mut rfb = Rfb::ticket(&ticket.url).await?;
+    ensure!(refusal(anonymous.socket(&path("one", &ticket.ticket)).await)? == 401, "a used ticket opened it again");
+    rfb.full_frame().await?;
+
+    // Of many at once with the same ticket, one gets in.
+    let ticket = api.ticket("one").await?;
+    let tries = (0..6).map(|_| anonymous.socket(&ticket.url[ticket.url.find("/api").unwrap_or(0)..]));
+    let opened = futures::future::join_all(tries.collect::<Vec<_>>().into_iter()).await;
+    ensure!(opened.iter().filter(|socket| socket.is_ok()).count() == 1, "not exactly one got in");
+
+    // A link's token opens that desktop and nothing else.
+    let link = api.link("one").await?;
+    let (page, token) = link.url.split_once("#token=").unwrap_or_default();
+    ensure!(page.ends_with("/sessions/one/view"), "{page}");
+    let guest = api.with_token(token);
+    ensure!(guest.session("one").await?.id.as_str() == "one", "the link's token does not open its session");
+    guest.ticket("one").await?;
+    ensure!(guest.get("/api/v1/sessions/two").await?.status == 404, "the link's token shows another session");
+    let refused = guest.post("/api/v1/sessions/two/tickets", &json!({"stream": "vnc"})).await?;
+    ensure!(matches!(refused.status.as_u16(), 403 | 404), "the link's token opens another desktop: {}", refused.status);
+    guest.post_empty("/api/v1/sessions/one/stop").await?.problem(403, "forbidden")?;
+    guest.post("/api/v1/sessions/one/links", &json!({})).await?.problem(403, "forbidden")?;
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_live_runner_the_viewer_is_told_at_once() -> Result<()> {
+    let mut cluster = Cluster::small().await?;
+    let api = cluster.api()?;
+    cluster.ready(&json!({"id": "gone", "kind": "terminal"})).await?;
+    let mut rfb = opened(&api, "gone").await?;
+    rfb.full_frame().await?;
+    cluster.runners[0].kill().await?;
+
+    let started = tokio::time::Instant::now();
+    let path = match api.post("/api/v1/sessions/gone/tickets", &json!({"stream": "vnc"})).await? {
+        answer if answer.status == 503 => {
+            answer.problem(503, "runner_unavailable")?;
+            None
+        }
+        answer => Some(answer.json::<helix_protocol::api::Ticket>()?.url),
+    };
+    if let Some(url) = path {
+        let path = url[url.find("/api").unwrap_or(0)..].to_owned();
+        ensure!(refusal(api.with_token("").socket(&path).await)? == 503, "not 503");
+    }
+    ensure!(started.elapsed() < secs(8), "the viewer had to wait {:?}", started.elapsed());
+
+    // The session ran on; a new agentd serves it again.
+    cluster.runners[0].start().await?;
+    let view = api.wait_phase("gone", SessionPhase::Ready, READY).await?;
+    let mut rfb = eventually("the desktop can be seen again", READY, || opened(&api, "gone")).await?;
+    same_picture(&mut rfb, &view).await?;
+    cluster.shutdown().await
+}

@@ -1,0 +1,187 @@
+//! The documents' REST contract: their curl lines verbatim, but for host and token.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use helix_protocol::external_agents::{Logs, RdpConnection, Stats, ZedAgentResponse};
+use helix_protocol::session::SessionPhase;
+use helix_tests::cluster::READY;
+use helix_tests::eventually::{eventually, secs};
+use helix_tests::process::run;
+use helix_tests::runner::RunnerSpec;
+use helix_tests::{Cluster, ports, programs};
+use serde_json::{Value, json};
+
+const HOST: &str = "http://localhost:8080";
+const CREATE: &str = r#"curl -X POST http://localhost:8080/api/v1/external-agents \
+  -H "Content-Type: application/json" \
+  -d '{
+    "session_id": "session_123",
+    "user_id": "user_456", 
+    "input": "Help me implement a new feature",
+    "project_path": "/workspace/my-project",
+    "instance_id": "spec_task_789"
+  }'"#;
+const LIST: &str = "curl http://localhost:8080/api/v1/external-agents";
+const ONE: &str = "curl http://localhost:8080/api/v1/external-agents/session_123";
+const RDP: &str = "curl http://localhost:8080/api/v1/external-agents/session_123/rdp";
+const FLEET: &str = "curl http://localhost:8080/api/v1/external-agents | jq '.[] | {id, status, active_tasks}'";
+const HEALTH: &str = "curl http://localhost:3030/health";
+
+/// A shell in which `curl` adds the token, from a file and not from the command line.
+struct Shell {
+    config: PathBuf,
+    base: String,
+}
+
+impl Shell {
+    fn new(cluster: &Cluster) -> Result<Self> {
+        programs::installed("jq")?;
+        let config = cluster.dir().join("curlrc");
+        std::fs::write(
+            &config,
+            format!("silent\nshow-error\nheader = \"Authorization: Bearer {}\"\n", cluster.admin_token()),
+        )?;
+        Ok(Self { config, base: cluster.api()?.base().to_owned() })
+    }
+
+    async fn line(&self, line: &str) -> Result<String> {
+        let line = line.replace(HOST, &self.base);
+        let script =
+            format!("set -o pipefail\ncurl() {{ command curl -K '{}' \"$@\"; }}\n{line}", self.config.display());
+        let output = run(&programs::installed("bash")?, &["-c", &script], &[], secs(60)).await?;
+        ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    async fn json(&self, line: &str) -> Result<Value> {
+        let text = self.line(line).await?;
+        serde_json::from_str(&text).with_context(|| format!("{line}: {text}"))
+    }
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().map(|object| object.keys().map(String::as_str).collect()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documents_curl_lines_work() -> Result<()> {
+    let mut spec = RunnerSpec::new("external-zed-box");
+    spec.health_port = ports::free()?;
+    let health = HEALTH.replace("3030", &spec.health_port.to_string());
+    let cluster = Cluster::builder().runner(spec).start().await?;
+    let api = cluster.api()?;
+    let shell = Shell::new(&cluster)?;
+
+    // An idle fleet is a line per runner.
+    eventually("the idle runner is shown", secs(20), || async {
+        let fleet = shell.json(FLEET).await?;
+        ensure!(fleet == json!({"id": "external-zed-box", "status": "available", "active_tasks": 0}), "{fleet}");
+        Ok(())
+    })
+    .await?;
+    shell.line(&health).await?;
+
+    let created = shell.json(CREATE).await?;
+    let shape: ZedAgentResponse = serde_json::from_value(created.clone())?;
+    ensure!(shape.session_id == "session_123" && shape.id == "session_123", "{created}");
+    ensure!(["queued", "assigned"].contains(&shape.status.as_str()), "{created}");
+    let token = shape.auth_token.clone().context("no auth_token")?;
+    ensure!(token.starts_with("ext_token_") && token.len() > 40, "weak token");
+    ensure!(shape.rdp_url.is_none() && shape.websocket_url.is_none(), "an address that nothing answers: {created}");
+    let again = shell.json(CREATE).await?;
+    ensure!(again["session_id"] == "session_123", "{again}");
+    api.post("/api/v1/external-agents", &json!({"session_id": "session_123", "input": "something else"}))
+        .await?
+        .problem(409, "session_exists")?;
+
+    api.wait_phase("session_123", SessionPhase::Ready, READY).await?;
+    let one = shell.json(ONE).await?;
+    ensure!(one["status"] == "running" && one["runner_id"] == "external-zed-box", "{one}");
+    ensure!(one["pid"].as_u64().is_some_and(|pid| pid > 0), "{one}");
+    ensure!(keys(&one) == keys(&created), "keys differ: {one} {created}");
+    let list = shell.json(LIST).await?;
+    let elements = list.as_array().context("not an array")?;
+    ensure!(elements.len() == 2, "not the session and the runner: {list}");
+    for element in elements {
+        ensure!(keys(element) == keys(&created), "keys differ in {element}");
+    }
+    eventually("the runner shows its task", secs(20), || async {
+        let fleet = shell.line(FLEET).await?;
+        ensure!(fleet.contains("\"active_tasks\": 1"), "{fleet}");
+        Ok(())
+    })
+    .await?;
+
+    let rdp = shell.json(RDP).await?;
+    let shape: RdpConnection = serde_json::from_value(rdp.clone())?;
+    ensure!(shape.status == "unavailable" && shape.reason.is_some(), "{rdp}");
+    ensure!(shape.rdp_url.is_none() && shape.proxy_url.is_none() && shape.username == "zed", "{rdp}");
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documents_other_routes_answer_as_written() -> Result<()> {
+    let cluster = Cluster::builder().runner(RunnerSpec::new("r1").slots(1)).start().await?;
+    let api = cluster.api()?;
+    let base = "/api/v1/external-agents";
+    // Unknown fields are ignored here.
+    let body = json!({"session_id": "a", "user_id": "u", "input": "echo out; echo err >&2; exit 4", "env": ["K=V"],
+                      "work_dir": "/tmp/elsewhere", "rdp_port": 5900, "rdp_user": "root", "surprise": true});
+    let created = api.post(base, &body).await?.expect(200)?;
+    let secret = created["auth_token"].as_str().context("no auth_token")?.to_owned();
+    api.wait_result("a", READY).await?;
+    let known = api.get(&format!("{base}/a")).await?.expect(200)?;
+    ensure!(known["auth_token"] == secret.as_str(), "the owner is not told the same token again");
+
+    let stats: Stats = api.get(&format!("{base}/a/stats")).await?.json()?;
+    ensure!(stats.status == "running" && stats.pid > 0 && stats.display_num.is_some(), "{stats:?}");
+    ensure!(stats.start_time.is_some() && stats.workspace_dir.is_some() && stats.rdp_port.is_none(), "{stats:?}");
+    let logs: Logs = api.get(&format!("{base}/a/logs?lines=100")).await?.json()?;
+    ensure!(logs.lines as usize == logs.logs.len(), "{logs:?}");
+    ensure!(logs.logs.iter().any(|line| line.starts_with("app: ") && line.contains("err")), "{logs:?}");
+    let connections = api.get(&format!("{base}/connections")).await?.expect(200)?;
+    ensure!(connections == json!([]), "{connections}");
+    let command = api.post(&format!("{base}/a/command"), &json!({"type": "focus", "data": {}})).await?;
+    command.problem(409, "no_sync_connection")?;
+
+    // PUT changes what has not started yet.
+    api.put(&format!("{base}/a"), &json!({"env": ["K=W"]})).await?.problem(409, "session_started")?;
+    let queued = api.post(base, &json!({"session_id": "b", "input": "echo $K; pwd"})).await?.expect(200)?;
+    ensure!(queued["status"] == "queued" && queued["runner_id"] == "", "{queued}");
+    api.put(&format!("{base}/b"), &json!({"env": ["K=changed"], "project_path": "deep/down"})).await?.expect(200)?;
+    let done = api.delete(&format!("{base}/a")).await?.expect(200)?;
+    ensure!(done["session_id"] == "a" && done["message"].is_string(), "{done}");
+    let view = api.wait_result("b", READY).await?;
+    let output = view.result.map(|result| result.output_tail).unwrap_or_default();
+    ensure!(output.starts_with("changed\n") && output.ends_with("/deep/down\n"), "{output}");
+
+    api.get(&format!("{base}/nobody")).await?.problem(404, "session_not_found")?;
+    api.get(&format!("{base}/nobody/rdp")).await?.problem(404, "session_not_found")?;
+    api.post(base, &json!({"session_id": "c", "input": ""})).await?.problem(400, "invalid_input")?;
+    api.post(base, &json!({"session_id": "c", "input": "x".repeat(50_001)})).await?.problem(400, "invalid_input")?;
+    api.post(base, &json!({"input": "true", "project_path": "x".repeat(256)}))
+        .await?
+        .problem(400, "invalid_request")?;
+    api.get("/api/v1/ws/external-agent-runner?runnerid=x").await?.problem(410, "gone")?;
+    // The session's own token opens its own session and nothing else.
+    let known = api.get(&format!("{base}/b")).await?.expect(200)?;
+    let own = api.with_token(known["auth_token"].as_str().context("no auth_token")?);
+    ensure!(own.get("/api/v1/sessions/b").await?.status == 200, "the session's token does not open its session");
+    ensure!(own.post_empty("/api/v1/sessions/b/stop").await?.status == 403, "the session's token may end it");
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_runner_the_documents_post_is_unavailable() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let api = cluster.api()?;
+    let answer = api.post("/api/v1/external-agents", &json!({"session_id": "none", "input": "true"})).await?;
+    answer.problem(503, "no_runner")?;
+    let list = api.get("/api/v1/external-agents").await?.expect(200)?;
+    ensure!(list == json!([]), "{list}");
+    // The canonical one queues.
+    let view = api.create(&json!({"id": "waits", "kind": "terminal"})).await?;
+    ensure!(view.phase == SessionPhase::Pending, "{}", view.phase);
+    cluster.shutdown().await
+}

@@ -1,0 +1,145 @@
+//! Every route that the server names in its own description needs a token with the right scope.
+
+use anyhow::{Context, Result, ensure};
+use helix_tests::{Api, Cluster};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// What needs no token: health, the pages and the description of the API.
+const OPEN: [&str; 4] = ["/healthz", "/readyz", "/api/openapi.json", "/api/docs"];
+
+struct Route {
+    method: Method,
+    path: String,
+}
+
+fn routes(description: &Value) -> Result<Vec<Route>> {
+    let mut routes = Vec::new();
+    for (path, item) in description["paths"].as_object().context("no paths")? {
+        for (method, _) in item.as_object().context("no methods")? {
+            let Ok(method) = Method::from_bytes(method.to_uppercase().as_bytes()) else { continue };
+            if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE" | "PATCH") {
+                continue;
+            }
+            let path = path.replace("{id}", "some").replace("{runner}", "some").replace("{session}", "some");
+            ensure!(!path.contains('{'), "unknown parameter in {path}");
+            routes.push(Route { method, path });
+        }
+    }
+    Ok(routes)
+}
+
+async fn call(api: &Api, route: &Route) -> Result<(u16, String)> {
+    let body = matches!(route.method, Method::POST | Method::PUT | Method::PATCH)
+        .then(|| ("application/json", br"{}".to_vec()));
+    let answer = api.send(route.method.clone(), &route.path, body).await?;
+    Ok((answer.status.as_u16(), answer.text))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_refuses_without_the_right_token() -> Result<()> {
+    let cluster = Cluster::small().await?;
+    let api = cluster.api()?;
+    let description = api.get("/api/openapi.json").await?.expect(200)?;
+    let routes = routes(&description)?;
+    let expected = [
+        "/api/v1/sessions",
+        "/api/v1/sessions/some",
+        "/api/v1/sessions/some/stop",
+        "/api/v1/sessions/some/tickets",
+        "/api/v1/sessions/some/links",
+        "/api/v1/sessions/some/adopt",
+        "/api/v1/sessions/some/logs",
+        "/api/v1/sessions/some/timeline",
+        "/api/v1/sessions/some/streams/vnc",
+        "/api/v1/runners",
+        "/api/v1/runners/some",
+        "/api/v1/runners/enrol",
+        "/api/v1/whoami",
+        "/api/v1/status",
+        "/api/v1/events",
+        "/api/v1/dial",
+        "/api/v1/external-agents",
+        "/api/v1/external-agents/some",
+        "/api/v1/external-agents/some/rdp",
+        "/api/v1/external-agents/some/stats",
+        "/api/v1/external-agents/some/logs",
+        "/api/v1/external-agents/connections",
+        "/api/v1/external-agents/some/command",
+    ];
+    for path in expected {
+        ensure!(routes.iter().any(|route| route.path == path), "{path} is not described");
+    }
+
+    let (nobody, stranger) = (api.with_token(""), api.with_token("stranger"));
+    let closed: Vec<_> = routes.iter().filter(|route| !OPEN.iter().any(|open| route.path.starts_with(open))).collect();
+    for route in &closed {
+        for (who, caller) in [("no token", &nobody), ("a wrong token", &stranger)] {
+            let (status, text) = call(caller, route).await?;
+            // A superseded path is gone for everybody.
+            ensure!(status == 401, "{} {} with {who}: {status} {text}", route.method, route.path);
+        }
+    }
+
+    // Weak tokens open what they are for.
+    api.create(&json!({"id": "other", "kind": "terminal"})).await?;
+    let link = api.link("other").await?;
+    let desktop = link.url.split_once("#token=").context("no token in the link")?.1.to_owned();
+    let weak = [
+        ("enrolment", cluster.enrolment_token()?, vec!["/api/v1/runners/enrol", "/api/v1/whoami"]),
+        ("runner", cluster.runners[0].token()?, vec!["/api/v1/dial", "/api/v1/whoami"]),
+        (
+            "desktop",
+            desktop,
+            vec!["/api/v1/whoami", "/api/v1/events", "/api/v1/status", "/api/v1/sessions", "/api/v1/external-agents"],
+        ),
+    ];
+    for (name, token, may) in weak {
+        let caller = api.with_token(&token);
+        for route in &closed {
+            if may.contains(&route.path.as_str()) && route.method == Method::GET
+                || may.contains(&route.path.as_str()) && name == "enrolment"
+            {
+                continue;
+            }
+            let (status, text) = call(&caller, route).await?;
+            // A session that it may not know of is not found; streams ask for a ticket, whoever comes.
+            let hidden = name == "desktop" && status == 404;
+            let ticket = route.path.contains("/streams/") && status == 401;
+            ensure!(
+                status == 403 || hidden || ticket,
+                "{} {} with the {name} token: {status} {text}",
+                route.method,
+                route.path
+            );
+        }
+    }
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_strict_and_self_contained() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let api = cluster.api()?.with_token("");
+    for page in ["/", "/sessions/any/view"] {
+        let answer = api.get(page).await?;
+        ensure!(answer.status == 200, "{page}: {}", answer.status);
+        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let policy = header("content-security-policy");
+        ensure!(policy.contains("default-src 'none'") || policy.contains("default-src 'self'"), "{page}: {policy:?}");
+        ensure!(!policy.contains("unsafe"), "{page}: {policy}");
+        ensure!(policy.contains("frame-ancestors 'none'"), "{page}: {policy}");
+        ensure!(header("x-content-type-options") == "nosniff", "{page}: no nosniff");
+        ensure!(header("referrer-policy") == "no-referrer", "{page}: {:?}", header("referrer-policy"));
+        ensure!(!answer.text.contains("http://") && !answer.text.contains("https://"), "{page} names another host");
+    }
+    for asset in ["/assets/index.js", "/assets/view.js", "/assets/style.css", "/assets/favicon.svg"] {
+        ensure!(api.get(asset).await?.status == 200, "{asset} is not served");
+    }
+    for path in ["/assets/../Cargo.toml", "/assets/nothing.js", "/assets/%2e%2e/index.html"] {
+        ensure!(api.get(path).await?.status == 404, "{path} is served");
+    }
+    let docs = api.get("/api/docs/").await?;
+    ensure!(docs.status == 200 && !docs.text.contains("https://"), "the API's page: {}", docs.status);
+    cluster.shutdown().await
+}

@@ -1,0 +1,143 @@
+//! A real Chromium, driven through playwright-core by `tests/browser/driver.mjs`: one JSON command per line.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::rfb::Frame;
+use crate::{programs, repository};
+
+/// No command may take longer.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A browser with one page.
+pub struct Browser {
+    child: Child,
+    commands: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Browser {
+    /// Starts it with a fresh profile in `dir`.
+    pub async fn start(dir: &Path) -> Result<Self> {
+        let profile = dir.join("browser");
+        std::fs::create_dir_all(&profile)?;
+        let mut child = Command::new(programs::installed("node")?)
+            .arg(repository().join("tests/browser/driver.mjs"))
+            .arg(programs::chromium()?)
+            .arg(&profile)
+            .current_dir(repository().join("web"))
+            .env("HOME", &profile)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start node")?;
+        let commands = child.stdin.take().context("no stdin")?;
+        let answers = BufReader::new(child.stdout.take().context("no stdout")?).lines();
+        let mut browser = Self { child, commands, answers };
+        browser.answer().await.context("the browser did not start")?;
+        Ok(browser)
+    }
+
+    async fn answer(&mut self) -> Result<Value> {
+        let line = timeout(PATIENCE, self.answers.next_line()).await.context("the browser fell silent")??;
+        let answer: Value = serde_json::from_str(&line.context("the browser's driver ended")?)?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(fault) => bail!("browser: {fault}"),
+            None => Ok(answer.get("value").cloned().unwrap_or(Value::Null)),
+        }
+    }
+
+    async fn command(&mut self, command: Value) -> Result<Value> {
+        let mut line = serde_json::to_vec(&command)?;
+        line.push(b'\n');
+        self.commands.write_all(&line).await?;
+        self.commands.flush().await?;
+        self.answer().await.with_context(|| command["do"].to_string())
+    }
+
+    /// Opens an address.
+    pub async fn open(&mut self, url: &str) -> Result<()> {
+        self.command(json!({"do": "open", "url": url})).await?;
+        Ok(())
+    }
+
+    /// Waits for an element.
+    pub async fn wait(&mut self, selector: &str) -> Result<()> {
+        self.command(json!({"do": "wait", "selector": selector})).await?;
+        Ok(())
+    }
+
+    /// Text of every element that fits.
+    pub async fn texts(&mut self, selector: &str) -> Result<Vec<String>> {
+        Ok(serde_json::from_value(self.command(json!({"do": "texts", "selector": selector})).await?)?)
+    }
+
+    /// Address in the address bar.
+    pub async fn address(&mut self) -> Result<String> {
+        Ok(serde_json::from_value(self.command(json!({"do": "address"})).await?)?)
+    }
+
+    /// Types text on the keyboard, wherever the focus is.
+    pub async fn type_text(&mut self, text: &str) -> Result<()> {
+        self.command(json!({"do": "type", "text": text})).await?;
+        Ok(())
+    }
+
+    /// Presses a key by name.
+    pub async fn press(&mut self, key: &str) -> Result<()> {
+        self.command(json!({"do": "press", "key": key})).await?;
+        Ok(())
+    }
+
+    /// Fills a form's field.
+    pub async fn fill(&mut self, selector: &str, text: &str) -> Result<()> {
+        self.command(json!({"do": "fill", "selector": selector, "text": text})).await?;
+        Ok(())
+    }
+
+    /// Pixels of the page's canvas.
+    pub async fn canvas(&mut self, dir: &Path) -> Result<Frame> {
+        let file = dir.join("canvas.rgba");
+        let answer = self.command(json!({"do": "canvas", "path": file})).await?;
+        let side = |name: &str| answer[name].as_u64().map(|side| side as usize).context("no size");
+        let (width, height) = (side("width")?, side("height")?);
+        let bytes = std::fs::read(&file)?;
+        ensure!(bytes.len() == width * height * 4, "{} bytes for {width}x{height}", bytes.len());
+        let pixel = |rgba: &[u8]| u32::from_be_bytes([0, rgba[0], rgba[1], rgba[2]]);
+        Ok(Frame { width, height, pixels: bytes.chunks_exact(4).map(pixel).collect() })
+    }
+
+    /// A picture of the page.
+    pub async fn screenshot(&mut self, path: &Path) -> Result<()> {
+        self.command(json!({"do": "screenshot", "path": path})).await?;
+        Ok(())
+    }
+
+    /// What the page said on its console since the last time: errors, warnings, exceptions, CSP violations.
+    pub async fn complaints(&mut self) -> Result<Vec<String>> {
+        Ok(serde_json::from_value(self.command(json!({"do": "complaints"})).await?)?)
+    }
+
+    /// Every address outside of `origin` that the page asked for.
+    pub async fn foreign_requests(&mut self, origin: &str) -> Result<Vec<String>> {
+        let all: Vec<String> = serde_json::from_value(self.command(json!({"do": "requests"})).await?)?;
+        let own = |url: &String| url.starts_with(origin) || url.starts_with("data:") || url.starts_with("blob:");
+        Ok(all.into_iter().filter(|url| !own(url)).collect())
+    }
+
+    /// Ends it.
+    pub async fn close(mut self) -> Result<()> {
+        self.command(json!({"do": "close"})).await?;
+        timeout(PATIENCE, self.child.wait()).await.context("the browser did not end")??;
+        Ok(())
+    }
+}

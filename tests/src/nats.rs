@@ -1,0 +1,117 @@
+//! A real nats-server with the configuration that helix-server makes for it, in a directory of its own.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use async_nats::ConnectOptions;
+use serde::Deserialize;
+
+use crate::eventually::eventually;
+use crate::process::{Launch, PATIENCE, Process, run};
+use crate::programs;
+
+/// The bus of a cluster. Ends when dropped; its store stays in the cluster's directory.
+pub struct Nats {
+    dir: PathBuf,
+    server_toml: PathBuf,
+    port: u16,
+    process: Option<Process>,
+}
+
+/// What nats-server writes about itself.
+#[derive(Deserialize)]
+struct PortsFile {
+    nats: Vec<String>,
+}
+
+impl Nats {
+    /// Starts it on a port that it chooses itself.
+    pub async fn start(dir: &Path, server_toml: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir.join("store"))?;
+        let mut nats = Self { dir: dir.to_owned(), server_toml: server_toml.to_owned(), port: 0, process: None };
+        nats.launch("-1").await?;
+        Ok(nats)
+    }
+
+    /// Address without credentials.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().and_then(Process::pid)
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Starts it again on the same port with the same store.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill().await?;
+        let port = self.port.to_string();
+        self.launch(&port).await
+    }
+
+    /// Ends it, throws its store away and starts it again: every record is gone.
+    pub async fn empty(&mut self) -> Result<()> {
+        self.kill().await?;
+        std::fs::remove_dir_all(self.dir.join("store"))?;
+        self.restart().await
+    }
+
+    async fn launch(&mut self, port: &str) -> Result<()> {
+        let store = self.dir.join("store");
+        let conf = self.dir.join("nats.conf");
+        let args = [
+            "nats-config",
+            "--config",
+            path(&self.server_toml)?,
+            "--store-dir",
+            path(&store)?,
+            "--port",
+            port,
+            "--ports-file-dir",
+            path(&self.dir)?,
+        ];
+        let made = run(&programs::ours("helix-server")?, &args, &[], PATIENCE).await?;
+        ensure!(made.status.success(), "helix-server nats-config: {}", String::from_utf8_lossy(&made.stderr));
+        std::fs::write(&conf, made.stdout)?;
+
+        let launch = Launch {
+            name: "nats".to_owned(),
+            program: programs::nats_server()?,
+            args: vec!["-c".to_owned(), path(&conf)?.to_owned()],
+            env: Vec::new(),
+            dir: self.dir.clone(),
+        };
+        let process = launch.spawn()?;
+        let pid = process.pid().context("nats-server ended at once")?;
+        let file = self.dir.join(format!("nats-server_{pid}.ports"));
+        let url = eventually("nats-server writes its ports file", PATIENCE, || async {
+            ensure!(crate::process::runs(pid), "nats-server ended\n{}", process.tail());
+            let ports: PortsFile = serde_json::from_slice(&std::fs::read(&file)?)?;
+            ports.nats.into_iter().next().context("no address in the ports file")
+        })
+        .await?;
+        self.port = url.rsplit(':').next().and_then(|port| port.parse().ok()).with_context(|| url.clone())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Connects as one of the two users of account HELIX: `server` or `observer`.
+    pub async fn connect(&self, user: &str, password_file: &Path) -> Result<async_nats::Client> {
+        let password = std::fs::read_to_string(password_file)?.trim().to_owned();
+        let options = ConnectOptions::with_user_and_password(user.to_owned(), password);
+        options.connect(self.url()).await.with_context(|| format!("connect to NATS as {user}"))
+    }
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("the path is not UTF-8")
+}

@@ -1,0 +1,57 @@
+//! Where the programs under test are: beside the test executable's target directory, as cargo built them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+/// A program of this workspace: `$HELIX_BIN_DIR/<name>`, else `target/<profile>/<name>`.
+pub fn ours(name: &str) -> Result<PathBuf> {
+    let dir = if let Some(dir) = std::env::var_os("HELIX_BIN_DIR") {
+        PathBuf::from(dir)
+    } else {
+        let mut dir = std::env::current_exe().context("where is this test executable?")?;
+        dir.pop();
+        if dir.ends_with("deps") {
+            dir.pop();
+        }
+        dir
+    };
+    let program = dir.join(name);
+    if !program.is_file() {
+        bail!("{} does not exist: build it first (cargo build --workspace, or make test)", program.display());
+    }
+    Ok(program)
+}
+
+/// A program of the machine.
+pub fn installed(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|candidate| candidate.is_file())
+        .with_context(|| format!("{name} is not in PATH: run packaging/setup.sh"))
+}
+
+/// nats-server, searched as `helixctl up` does.
+pub fn nats_server() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("NATS_SERVER") {
+        return Ok(PathBuf::from(path));
+    }
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
+        let home = std::env::var_os("HOME")?;
+        Some(PathBuf::from(home).join(".local/share"))
+    });
+    let own = data.map(|data| data.join("helix/bin/nats-server")).filter(|path| path.is_file());
+    own.map_or_else(|| installed("nats-server"), Ok)
+}
+
+/// The browser: `$HELIX_CHROMIUM`, else Debian's or Ubuntu's.
+pub fn chromium() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("HELIX_CHROMIUM") {
+        return Ok(PathBuf::from(path));
+    }
+    ["chromium", "chromium-browser", "google-chrome"]
+        .iter()
+        .find_map(|name| installed(name).ok())
+        .context("no Chromium in PATH: run packaging/setup.sh, or set HELIX_CHROMIUM")
+}
