@@ -1,0 +1,61 @@
+# One front door: people and CI call the same targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+# Rounds of `make soak`.
+HELIX_CHAOS_ROUNDS ?= 50
+helixctl := $(CARGO_TARGET_DIR)/release/helixctl
+
+.NOTPARALLEL: # set-up comes before what it makes possible; cargo and npm use every processor themselves
+.PHONY: help build demo down test check soak bench setup-test web
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: web ## Build the pages and the three programs (release)
+	$(CARGO) build --release --locked -p helixctl -p helix-server -p helix-agentd
+
+demo: ## Install what is missing, build, start everything, show a session's live desktop; returns with all running
+	@packaging/demo.sh
+
+down: ## End what `make demo` or `helixctl up` started (HELIX_STATE_DIR for another directory)
+	@$(helixctl) down
+
+test: setup-test web ## Install what is missing, build, run all tests
+	$(CARGO) build --locked --workspace
+	$(CARGO) test --locked --workspace
+	@echo "make test: all tests passed"
+
+check: web ## Formatting, lints, unit tests: what every commit passes
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --locked --workspace --lib --bins
+
+soak: setup-test web ## The long form of the kill tests
+	$(CARGO) build --locked --workspace
+	HELIX_CHAOS_ROUNDS=$(HELIX_CHAOS_ROUNDS) $(CARGO) test --locked -p helix-tests --test it -- chaos --nocapture
+
+bench: web ## Measure against the peers; a report in Markdown on standard output
+	packaging/setup.sh bench >&2
+	$(CARGO) build --release --locked -p helixctl -p helix-server -p helix-agentd -p helix-tests >&2
+	$(CARGO_TARGET_DIR)/release/helix-bench
+
+# --- parts of the above
+
+setup-test:
+	packaging/setup.sh test
+
+# npm runs only when the lock file changed; the pages are built again only when their sources did.
+web: web/dist/index.html
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	cd web && npm ci
+	@touch $@
+
+web/dist/index.html: web/node_modules/.package-lock.json web/build.mjs $(shell find web/src -type f 2>/dev/null)
+	cd web && npm run build
+	@touch $@
