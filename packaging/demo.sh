@@ -32,10 +32,11 @@ task=$(cat <<'TASK'
 set -eu
 printf '\nWritten by a session, %s.\n' "$(date -u +%Y-%m-%dT%H:%MZ)" >> README.md
 echo "--- the check"
-git diff --check && bash -n packaging/*.sh && echo ok
+git add README.md
+git diff --cached --check && bash -n packaging/*.sh && echo ok
 echo "--- the commit"
-git -c user.name='Helix demo' -c user.email=demo@helix.invalid commit -q -a -m 'demo: a line from a session'
-git log --stat -1
+git commit -q -m 'demo: a line from a session'
+git --no-pager log --stat -1
 TASK
 )
 

@@ -150,11 +150,11 @@ async fn wind_down(config: &Config, stop_sessions: &watch::Sender<bool>, reports
 }
 
 /// READY=1 at the first registration, and a status line for people.
-async fn tell(mut status: watch::Receiver<LinkStatus>, reports: Reports) {
-    let mut changes = reports.watch();
+async fn tell(mut link: watch::Receiver<LinkStatus>, reports: Reports) {
+    let mut sessions = reports.watch();
     let mut ready = false;
     loop {
-        let line = match &*status.borrow_and_update() {
+        let status = match &*link.borrow_and_update() {
             LinkStatus::Registered => {
                 if !std::mem::replace(&mut ready, true) {
                     notify(NotifyState::Ready);
@@ -163,10 +163,10 @@ async fn tell(mut status: watch::Receiver<LinkStatus>, reports: Reports) {
             }
             LinkStatus::Away(reason) => format!("{} sessions; no server: {reason}", reports.active()),
         };
-        notify(NotifyState::Status(&line));
+        notify(NotifyState::Status(&status));
         tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            _ = changes.changed() => {}
+            changed = link.changed() => if changed.is_err() { return },
+            _ = sessions.changed() => {}
         }
     }
 }

@@ -155,13 +155,23 @@ pub struct Ledger {
     ops: mpsc::Sender<Op>,
 }
 
+/// Whom to tell that it is on disk.
+type Done = oneshot::Sender<io::Result<()>>;
+
 #[derive(Debug)]
 struct Op {
     key: String,
     /// None removes the file.
     content: Option<Vec<u8>>,
-    /// Present when somebody waits until it is on disk.
-    done: Option<oneshot::Sender<io::Result<()>>>,
+    /// Present when somebody waits.
+    done: Option<Done>,
+}
+
+/// What is to be done with one file.
+#[derive(Debug, Default)]
+struct Pending {
+    content: Option<Vec<u8>>,
+    dones: Vec<Done>,
 }
 
 impl Ledger {
@@ -229,27 +239,25 @@ fn encode(entry: &Entry) -> Vec<u8> {
 /// The writer: takes all that waits, keeps the newest content per entry, and syncs once for everybody.
 fn write_all(dir: &Path, queue: &mpsc::Receiver<Op>) {
     while let Ok(first) = queue.recv() {
-        let mut batch: BTreeMap<String, (Option<Vec<u8>>, Vec<oneshot::Sender<io::Result<()>>>)> = BTreeMap::new();
+        let mut batch: BTreeMap<String, Pending> = BTreeMap::new();
         for op in std::iter::once(first).chain(queue.try_iter()) {
-            let slot = batch.entry(op.key).or_default();
-            slot.0 = op.content;
-            slot.1.extend(op.done);
+            let pending = batch.entry(op.key).or_default();
+            pending.content = op.content;
+            pending.dones.extend(op.done);
         }
-        let mut waiting = Vec::new();
-        for (key, (content, dones)) in batch {
-            let result = write_one(dir, &key, content.as_deref());
-            if let Err(error) = &result {
-                tracing::error!(unit_key = key, %error, "cannot write the ledger");
+        let mut written = Vec::new();
+        for (key, Pending { content, dones }) in batch {
+            match write_one(dir, &key, content.as_deref()) {
+                Ok(()) => written.extend(dones),
+                Err(error) => {
+                    tracing::error!(unit_key = key, %error, "cannot write the ledger");
+                    answer(dones, Some(&error));
+                }
             }
-            waiting.extend(dones.into_iter().map(|done| (done, result.as_ref().map(|()| ()).map_err(copy))));
         }
-        if waiting.is_empty() {
-            continue;
-        }
-        let synced = File::open(dir).and_then(|dir| dir.sync_all());
-        for (done, result) in waiting {
-            // Whoever waited may be gone: then nobody needs the answer.
-            let _ = done.send(result.and_then(|()| synced.as_ref().map(|()| ()).map_err(copy)));
+        if !written.is_empty() {
+            let synced = File::open(dir).and_then(|dir| dir.sync_all());
+            answer(written, synced.err().as_ref());
         }
     }
 }
@@ -270,8 +278,12 @@ fn write_one(dir: &Path, key: &str, content: Option<&[u8]>) -> io::Result<()> {
     fs::rename(&temporary, &path)
 }
 
-fn copy(error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), error.to_string())
+fn answer(dones: Vec<Done>, error: Option<&io::Error>) {
+    for done in dones {
+        let result = error.map_or(Ok(()), |error| Err(io::Error::new(error.kind(), error.to_string())));
+        // Whoever waited may be gone: then nobody needs the answer.
+        let _ = done.send(result);
+    }
 }
 
 #[cfg(test)]

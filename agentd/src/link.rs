@@ -8,12 +8,13 @@
 //!
 //! What the NATS client (async-nats 0.51) does when this runner's user JWT expires or the server kicks it, read in its
 //! source and seen against nats-server 2.15:
-//! - The server sends `-ERR 'User Authentication Expired'` (kick: nothing) and closes. The client tells `ServerError`,
-//!   `Disconnected`, then reconnects by itself with the same options; our token is still good, so the callout answers
-//!   with a fresh JWT and the subscriptions are made again. Nudges of that moment are lost: hence register and sync.
+//! - At expiry the server sends `-ERR 'User Authentication Expired'` and closes; a server that kicks or dies closes.
+//!   The client tells `ServerError`, `Disconnected`, then reconnects by itself with the same options: our token is
+//!   still good, so the callout answers with a fresh JWT, and the subscriptions are made again (seen: back after 0.5
+//!   to 1.0 s, which is our delay). Nudges of that moment are lost: hence register and sync.
 //! - The client's default first reconnect has no delay, and attempts are counted from zero after every success: a
 //!   server that accepts and kicks would be asked in a tight loop. Hence [`connection`]'s own delay.
-//! - A refused token (the store was emptied, or no helix-server answers the callout: both are "authorization
+//! - A refused token (the store was emptied, or no helix-server answers the callout for 2 s: both are "authorization
 //!   violation") is retried forever inside the client, told only as a text, and dropping the client does not end
 //!   that. Hence `max_reconnects(1)`: the client returns once by itself and then gives up, and this task, which can
 //!   enrol again and learn a new address, does the rest.
@@ -36,14 +37,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::backoff::Backoff;
-use self::connection::{ConnectError, Connection};
+use self::connection::Connection;
 use self::enrol::EnrolError;
 use self::reports::Reports;
 use crate::config::{Config, Secret};
 use crate::dial::DialNudge;
 
 /// A connection that lasted this long was a success: the next failure starts a new row of waiting times.
-const STEADY: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_mins(1);
 
 /// How the link is, for health, status and readiness.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +91,7 @@ impl Link {
         // True when the last answer may be out of date: always at the first start, and after any failure to connect.
         let mut ask = known.is_none();
         loop {
+            let mut trouble = String::new();
             if ask {
                 match enrol::enrol(&self.config, &self.token).await {
                     Ok(enrolled) => {
@@ -99,7 +101,7 @@ impl Link {
                     }
                     // An enrolled runner needs the enrolment token no more.
                     Err(EnrolError::NoToken) if known.is_some() => {}
-                    Err(error) => self.away(&error.to_string()),
+                    Err(error) => trouble = error.to_string(),
                 }
             }
             if let Some(enrolled) = &known {
@@ -107,19 +109,18 @@ impl Link {
                 let begun = Instant::now();
                 match Connection::open(address, &self.config.runner, &self.token).await {
                     Ok((connection, changes)) => {
-                        self.serve(connection, changes).await;
-                        self.away("the connection to NATS is lost");
+                        trouble = self.serve(connection, changes).await;
                         if begun.elapsed() >= STEADY {
                             backoff.reset();
                         }
                     }
-                    Err(error @ (ConnectError::Refused { .. } | ConnectError::Unreachable { .. })) => {
-                        self.away(&error.to_string());
-                    }
+                    Err(error) if trouble.is_empty() => trouble = error.to_string(),
+                    Err(error) => trouble = format!("{error}; {trouble}"),
                 }
                 ask = true;
             }
-            let wait = backoff.next();
+            self.away(&trouble);
+            let wait = backoff.pause();
             tracing::debug!(wait_ms = wait.as_millis() as u64, "waiting before the next attempt to connect");
             tokio::time::sleep(wait).await;
         }

@@ -77,22 +77,23 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Ending {
     pub outcome: Outcome,
-    pub cause: Cause,
+    /// Boxed: it travels through many results.
+    pub cause: Box<Cause>,
 }
 
 impl Ending {
     fn stopped(code: &str, message: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Stopped, cause: Cause::new(code, message) }
+        Self { outcome: Outcome::Stopped, cause: Box::new(Cause::new(code, message)) }
     }
 
     fn failed(code: &str, message: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Failed, cause: Cause::new(code, message) }
+        Self { outcome: Outcome::Failed, cause: Box::new(Cause::new(code, message)) }
     }
 }
 
 impl From<Cause> for Ending {
     fn from(cause: Cause) -> Self {
-        Self { outcome: Outcome::Failed, cause }
+        Self { outcome: Outcome::Failed, cause: Box::new(cause) }
     }
 }
 
@@ -198,7 +199,7 @@ impl<S: Supervisor> Session<S> {
             } else if order.desired.desired == Desired::Stopped {
                 // The end is reported under the epoch that ordered it.
                 self.change(|entry| take_order(entry, &order.desired));
-                return Ending::stopped("stopped_by_request", "stopped on request");
+                return Ending::stopped("stopped_by_user", "stopped on request");
             } else if order.desired.epoch > own {
                 let message = format!("replaced by a newer assignment (epoch {})", order.desired.epoch);
                 return Ending::stopped("replaced", message);
@@ -223,16 +224,16 @@ impl<S: Supervisor> Session<S> {
                 return Ending::stopped("timeout", message);
             };
             // In pieces: a machine that was suspended has an older session than its monotonic clock says.
-            tokio::time::sleep(left.min(Duration::from_secs(60))).await;
+            tokio::time::sleep(left.min(Duration::from_mins(1))).await;
         }
     }
 
     async fn begin_end(&self, ending: Ending) {
-        tracing::info!(code = ending.cause.code, message = ending.cause.message, "session ends");
+        tracing::info!(code = ending.cause.code, why = ending.cause.message, "session ends");
         self.commit(|entry| {
             if let Some(state) = entry.state.after(Event::End(ending.outcome)) {
                 entry.state = state;
-                entry.cause = Some(ending.cause);
+                entry.cause = Some(*ending.cause);
                 begin_step(entry, "stopping");
             }
         })

@@ -5,10 +5,10 @@
 
 use std::io::IsTerminal as _;
 
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::Config;
 
@@ -18,25 +18,22 @@ pub fn init(config: &Config) -> anyhow::Result<()> {
     // systemd sets JOURNAL_STREAM for services whose output goes to the journal; elsewhere entries that went to a
     // journal would be missing where people look.
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    match journal {
-        Some(layer) => {
-            let fields = [("HELIX_RUNNER", config.runner.as_str())];
-            registry.with(layer.with_field_prefix(None).with_custom_fields(fields)).try_init()?;
-        }
-        None => {
-            let ansi = std::io::stderr().is_terminal();
-            let layer =
-                tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
-            registry.with(layer.boxed()).try_init()?;
-        }
+    if let Some(layer) = journal {
+        let fields = [("HELIX_RUNNER", config.runner.as_str())];
+        registry.with(layer.with_field_prefix(None).with_custom_fields(fields)).try_init()?;
+    } else {
+        let ansi = std::io::stderr().is_terminal();
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+        registry.with(layer).try_init()?;
     }
     Ok(())
 }
 
 /// A level for everything of ours, or a whole filter (`helix_agentd=debug,info`).
 pub(crate) fn filter(level: &str) -> Result<EnvFilter, ParseError> {
-    // The NATS client tells every connection event at info and every refused attempt at error; the link says the same
-    // with its meaning.
-    let text = if level.contains(['=', ',']) { level.to_owned() } else { format!("{level},async_nats=off") };
+    // A level is ours; libraries only warn. The NATS client tells every connection event, and every refused attempt as
+    // an error; the link says the same with its meaning.
+    let whole = level.contains(['=', ',']);
+    let text = if whole { level.to_owned() } else { format!("warn,async_nats=off,helix_agentd={level}") };
     EnvFilter::builder().parse(text)
 }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use conformance::{Fixture, PATIENCE, exit_status, next_event, session, shell};
 use helix_agentd::supervisor::process::procfs;
-use helix_agentd::supervisor::process::{ConfigError, ProcessConfig, ProcessSupervisor, reap_all};
+use helix_agentd::supervisor::process::sweep::markers;
+use helix_agentd::supervisor::process::{ConfigError, ProcessConfig, ProcessSupervisor, reap_all, runner_mark};
 use helix_agentd::supervisor::{Adopted, Identity, SliceEvent, Stdout, Supervisor as _, UnitName};
 use helix_protocol::SessionId;
 use helix_protocol::session::{OUTPUT_TAIL_BYTES, SessionResult};
@@ -61,7 +62,7 @@ impl Fixture for Runner {
 fn belongs(pid: u32, dir: &Path) -> bool {
     let state = std::fs::canonicalize(dir.join("state")).unwrap();
     let marker = procfs::environment_value(pid, "HELIX_SLICE").unwrap_or_default();
-    marker.starts_with(&helix_agentd::supervisor::process::runner_mark(&state))
+    marker.starts_with(&runner_mark(&state))
 }
 
 impl Drop for Runner {
@@ -179,7 +180,7 @@ async fn a_guest_that_does_not_answer_is_ended_by_force() {
 }
 
 #[tokio::test]
-async fn a_display_that_was_killed_leaves_no_lock_and_no_socket() {
+async fn a_display_that_was_killed_leaves_no_socket() {
     let runner = Runner::new();
     let (supervisor, session) = (runner.supervisor(), session("display"));
     let identity = supervisor.open(&session).await.unwrap();
@@ -196,14 +197,13 @@ async fn a_display_that_was_killed_leaves_no_lock_and_no_socket() {
     supervisor.start(&session, &shell(UnitName::Workspace, &wait)).await.unwrap();
     exit_status(&mut events, UnitName::Workspace).await;
     let number = std::fs::read_to_string(paths.ready.join("display")).unwrap();
-    let number = number.trim();
-    let files = [PathBuf::from(format!("/tmp/.X{number}-lock")), format!("/tmp/.X11-unix/X{number}").into()];
-    assert!(files.iter().all(|file| file.exists()), "{files:?}");
+    let socket = PathBuf::from(format!("/tmp/.X11-unix/X{}", number.trim()));
+    assert!(socket.exists(), "{}", socket.display());
 
     kill(&identity, Signal::KILL);
     gone(&mut events).await;
     supervisor.kill(&session).await.unwrap();
-    assert!(!files.iter().any(|file| file.exists()), "left: {files:?}");
+    assert!(!socket.exists() && !paths.vnc_socket.exists(), "{} is left", socket.display());
 }
 
 #[tokio::test]
@@ -289,6 +289,20 @@ async fn reap_all_ends_every_session_and_keeps_work() {
     }
     assert!(supervisor.paths(&session("one")).workspace.join("work").exists());
     assert!(!supervisor.paths(&session("two")).workspace.exists(), "an empty workspace is left");
+}
+
+#[tokio::test]
+async fn reap_all_finds_processes_whose_state_directory_is_gone() {
+    let runner = Runner::new();
+    let session = session("lost");
+    runner.supervisor().open(&session).await.unwrap();
+    runner.supervisor().start(&session, &shell(UnitName::App, "exec sleep 1000")).await.unwrap();
+    let state = runner.dir.path().join("state");
+    let mark = runner_mark(&std::fs::canonicalize(&state).unwrap());
+    std::fs::remove_dir_all(&state).unwrap();
+    assert!(!markers(&mark).unwrap().is_empty());
+    tokio::task::spawn_blocking(move || reap_all(&state, None)).await.unwrap().unwrap();
+    assert!(markers(&mark).unwrap().is_empty());
 }
 
 #[test]

@@ -139,9 +139,23 @@ impl Drop for Progress {
     }
 }
 
-/// The text without control characters other than line ends and tabs.
+/// The text without colours, and with a mark for every other control character but line ends and tabs.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\u{1b}' if rest.as_str().starts_with('[') => {
+                // A control sequence: parameters, then one letter.
+                rest.next();
+                rest.by_ref().find(|c| matches!(c, '@'..='~'));
+            }
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => shown.push('\u{fffd}'),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Columns aligned with spaces, no blanks at line ends.
@@ -199,7 +213,8 @@ mod tests {
 
     #[test]
     fn escape_sequences_do_not_reach_a_terminal() {
-        assert_eq!(printable("a\x1b[31mred\x07\tb\nc"), "a\u{fffd}[31mred\u{fffd}\tb\nc");
+        assert_eq!(printable("a\x1b[1;31mred\x1b[m\x07\tb\nc\x1b]0;title"), "ared\u{fffd}\tb\nc\u{fffd}]0;title");
+        assert_eq!(printable("cut off\x1b[31"), "cut off");
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Home {
     fn run(&self, args: &[&str]) -> Done {
         let mut command = Command::cargo_bin("helixctl").expect("it is built");
         command.env_clear().env("HOME", self.temp.path()).env("PATH", &self.path).env("NATS_SERVER", &self.nats_server);
-        let output = command.args(args).timeout(Duration::from_secs(60)).output().expect("it ran");
+        let output = command.args(args).timeout(Duration::from_mins(1)).output().expect("it ran");
         let text = |bytes: Vec<u8>| {
             String::from_utf8(bytes).expect("text").replace(&self.temp.path().display().to_string(), "~")
         };

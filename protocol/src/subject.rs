@@ -2,8 +2,11 @@
 
 use crate::ids::{RunnerId, SessionId};
 
-/// NATS account of servers and the observer; has JetStream.
+/// NATS account of servers; has JetStream.
 pub const ACCOUNT_HELIX: &str = "HELIX";
+/// NATS account of the observer; imports what may be read. An account of its own, because whoever may ask JetStream
+/// within its account can aim the answer at any key by the reply subject.
+pub const ACCOUNT_OBSERVERS: &str = "OBSERVERS";
 /// NATS account of runners; no JetStream, imports `up.*.>` and `down.>` only.
 pub const ACCOUNT_RUNNERS: &str = "RUNNERS";
 

@@ -58,6 +58,11 @@ impl App {
     /// Connects to NATS, ensures the schema, reads the store and starts every background task: the views, the event
     /// feed, the callout, the runners' link, the reconciler. HTTP is the caller's.
     pub async fn build(config: ServerConfig) -> anyhow::Result<Self> {
+        // On the heap: the future holds every connection attempt and schema request, and is awaited once.
+        Box::pin(Self::assemble(config)).await
+    }
+
+    async fn assemble(config: ServerConfig) -> anyhow::Result<Self> {
         let config = Arc::new(config);
         let server_id: Arc<str> = random_id()?.into();
         let keys = Arc::new(Keys::derive(&config.secrets.key)?);
@@ -68,7 +73,7 @@ impl App {
         tokio::time::timeout(FIRST_READ, store.synced(1))
             .await
             .with_context(|| format!("NATS did not give the store's content within {FIRST_READ:?}; look at its log"))?;
-        let events = Events::new(bus.clone());
+        let events = Events::new(bus.clone(), tasks.clone());
         tasks.spawn(events.clone().run(background.clone()).instrument(tracing::info_span!("events")));
         let sessions = Sessions::new(store.clone(), events.clone(), Arc::clone(&keys), &config.public_url);
         let runners = Runners::new(store.clone(), events.clone(), Arc::clone(&server_id), &config);

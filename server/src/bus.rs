@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use helix_protocol::link::{Message, Nudge};
@@ -133,13 +133,13 @@ impl Bus {
         }
     }
 
-    /// Publishes to a stream; stored when this returns. The same `id` within two minutes is stored once.
-    pub async fn publish_stored<T: Serialize>(&self, subject: String, id: &str, body: &T) -> Result<u64> {
+    /// Publishes to a stream, in the order of the calls; stored when what this returns has completed. The same `id`
+    /// within two minutes is stored once.
+    pub async fn send_stored<T: Serialize>(&self, subject: String, id: &str, body: &T) -> Result<PublishAckFuture> {
         self.require_up()?;
         let payload = serde_json::to_vec(body).map_err(|err| internal("cannot encode a message").because(err))?;
         let message = PublishMessage::build().payload(payload.into()).message_id(id);
-        let ack = self.jetstream.send_publish(subject, message).await.map_err(unavailable)?;
-        Ok(ack.await.map_err(unavailable)?.sequence)
+        self.jetstream.send_publish(subject, message).await.map_err(unavailable)
     }
 
     /// Nudges a runner; lost nudges are repaired by its timer.

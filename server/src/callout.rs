@@ -2,9 +2,9 @@
 //!
 //! nats-server asks on `$SYS.REQ.USER.AUTH` about every connection that is not one of its own users; any server of
 //! the queue group answers with a signed user JWT for account RUNNERS and exactly one runner's subjects, or with a
-//! refusal. Nobody else can ask: the subject is reserved to nats-server, and the one other user of account HELIX may
-//! neither publish nor subscribe there. The runner's credential is its own token, as `auth_token` or as password
-//! (then the user, if any, is its id): the same one that it shows over HTTP.
+//! refusal. Nobody else can ask: the subject is reserved to nats-server, and nobody but servers is in account HELIX.
+//! The runner's credential is its own token, as `auth_token` or as password (then the user, if any, is its id): the
+//! same one that it shows over HTTP.
 //!
 //! One task, a task per request. With all servers down nobody new comes in; who is connected stays until its JWT
 //! ends.

@@ -14,12 +14,14 @@ use futures::stream::BoxStream;
 use helix_protocol::event::{Event, FeedItem};
 use helix_protocol::external_agents::{AgentResponse, Register};
 use helix_protocol::subject;
+use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::bus::Bus;
 use crate::bus::follow::{Follow, Stored};
+use crate::bus::{Bus, unavailable};
 use crate::error::Result;
 
 /// Events that a watcher may be behind before it reads from the stream again.
@@ -32,6 +34,8 @@ const RETRY: Duration = Duration::from_millis(250);
 pub struct Events {
     bus: Bus,
     live: broadcast::Sender<Live>,
+    /// Acknowledgements under way; the process waits for them at its end.
+    tasks: TaskTracker,
 }
 
 /// What a watcher gets.
@@ -59,34 +63,46 @@ enum Live {
 
 impl Events {
     /// The feed over a bus. Nothing is live until [`Events::run`] runs.
-    pub fn new(bus: Bus) -> Self {
-        Self { bus, live: broadcast::Sender::new(LIVE_BUFFER) }
+    pub fn new(bus: Bus, tasks: TaskTracker) -> Self {
+        Self { bus, live: broadcast::Sender::new(LIVE_BUFFER), tasks }
     }
 
-    /// Stores an event. The same `id` within two minutes is stored once.
+    /// Stores an event; it is stored when this returns. The same `id` within two minutes is stored once.
     pub async fn publish(&self, event: &Event, id: &str) -> Result<()> {
-        let subject = match event {
-            Event::Session { session, .. } | Event::SessionDeleted { session, .. } => subject::session_event(session),
-            Event::Runner { runner, .. } => subject::runner_event(runner),
-        };
-        self.bus.publish_stored(subject, id, event).await.map(|_| ())
+        self.store(subject_of(event), id, event).await
     }
 
-    /// The same where the fact itself is durable already: a failure is logged, watchers see the next event.
+    /// The same where the fact itself is durable already: nobody waits for the acknowledgement, events of one caller
+    /// keep their order. A failure is logged, watchers see the next event.
     pub async fn tell(&self, event: &Event, id: &str) {
-        if let Err(err) = self.publish(event, id).await {
+        let missing = |err: &dyn std::fmt::Display, id: &str| {
             tracing::warn!(error = %err, event.id = id, "an event is missing in the feed");
+        };
+        match self.bus.send_stored(subject_of(event), id, event).await {
+            Ok(stored) => {
+                let id = id.to_owned();
+                self.tasks.spawn(async move {
+                    if let Err(err) = stored.await {
+                        missing(&err, &id);
+                    }
+                });
+            }
+            Err(err) => missing(&err, id),
         }
+    }
+
+    async fn store<T: Serialize>(&self, subject: String, id: &str, body: &T) -> Result<()> {
+        self.bus.send_stored(subject, id, body).await?.await.map(|_| ()).map_err(unavailable)
     }
 
     /// Stores the documents' `external_agents.response`.
     pub async fn respond(&self, response: &AgentResponse, id: &str) -> Result<()> {
-        self.bus.publish_stored(subject::RESPONSE.to_owned(), id, response).await.map(|_| ())
+        self.store(subject::RESPONSE.to_owned(), id, response).await
     }
 
     /// Stores the documents' `external_agents.register`.
     pub async fn register(&self, register: &Register, id: &str) -> Result<()> {
-        self.bus.publish_stored(subject::REGISTER.to_owned(), id, register).await.map(|_| ())
+        self.store(subject::REGISTER.to_owned(), id, register).await
     }
 
     /// Events after sequence `after`, stored ones first, then live ones, without a hole or a repeat between them;
@@ -142,6 +158,13 @@ impl Events {
                 let _ = self.live.send(Live::Item(Arc::new(item)));
             }
         }
+    }
+}
+
+fn subject_of(event: &Event) -> String {
+    match event {
+        Event::Session { session, .. } | Event::SessionDeleted { session, .. } => subject::session_event(session),
+        Event::Runner { runner, .. } => subject::runner_event(runner),
     }
 }
 

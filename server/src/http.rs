@@ -1,7 +1,8 @@
 //! HTTP entry: routes, decoding, authorisation, encoding. Decides nothing: the rules are in `sessions`, `runners`,
 //! `tokens`.
 //!
-//! The way of a request, outside in: access log → security headers → panic catcher → routing → [`guard`]
+//! The way of a request, outside in: access log → security headers → [`leftover`] body → panic
+//! catcher → routing → [`guard`]
 //! (declared [`Need`](crate::auth::Need) of the route, `Origin`, bearer, scope) → handler. Every route comes from
 //! [`registry`], which takes no route without a declared need, and the guard refuses what is not in its table.
 //! Every error leaves as a problem document ([`problem`]).
@@ -19,6 +20,7 @@ mod fleet;
 mod guard;
 mod headers;
 mod health;
+mod leftover;
 mod openapi;
 mod problem;
 mod registry;
@@ -52,6 +54,7 @@ fn wrapped<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(from_fn(leftover::read_away))
         .layer(from_fn(headers::apply))
         .layer(from_fn(access_log::write))
 }

@@ -24,9 +24,9 @@ const OBSERVER_MAY_ASK: &[&str] = &[
     "$JS.API.CONSUMER.LIST.*",
 ];
 
-/// What an observer may not hear: runners' tokens pass on the callout's subject. `"> >"` is every queue group: it
-/// listens beside the servers, never in their place.
-const OBSERVER_MAY_NOT_HEAR: &[&str] = &[subject::AUTH_CALLOUT, "> >"];
+/// What an observer may hear. Not the callout's subject, where runners' tokens pass, and no inboxes.
+const OBSERVER_MAY_HEAR: &[&str] =
+    &["external_agents.>", subject::UP_ALL, subject::DOWN_ALL, "threads.>", "images.>", "$KV.>"];
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub fn render(config: &ServerConfig, settings: &NatsSettings) -> anyhow::Result<
     let observer_password = config.secrets.observer_password.as_deref().context(
         "the observer has no password; fix: name a file of mode 0600 as observer_password_file in [nats] of server.toml",
     )?;
-    let (helix, runners) = (subject::ACCOUNT_HELIX, subject::ACCOUNT_RUNNERS);
+    let (helix, runners, observers) = (subject::ACCOUNT_HELIX, subject::ACCOUNT_RUNNERS, subject::ACCOUNT_OBSERVERS);
     let (up, down) = (subject::UP_ALL, subject::DOWN_ALL);
     let user = quoted(&config.nats.user)?;
     let mut text = String::new();
@@ -69,24 +69,14 @@ jetstream {{
 }}
 
 accounts {{
-  # Servers and the observer.
+  # Servers.
   {helix}: {{
     jetstream: enabled
-    users: [
-      {{ user: {user}, password: {server_password} }}
-      {{
-        user: "{OBSERVER}"
-        password: {observer_password}
-        permissions: {{
-          publish: [{may_ask}]
-          subscribe: {{ allow: [">"], deny: [{may_not_hear}] }}
-        }}
-      }}
-    ]
+    users: [{{ user: {user}, password: {server_password} }}]
     exports: [
       {{ service: "{up}", accounts: [{runners}] }}
-      {{ stream: "{down}", accounts: [{runners}] }}
-    ]
+      {{ stream: "{down}", accounts: [{runners}, {observers}] }}
+{exports}    ]
   }}
   # Runners, let in by helix-server. No JetStream here.
   {runners}: {{
@@ -94,6 +84,22 @@ accounts {{
       {{ service: {{ account: {helix}, subject: "{up}" }} }}
       {{ stream: {{ account: {helix}, subject: "{down}" }} }}
     ]
+  }}
+  # The observer: reads, and reaches nothing that it could change. "> >" is every queue group: it listens beside the
+  # servers, never in their place.
+  {observers}: {{
+    users: [
+      {{
+        user: "{OBSERVER}"
+        password: {observer_password}
+        permissions: {{
+          publish: [{may_ask}]
+          subscribe: {{ allow: [">"], deny: ["> >"] }}
+        }}
+      }}
+    ]
+    imports: [
+{imports}    ]
   }}
 }}
 
@@ -110,9 +116,18 @@ authorization {{
         server_password = quoted(&config.secrets.nats_password)?,
         observer_password = quoted(observer_password)?,
         may_ask = list(OBSERVER_MAY_ASK),
-        may_not_hear = list(OBSERVER_MAY_NOT_HEAR),
+        exports = observed(|kind, subject| format!("{{ {kind}: {subject:?}, accounts: [{observers}] }}"), &[down]),
+        imports = observed(|kind, subject| format!("{{ {kind}: {{ account: {helix}, subject: {subject:?} }} }}"), &[]),
     )?;
     Ok(text)
+}
+
+/// One line for each subject that the observer's account imports, but for those `without`.
+fn observed(line: impl Fn(&str, &str) -> String, without: &[&str]) -> String {
+    let streams = OBSERVER_MAY_HEAR.iter().map(|subject| ("stream", *subject));
+    let services = OBSERVER_MAY_ASK.iter().map(|subject| ("service", *subject));
+    let wanted = streams.chain(services).filter(|(_, subject)| !without.contains(subject));
+    wanted.flat_map(|(kind, subject)| ["      ".to_owned(), line(kind, subject), "\n".to_owned()]).collect()
 }
 
 fn list(subjects: &[&str]) -> String {

@@ -98,6 +98,11 @@ impl Sessions {
             Some(id) => id,
             None => fresh_id()?,
         };
+        // Otherwise a second session would meet the first on its runner.
+        if self.unclaimed(&id).is_some() && self.inner.store.sessions.get(id.as_str()).await?.found().is_none() {
+            let detail = format!("session {id} runs without a record; adopt it, or stop it first");
+            return Err(Error::new(ErrorCode::SessionExists, detail));
+        }
         let record = SessionRecord {
             id: id.clone(),
             owner: by.name.clone(),

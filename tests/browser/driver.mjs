@@ -46,7 +46,11 @@ const commands = {
   canvas: async ({ path }) => {
     const { width, height, pixels } = await page.evaluate(() => {
       const canvas = document.querySelector("#screen canvas");
-      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      // Read from a copy: reading from the page's own canvas would change how the browser keeps it.
+      const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+      const context = copy.getContext("2d", { willReadFrequently: true });
+      context.drawImage(canvas, 0, 0);
+      const { data } = context.getImageData(0, 0, copy.width, copy.height);
       let text = "";
       for (let at = 0; at < data.length; at += 32_768) text += String.fromCharCode(...data.subarray(at, at + 32_768));
       return { width: canvas.width, height: canvas.height, pixels: btoa(text) };

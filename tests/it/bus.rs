@@ -185,13 +185,13 @@ async fn an_observer_sees_the_fleet_live_and_changes_nothing() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_credentials_are_renewed_without_notice() -> Result<()> {
-    let times = Times { credential: "2s", ..Times::default() };
+    let times = Times { credential: "5s", ..Times::default() };
     let cluster = Cluster::builder().runner(RunnerSpec::new("r1")).times(times).start().await?;
     let api = cluster.api()?;
     let mut heartbeats = cluster.observer().await?.subscribe(subject::HEARTBEAT).await?;
     let view = cluster.ready(&json!({"id": "kept", "kind": "terminal"})).await?;
-    // Nine heartbeats at one a second: the credentials expired several times in between.
-    for number in 0..9 {
+    // Thirteen heartbeats at one a second: the credentials expired twice in between.
+    for number in 0..13 {
         timeout(secs(8), heartbeats.next()).await.with_context(|| format!("no heartbeat after {number}"))?;
         let runners = api.runners().await?;
         ensure!(runners.iter().all(|runner| runner.liveness != helix_protocol::runner::Liveness::Lost), "{runners:?}");

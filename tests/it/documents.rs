@@ -139,7 +139,7 @@ async fn the_documents_other_routes_answer_as_written() -> Result<()> {
     ensure!(stats.start_time.is_some() && stats.workspace_dir.is_some() && stats.rdp_port.is_none(), "{stats:?}");
     let logs: Logs = api.get(&format!("{base}/a/logs?lines=100")).await?.json()?;
     ensure!(logs.lines as usize == logs.logs.len(), "{logs:?}");
-    ensure!(logs.logs.iter().any(|line| line.starts_with("app: ") && line.contains("err")), "{logs:?}");
+    ensure!(logs.logs.iter().any(|line| line.starts_with("display: ")), "{logs:?}");
     let connections = api.get(&format!("{base}/connections")).await?.expect(200)?;
     ensure!(connections == json!([]), "{connections}");
     let command = api.post(&format!("{base}/a/command"), &json!({"type": "focus", "data": {}})).await?;

@@ -198,7 +198,7 @@ async fn a_hostile_runner_reaches_its_own_link_only() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_enters_with_wrong_or_foreign_credentials() -> Result<()> {
-    let cluster = Cluster::builder().runner(RunnerSpec::new("good")).start().await?;
+    let mut cluster = Cluster::builder().runner(RunnerSpec::new("good")).start().await?;
     let token = cluster.runners[0].token()?;
     let admin = cluster.admin_token().to_owned();
     let enrolment = cluster.enrolment_token()?;
@@ -224,8 +224,14 @@ async fn nobody_enters_with_wrong_or_foreign_credentials() -> Result<()> {
     // A runner that was removed does not come in again.
     let raw = ConnectOptions::with_token(token.clone());
     raw.connect(cluster.nats.url()).await.context("the right token does not come in")?;
-    let removed = cluster.api()?.delete("/api/v1/runners/good").await?;
-    ensure!(removed.status.is_success(), "{} {}", removed.status, removed.text);
+    cluster.api()?.delete("/api/v1/runners/good").await?.problem(409, "conflict")?;
+    cluster.runners[0].terminate().await?;
+    eventually("a runner that is not heard is removed", secs(30), || async {
+        let answer = cluster.api()?.delete("/api/v1/runners/good").await?;
+        ensure!(answer.status.is_success(), "{} {}", answer.status, answer.text);
+        Ok(())
+    })
+    .await?;
     eventually("the removed runner stays out", secs(15), || async {
         let options = ConnectOptions::with_token(token.clone());
         let entered = timeout(secs(5), options.connect(cluster.nats.url())).await;

@@ -37,7 +37,7 @@ async fn bad_requests_are_refused_by_name() -> Result<()> {
     names(&path.problem(400, "invalid_request")?.detail, &["project_path"])?;
 
     let long = json!({"kind": "command", "input": "x".repeat(51_000)});
-    names(&api.post("/api/v1/sessions", &long).await?.problem(400, "invalid_input")?.detail, &["50,000"])?;
+    names(&api.post("/api/v1/sessions", &long).await?.problem(400, "invalid_input")?.detail, &["51000", "50000"])?;
     // Characters are counted, not bytes.
     let wide = json!({"id": "wide", "kind": "command", "input": "é".repeat(50_000)});
     ensure!(api.post("/api/v1/sessions", &wide).await?.status == 201, "50,000 characters were refused");

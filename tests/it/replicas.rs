@@ -9,11 +9,13 @@ use helix_protocol::session::SessionPhase;
 use helix_protocol::subject;
 use helix_tests::cluster::READY;
 use helix_tests::eventually::{eventually, secs};
+use helix_tests::http::Socket;
 use helix_tests::rfb::Rfb;
 use helix_tests::runner::RunnerSpec;
 use helix_tests::{Api, Cluster};
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 
 async fn server_id(api: &Api) -> Result<String> {
     Ok(api.get("/api/v1/status").await?.json::<FleetStatus>()?.server)
@@ -23,6 +25,15 @@ async fn leader(cluster: &Cluster) -> Result<String> {
     let leases = jetstream::new(cluster.bus().await?).get_key_value(subject::BUCKET_LEASES).await?;
     let value = leases.get(subject::LEADER_LEASE_KEY).await?.context("nobody leads")?;
     Ok(serde_json::from_slice::<Lease>(&value)?.server)
+}
+
+/// The next item of an event feed.
+async fn next(feed: &mut Socket) -> Result<Value> {
+    loop {
+        if let Message::Text(text) = feed.next().await.context("the feed ended")?? {
+            return Ok(serde_json::from_str(&text)?);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,8 +50,7 @@ async fn two_servers_are_one_fleet() -> Result<()> {
     cluster.remember(&view);
     let heard = async {
         loop {
-            let message = feed.next().await.context("the feed ended")??;
-            let item: Value = serde_json::from_str(message.to_text()?)?;
+            let item = next(&mut feed).await?;
             if item["session"] == "shared" && item["phase"] == "Ready" {
                 return Ok::<_, anyhow::Error>(item);
             }
@@ -51,8 +61,7 @@ async fn two_servers_are_one_fleet() -> Result<()> {
     // The feed resumes after a sequence, at either server.
     let sequence = item["sequence"].as_u64().context("no sequence")?;
     let mut resumed = one.socket(&format!("/api/v1/events?after={}", sequence - 1)).await?;
-    let first = timeout(secs(10), resumed.next()).await?.context("the feed ended")??;
-    let first: Value = serde_json::from_str(first.to_text()?)?;
+    let first = timeout(secs(10), next(&mut resumed)).await.context("the feed does not resume")??;
     ensure!(first == item, "resumed with {first}");
 
     let ticket = one.ticket("shared").await?;

@@ -16,6 +16,14 @@ fn pid(told: &Told, name: &str) -> Result<u32> {
     told.pids.get(name).copied().with_context(|| format!("no {name} in {:?}", told.pids))
 }
 
+/// A client with the credentials in the address, which async-nats itself does not read.
+async fn observer(url: &str) -> Result<async_nats::Client> {
+    let (user, rest) = url.strip_prefix("nats://").and_then(|rest| rest.split_once(':')).context("no user")?;
+    let (password, host) = rest.split_once('@').context("no password")?;
+    let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
+    Ok(options.connect(host).await?)
+}
+
 /// What `up` wrote about itself last.
 fn now(machine: &Machine) -> Result<Told> {
     Ok(serde_json::from_slice(&std::fs::read(machine.state_dir().join("up.json"))?)?)
@@ -40,7 +48,7 @@ async fn up_serves_and_down_leaves_nothing() -> Result<()> {
     ensure!(runners.len() == 1 && runners[0].slots == 2, "{runners:?}");
 
     // `nats_url` may read everything and change nothing.
-    let observer = async_nats::connect(&told_up.nats_url).await.context("nats_url")?;
+    let observer = observer(&told_up.nats_url).await.context("nats_url")?;
     let info = observer.request("$JS.API.STREAM.INFO.EXTERNAL_AGENTS", "".into()).await?;
     ensure!(String::from_utf8_lossy(&info.payload).contains("\"EXTERNAL_AGENTS\""), "{info:?}");
 

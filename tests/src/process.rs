@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
 use tokio::net::UnixDatagram;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// How long a program may take to be ready or to end on a loaded machine.
@@ -36,7 +37,17 @@ pub struct Process {
     name: String,
     log: PathBuf,
     child: Child,
-    notify: Option<UnixDatagram>,
+    ready: watch::Receiver<bool>,
+    _listener: AbortOnDrop,
+}
+
+/// Ends its task when dropped.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Launch {
@@ -61,8 +72,10 @@ impl Launch {
             .stdout(file.try_clone()?)
             .stderr(file)
             .kill_on_drop(true);
+        let (said, ready) = watch::channel(false);
+        let listener = AbortOnDrop(tokio::spawn(listen(notify, said)));
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-        Ok(Process { name: self.name.clone(), log, child, notify: Some(notify) })
+        Ok(Process { name: self.name.clone(), log, child, ready, _listener: listener })
     }
 
     /// Starts it and waits for `READY=1`.
@@ -81,27 +94,14 @@ impl Process {
 
     /// Waits for `READY=1`; an end before it is an error with the log's last lines.
     pub async fn ready(&mut self, within: Duration) -> Result<()> {
-        let Some(notify) = self.notify.take() else { return Ok(()) };
-        let heard = async {
-            let mut buffer = [0; 4096];
-            loop {
-                let length = notify.recv(&mut buffer).await?;
-                let text = String::from_utf8_lossy(&buffer[..length]);
-                if text.lines().any(|line| line == "READY=1") {
-                    return Ok::<_, std::io::Error>(());
-                }
-            }
-        };
+        let mut ready = self.ready.clone();
         let outcome = tokio::select! {
-            heard = timeout(within, heard) => heard.map(|heard| heard.map(|()| None)),
-            status = self.child.wait() => Ok(status.map(Some)),
+            heard = timeout(within, ready.wait_for(|ready| *ready)) => heard.map(|_| None),
+            status = self.child.wait() => Ok(Some(status?)),
         };
-        // Kept open: a program that reports its state later must not fail.
-        self.notify = Some(notify);
         match outcome {
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(status))) => bail!("{} ended before it was ready: {status}\n{}", self.name, self.tail()),
-            Ok(Err(fault)) => Err(fault).with_context(|| format!("notify socket of {}", self.name)),
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => bail!("{} ended before it was ready: {status}\n{}", self.name, self.tail()),
             Err(_) => bail!("{} was not ready within {within:?}\n{}", self.name, self.tail()),
         }
     }
@@ -140,6 +140,16 @@ impl Process {
     /// The log's last lines.
     pub fn tail(&self) -> String {
         tail(&self.log)
+    }
+}
+
+/// Reads what the program says about itself, to its end: it would block on a full socket.
+async fn listen(socket: UnixDatagram, ready: watch::Sender<bool>) {
+    let mut buffer = [0; 4096];
+    while let Ok(length) = socket.recv(&mut buffer).await {
+        if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1") {
+            ready.send_replace(true);
+        }
     }
 }
 

@@ -152,6 +152,10 @@ impl Rfb {
         setup.extend([2, 0, 0, 2]);
         setup.extend(ENCODING_RAW.to_be_bytes());
         setup.extend(ENCODING_CURSOR.to_be_bytes());
+        // TigerVNC draws the pointer into the picture of a client that has not put it there itself.
+        setup.extend([5, 0]);
+        setup.extend((width as u16 / 2).to_be_bytes());
+        setup.extend((height as u16 / 2).to_be_bytes());
         pipe.write(&setup).await?;
         Ok(Self { pipe, frame: Frame { width, height, pixels: vec![0; width * height] }, name })
     }

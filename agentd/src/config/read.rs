@@ -23,7 +23,7 @@ pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
         runner: runner(values),
         slots: number(values, "concurrency", 1, (1, MAX_SLOTS)),
         max_tasks: number(values, "max_tasks", 0, (0, u32::MAX)),
-        session_timeout: duration(values, "session_timeout", Duration::from_secs(3600)),
+        session_timeout: duration(values, "session_timeout", Duration::from_hours(1)),
         workspace_dir,
         state_dir,
         nats_url: nats_url(values),

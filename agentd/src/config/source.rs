@@ -57,7 +57,7 @@ impl std::fmt::Display for Fault {
 pub struct ConfigError(pub Vec<Fault>);
 
 fn list(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+    faults.iter().fold(String::new(), |text, fault| text + "\n  " + &fault.to_string())
 }
 
 /// A value with its place.
@@ -70,7 +70,7 @@ pub(super) struct Value {
 /// All layers merged; values are taken out by key, mistakes are collected.
 #[derive(Debug, Default)]
 pub(super) struct Values {
-    values: BTreeMap<&'static str, Value>,
+    settings: BTreeMap<&'static str, Value>,
     pub labels: BTreeMap<String, Value>,
     faults: Vec<Fault>,
 }
@@ -85,19 +85,19 @@ impl Values {
             let set = names.iter().find_map(|name| Some((name, env.get(*name).filter(|text| !text.is_empty())?)));
             if let Some((name, text)) = set {
                 let place = format!("environment variable {name}");
-                values.values.insert(key, Value { text: text.clone(), place });
+                values.settings.insert(key, Value { text: text.clone(), place });
             }
         }
         for (key, text) in args.given() {
             let place = format!("flag --{}", key.replace('_', "-"));
-            values.values.insert(key, Value { text: text.to_owned(), place });
+            values.settings.insert(key, Value { text: text.to_owned(), place });
         }
         values
     }
 
     /// The value of a setting, if any layer has one.
     pub fn take(&mut self, key: &str) -> Option<Value> {
-        self.values.remove(key)
+        self.settings.remove(key)
     }
 
     pub fn fault(&mut self, place: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) {
@@ -122,7 +122,7 @@ impl Values {
             let offset = error.span().map_or(0, |span| span.start);
             self.fault(place(offset), error.message().to_owned(), "correct the TOML syntax");
         }
-        for (key, value) in table.get_ref().iter() {
+        for (key, value) in table.get_ref() {
             let at = place(key.span().start);
             let Some((name, _)) = SETTINGS.iter().find(|(name, _)| *name == key.get_ref().as_ref()) else {
                 let known: Vec<_> = SETTINGS.iter().map(|(name, _)| *name).collect();
@@ -135,25 +135,24 @@ impl Values {
                 ("labels", other) => {
                     self.fault(
                         at,
-                        format!("`labels` is a {}", other.type_str()),
+                        format!("`labels` is of type {}", other.type_str()),
                         "write labels = { name = \"value\" }",
                     );
                 }
-                (_, other) => match scalar(name, other) {
-                    Some(text) => {
-                        self.values.insert(name, Value { text, place: at });
-                    }
-                    None => {
+                (_, other) => {
+                    if let Some(text) = scalar(name, other) {
+                        self.settings.insert(name, Value { text, place: at });
+                    } else {
                         let fix = format!("write {name} = \"…\" or a number");
-                        self.fault(at, format!("`{name}` is a {}", other.type_str()), fix);
+                        self.fault(at, format!("`{name}` is of type {}", other.type_str()), fix);
                     }
-                },
+                }
             }
         }
     }
 
     fn add_labels(&mut self, labels: &DeTable<'_>, place: &dyn Fn(usize) -> String) {
-        for (name, value) in labels.iter() {
+        for (name, value) in labels {
             let at = place(name.span().start);
             match scalar("labels", value.get_ref()) {
                 Some(text) => {

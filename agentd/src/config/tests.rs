@@ -42,7 +42,7 @@ fn the_defaults_are_the_documents() {
     assert_eq!(config.api_hosts, ["http://localhost"], "port 80 is http's own");
     assert!(config.runner.as_str().starts_with("external-zed-"), "{}", config.runner);
     assert_eq!((config.slots, config.max_tasks), (1, 0));
-    assert_eq!(config.session_timeout, Duration::from_secs(3600));
+    assert_eq!(config.session_timeout, Duration::from_hours(1));
     assert_eq!(config.workspace_dir, PathBuf::from("/s/workspaces"));
     assert_eq!(config.geometry.to_string(), "1920x1080");
     assert_eq!((config.health_port, config.on_exit), (3030, OnExit::Keep));
@@ -57,7 +57,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let env = [("CONCURRENCY", "4"), ("AGENT_CONCURRENCY", "5"), ("MAX_TASKS", "6"), ("RUNNER_ID", "r-1")];
     let config = load(&["--concurrency", "7"], &env, Some(file)).expect("valid");
     assert_eq!((config.slots, config.max_tasks), (7, 6));
-    assert_eq!(config.session_timeout, Duration::from_secs(7200));
+    assert_eq!(config.session_timeout, Duration::from_hours(2));
     assert_eq!(config.api_hosts, ["http://a:8080", "https://b"]);
     assert_eq!(config.labels.get("zone").map(String::as_str), Some("x"));
     assert_eq!(config.runner.as_str(), "r-1");
@@ -68,7 +68,18 @@ fn all_mistakes_come_at_once_with_place_and_fix() {
     let file = "concurrency = 0\nspeed = 1\nsession_timeout = \"soon\"\nworkspace_dir = \"here\"\n\
                 on_exit = \"maybe\"\nlabels = 3\n";
     let env = [("API_TOKEN", SAMPLE_TOKEN), ("RUNNER_ID", "a.b"), ("DISPLAY_WIDTH", "0"), ("HOME", "/h")];
-    insta::assert_snapshot!(faults(load(&["--api-host", "ftp://x"], &env, Some(file))).join("\n"), @"");
+    insta::assert_snapshot!(faults(load(&["--api-host", "ftp://x"], &env, Some(file))).join("\n"), @r#"
+    agentd.toml line 6: `labels` is of type integer; write labels = { name = "value" }
+    agentd.toml line 2: unknown setting `speed`; remove it or use one of: api_host, api_token_file, runner_id, concurrency, max_tasks, session_timeout, workspace_dir, nats_url, display_width, display_height, state_dir, kinds_dir, default_kind, health_port, on_exit, labels, zed_binary, log_level
+    agentd.toml line 4: `here` is not an absolute path; write workspace_dir = "/…"
+    flag --api-host: `ftp://x` is not a server's address; write http://host:port or https://host, without path, user or query
+    environment variable API_TOKEN: is `oh-hallo-insecure-token`, the sample token of the documents, which everybody knows; use the server's own enrolment token (RUNNER_TOKEN)
+    environment variable RUNNER_ID: runner id "a.b" is not valid: use 1 to 64 characters of A-Z a-z 0-9 _ -; set runner_id or RUNNER_ID, for example runner-1
+    agentd.toml line 1: `0` is not a whole number from 1 to 1000; write for example concurrency = 1
+    agentd.toml line 3: `soon` is not a duration; write session_timeout in seconds (3600) or with a unit ("3600s", "60m", "1h")
+    environment variable DISPLAY_WIDTH: `0` is not a whole number from 320 to 7680; write for example display_width = 1920
+    agentd.toml line 5: `maybe` is neither keep nor stop; write on_exit = "keep"
+    "#);
 }
 
 #[test]

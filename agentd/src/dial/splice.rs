@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// Most bytes of one frame to the server.
-const FRAME_BYTES: usize = 128 * 1024;
+const FRAME_BYTES: usize = 64 * 1024;
 /// What a viewer may send in one frame: input and clipboard.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 const READ_BUFFER_BYTES: usize = 8 * 1024;

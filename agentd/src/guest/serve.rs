@@ -23,7 +23,7 @@ use super::wire::{Answer, Event, Record, Request, line};
 use crate::supervisor::UnitName;
 use crate::supervisor::process::layout::Layout;
 use crate::supervisor::process::lock::Lock;
-use crate::supervisor::process::{procfs, sweep};
+use crate::supervisor::process::{display_files, procfs, sweep};
 
 /// Runs until it is told to end everything.
 pub(super) fn serve(args: &GuestArgs) -> anyhow::Result<()> {
@@ -288,7 +288,7 @@ impl Guest {
     }
 
     fn finish(&mut self) -> anyhow::Result<()> {
-        sweep::remove_display_files(&self.layout).context("cannot remove the display's sockets")?;
+        display_files::remove(&self.layout).context("cannot remove the display's sockets")?;
         for socket in [self.layout.guest_socket(), self.layout.root.join("vnc.sock")] {
             let _ = fs::remove_file(socket);
         }

@@ -13,7 +13,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// How long to wait now; the next answer is longer.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let seconds = 1_u64.checked_shl(self.failures).unwrap_or(CAP_SECONDS).min(CAP_SECONDS);
         self.failures = (self.failures + 1).min(u64::BITS - 1);
         jitter(Duration::from_secs(seconds))
@@ -42,11 +42,11 @@ mod tests {
     fn it_doubles_up_to_the_cap_within_its_jitter() {
         let mut backoff = Backoff::default();
         for whole in [1, 2, 4, 8, 16, 32, 60, 60, 60].map(Duration::from_secs) {
-            let wait = backoff.next();
+            let wait = backoff.pause();
             assert!((whole / 2..=whole).contains(&wait), "{wait:?} for {whole:?}");
         }
-        (0..200).for_each(|_| assert!(backoff.next() <= Duration::from_secs(CAP_SECONDS)));
+        (0..200).for_each(|_| assert!(backoff.pause() <= Duration::from_secs(CAP_SECONDS)));
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_secs(1));
+        assert!(backoff.pause() <= Duration::from_secs(1));
     }
 }

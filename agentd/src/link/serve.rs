@@ -1,9 +1,11 @@
 //! What is done on one connection, until it is over. Futures of one task, not tasks: they end together.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use helix_protocol::ErrorCode;
 use helix_protocol::link::{Message, Nudge, Reply, Request};
 use helix_protocol::runner::Heartbeat;
 use helix_protocol::session::ObservedSession;
@@ -35,8 +37,8 @@ struct Serving<'a> {
 }
 
 impl Link {
-    /// Serves until the connection is over.
-    pub(super) async fn serve(&self, connection: Connection, changes: mpsc::Receiver<Change>) {
+    /// Serves until the connection is over or of no use; answers why.
+    pub(super) async fn serve(&self, connection: Connection, changes: mpsc::Receiver<Change>) -> String {
         let serving = Serving {
             link: self,
             connection,
@@ -45,12 +47,12 @@ impl Link {
             sync: Notify::new(),
         };
         tokio::select! {
-            () = serving.follow(changes) => {}
-            () = serving.register() => {}
-            () = serving.heartbeat() => {}
-            () = serving.fetch_desired() => {}
-            () = serving.send_reports() => {}
-            () = serving.hear_nudges() => {}
+            () = serving.follow(changes) => "the connection to NATS is lost".to_owned(),
+            () = serving.hear_nudges() => "the subscription to nudges ended".to_owned(),
+            refused = serving.register() => refused,
+            never = serving.heartbeat() => match never {},
+            never = serving.fetch_desired() => match never {},
+            never = serving.send_reports() => match never {},
         }
     }
 }
@@ -66,15 +68,18 @@ impl Serving<'_> {
                 Change::Up => self.ups.send_modify(|ups| *ups += 1),
                 Change::Down => {
                     self.registered.send_replace(None);
-                    self.link.away("the connection to NATS is interrupted");
+                    // Ordinary: credentials expire every hour, and the client is back within a second.
+                    tracing::info!("the connection to NATS is interrupted");
+                    let reason = "the connection to NATS is interrupted".to_owned();
+                    self.link.status.send_replace(LinkStatus::Away(reason));
                 }
                 Change::Over => return,
             }
         }
     }
 
-    /// Registers after every Up, and again when a server says that it does not know us.
-    async fn register(&self) {
+    /// Registers after every Up, and again when a server says that it does not know us. Ends when refused.
+    async fn register(&self) -> String {
         let mut ups = self.ups.subscribe();
         let mut registered = self.registered.subscribe();
         let mut backoff = Backoff::default();
@@ -94,9 +99,14 @@ impl Serving<'_> {
                         _ = registered.wait_for(Option::is_none) => {}
                     }
                 }
+                Err(RequestError::NotConnected) => _ = ups.changed().await,
+                // The store was emptied while we were connected, or this runner was removed: enrol again.
+                Err(RequestError::Refused { code: ErrorCode::RunnerNotFound | ErrorCode::TokenInvalid, detail }) => {
+                    return format!("the registration is refused: {detail}");
+                }
                 other => {
                     self.link.away(&format!("cannot register: {}", failure(other)));
-                    let wait = tokio::time::sleep(backoff.next());
+                    let wait = tokio::time::sleep(backoff.pause());
                     tokio::select! {
                         _ = ups.changed() => {}
                         () = wait => {}
@@ -106,7 +116,7 @@ impl Serving<'_> {
         }
     }
 
-    async fn heartbeat(&self) {
+    async fn heartbeat(&self) -> Infallible {
         let mut registered = self.registered.subscribe();
         let mut draining = self.link.draining.clone();
         let mut unanswered = 0;
@@ -118,7 +128,13 @@ impl Serving<'_> {
                 draining: *draining.borrow_and_update(),
             };
             match self.connection.request(Request::Heartbeat { heartbeat }).await {
-                Ok(Reply::HeartbeatAck {}) => unanswered = 0,
+                Ok(Reply::HeartbeatAck {}) => {
+                    unanswered = 0;
+                    self.link.status.send_if_modified(|status| {
+                        let was = std::mem::replace(status, LinkStatus::Registered);
+                        was != LinkStatus::Registered
+                    });
+                }
                 Err(RequestError::Refused { code, detail }) => {
                     tracing::warn!(%code, detail, "heartbeat refused, registering again");
                     self.registered.send_replace(None);
@@ -126,13 +142,15 @@ impl Serving<'_> {
                 }
                 Err(RequestError::TimedOut) => {
                     unanswered += 1;
-                    tracing::warn!(unanswered, "no answer to a heartbeat");
+                    self.link.away("no server answers heartbeats");
                     if unanswered >= DEAF_HEARTBEATS {
                         unanswered = 0;
                         self.connection.renew().await;
                     }
                 }
-                other => tracing::debug!(reason = failure(other), "no answer to a heartbeat"),
+                // Said by whoever saw the connection go.
+                Err(RequestError::NotConnected) => {}
+                other => self.link.away(&failure(other)),
             }
             tokio::select! {
                 () = tokio::time::sleep(interval.unwrap_or(HEARTBEAT_INTERVAL)) => {}
@@ -141,7 +159,7 @@ impl Serving<'_> {
         }
     }
 
-    async fn fetch_desired(&self) {
+    async fn fetch_desired(&self) -> Infallible {
         let mut registered = self.registered.subscribe();
         loop {
             self.when_registered(&mut registered).await;
@@ -165,7 +183,7 @@ impl Serving<'_> {
         }
     }
 
-    async fn send_reports(&self) {
+    async fn send_reports(&self) -> Infallible {
         let mut registered = self.registered.subscribe();
         let mut changes = self.link.reports.watch();
         let mut backoff = Backoff::default();
@@ -186,7 +204,7 @@ impl Serving<'_> {
             if sent.await {
                 backoff.reset();
             } else {
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.pause()).await;
             }
         }
     }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::supervisor::Supervisor;
 
-const INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_mins(1);
 
 /// Runs until dropped. `known` has a session's unit key before anything of it can be found.
 pub(super) async fn run<S: Supervisor>(supervisor: S, known: watch::Receiver<BTreeSet<String>>) {

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use helix_protocol::session::Desired;
+use helix_protocol::session::{Cause, Desired};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use crate::supervisor::{Supervisor, UnitName};
 const POLITE: [(UnitName, Duration); 2] =
     [(UnitName::App, Duration::from_secs(5)), (UnitName::Display, Duration::from_secs(2))];
 /// From the order to a session that has ended, or is given up with what it left named.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 impl<S: Supervisor> Session<S> {
     /// Kills everything of the session and proves it.
@@ -46,7 +46,7 @@ impl<S: Supervisor> Session<S> {
             if let Some(error) = &left {
                 entry.state = entry.state.after(Event::End(Outcome::Failed)).unwrap_or(entry.state);
                 let message = format!("something of the session cannot be ended: {error}");
-                entry.cause = Some(helix_protocol::session::Cause::new("left_behind", message));
+                entry.cause = Some(Cause::new("left_behind", message));
             }
             if let Some(state) = entry.state.after(Event::NothingRuns) {
                 entry.state = state;

@@ -29,7 +29,7 @@ impl ReadyLines {
         let inotify = Inotify::init()?;
         let watches = inotify.watches();
         let mut events = inotify.into_event_stream(vec![0; 4096])?;
-        let (changed, changes) = watch::channel(0_u64);
+        let (sender, changes) = watch::channel(0_u64);
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         tokio::spawn(async move {
@@ -40,7 +40,7 @@ impl ReadyLines {
                         // A removed directory removes its watch; nobody waits for it any more.
                         Some(Ok(event)) if event.mask == EventMask::IGNORED => {}
                         // After an overflow everybody looks again, which is what they do after any event.
-                        Some(Ok(_)) => changed.send_modify(|count| *count += 1),
+                        Some(Ok(_)) => sender.send_modify(|count| *count += 1),
                         Some(Err(error)) => tracing::warn!(%error, "cannot read inotify events"),
                         None => return,
                     },

@@ -29,11 +29,11 @@ struct Step {
     deadline: Duration,
 }
 
-const WORKSPACE: Step = Step { name: "workspace", unit: UnitName::Workspace, deadline: Duration::from_secs(300) };
+const WORKSPACE: Step = Step { name: "workspace", unit: UnitName::Workspace, deadline: Duration::from_mins(5) };
 const DISPLAY: Step = Step { name: "display", unit: UnitName::Display, deadline: Duration::from_secs(10) };
 const DBUS: Step = Step { name: "dbus", unit: UnitName::Dbus, deadline: Duration::from_secs(10) };
 const WINDOW_MANAGER: Step = Step { name: "window_manager", unit: UnitName::Wm, deadline: Duration::from_secs(10) };
-const AGENT: Step = Step { name: "agent", unit: UnitName::App, deadline: Duration::from_secs(60) };
+const AGENT: Step = Step { name: "agent", unit: UnitName::App, deadline: Duration::from_mins(1) };
 
 type Exits = watch::Receiver<BTreeMap<UnitName, i32>>;
 
@@ -154,12 +154,11 @@ impl<S: Supervisor> Session<S> {
     /// Runs a step within its deadline and puts it on the timeline.
     async fn step<T>(&self, step: Step, work: impl Future<Output = Result<T, Cause>>) -> Result<T, Cause> {
         self.change(|entry| begin_step(entry, step.name));
-        let result = match tokio::time::timeout(step.deadline, work).await {
-            Ok(result) => result,
-            Err(_) => {
-                let message = format!("{} was not ready within {} s", step.name, step.deadline.as_secs());
-                Err(self.cause(&format!("{}_timeout", step.name), message, step.unit).await)
-            }
+        let result = if let Ok(result) = tokio::time::timeout(step.deadline, work).await {
+            result
+        } else {
+            let message = format!("{} was not ready within {} s", step.name, step.deadline.as_secs());
+            Err(self.cause(&format!("{}_timeout", step.name), message, step.unit).await)
         };
         match result {
             Ok(value) => {

@@ -15,7 +15,7 @@ use crate::supervisor::{SliceEvent, Supervisor, UnitName};
 /// Of a unit that shall go away before it is started again: it has ended already.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 /// A unit that ran this long starts a new row of pauses.
-const STEADY: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_mins(1);
 
 /// Starts of a unit in this watch.
 #[derive(Debug)]

@@ -14,6 +14,7 @@
 //! No isolation between sessions or from the operator: all share one uid.
 
 mod client;
+pub mod display_files;
 mod end;
 pub mod layout;
 pub mod lock;
@@ -320,10 +321,8 @@ impl Supervisor for ProcessSupervisor {
 /// Ends every slice of the runner with this state directory, and proves that nothing of it runs. Logs, records and
 /// workspaces stay; only empty workspaces go. Synchronous: for `agentd reap`, before any runtime.
 pub fn reap_all(state_dir: &Path, workspace_dir: Option<&Path>) -> anyhow::Result<()> {
-    let state_dir = match fs::canonicalize(state_dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        result => result.with_context(|| format!("cannot read state directory {}", state_dir.display()))?,
-    };
+    let state_dir =
+        resolve(state_dir).with_context(|| format!("cannot read state directory {}", state_dir.display()))?;
     let mut left = Vec::new();
     // Side by side: one slow session does not make the others wait.
     std::thread::scope(|scope| -> anyhow::Result<()> {
@@ -347,6 +346,16 @@ pub fn reap_all(state_dir: &Path, workspace_dir: Option<&Path>) -> anyhow::Resul
         remove_empty_workspaces(&state_dir, workspace_dir);
     }
     if left.is_empty() { Ok(()) } else { bail!("left behind: {}", left.join("; ")) }
+}
+
+/// The path as it was when the directory existed: processes outlive it, and are marked by it.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(resolve(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?.join(name))
+        }
+        (result, ..) => result,
+    }
 }
 
 fn remove_empty_workspaces(state_dir: &Path, workspace_dir: &Path) {

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// For anything that a loaded machine may need.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// Between two looks at what has no event.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -35,7 +35,7 @@ pub struct Runner {
     reports: Reports,
     desired: DesiredSet,
     daemon: Option<JoinHandle<()>>,
-    _stops: watch::Sender<bool>,
+    stop_all: watch::Sender<bool>,
     // Last: removed after everything in it has ended.
     dir: tempfile::TempDir,
 }
@@ -85,7 +85,7 @@ impl Runner {
             reports: Reports::default(),
             desired: watch::Sender::new(None),
             daemon: None,
-            _stops: watch::Sender::new(false),
+            stop_all: watch::Sender::new(false),
             dir,
         };
         runner.start_daemon();
@@ -106,7 +106,7 @@ impl Runner {
             ready: ReadyLines::new().expect("inotify"),
             ended: watch::Sender::new(0),
         });
-        let inputs = Inputs { desired: self.desired.subscribe(), runner_stops: self._stops.subscribe() };
+        let inputs = Inputs { desired: self.desired.subscribe(), runner_stops: self.stop_all.subscribe() };
         let reconciler = Reconciler::new(context, inputs, entries);
         self.daemon = Some(tokio::spawn(async move {
             let failed = reconciler.run().await;
@@ -191,10 +191,8 @@ impl Runner {
                 changes.changed().await.expect("the reports live");
             }
         };
-        match tokio::time::timeout(DEADLINE, wait).await {
-            Ok(observed) => observed,
-            Err(_) => panic!("session {session} did not come there: {:#?}", self.reports.get(&id(session))),
-        }
+        let reached = tokio::time::timeout(DEADLINE, wait).await.ok();
+        reached.unwrap_or_else(|| panic!("session {session} did not come there: {:#?}", self.reports.get(&id(session))))
     }
 
     pub async fn until_gone(&self, session: &str) {
@@ -217,7 +215,7 @@ impl Runner {
     }
 
     /// No process has anything of the session in its environment, and no socket of it is left.
-    pub async fn assert_nothing_runs(&self, session: &str) {
+    pub fn assert_nothing_runs(&self, session: &str) {
         let needle = format!("HELIX_SESSION_ID={session}\0").into_bytes();
         let state = self.config.state_dir.to_string_lossy().into_owned().into_bytes();
         let contains = |text: &[u8], part: &[u8]| text.windows(part.len()).any(|window| window == part);
@@ -225,7 +223,8 @@ impl Runner {
             .expect("readable")
             .filter_map(|process| {
                 let environ = std::fs::read(process.ok()?.path().join("environ")).ok()?;
-                (contains(&environ, &needle) && contains(&environ, &state)).then(|| String::from_utf8_lossy(&environ).into_owned())
+                (contains(&environ, &needle) && contains(&environ, &state))
+                    .then(|| String::from_utf8_lossy(&environ).into_owned())
             })
             .collect();
         assert!(left.is_empty(), "{left:#?}");
@@ -306,7 +305,9 @@ pub fn print_timeline(name: &str, observed: &ObservedSession) {
     let steps: Vec<_> = observed
         .timeline
         .iter()
-        .map(|step| format!("{} {}", step.step, step.duration_ms.map_or_else(|| "·".to_owned(), |ms| format!("{ms} ms"))))
+        .map(|step| {
+            format!("{} {}", step.step, step.duration_ms.map_or_else(|| "·".to_owned(), |ms| format!("{ms} ms")))
+        })
         .collect();
     let total = observed.ready().zip(observed.timeline.first()).map(|(ready, first)| ready.duration_since(first.at));
     println!("{name}: {} | received → ready {total:?}", steps.join(", "));

@@ -27,9 +27,9 @@ async fn a_command_runs_shows_its_result_and_stays_until_stopped() {
 
     runner.want("s", 1, Desired::Stopped, command("true"));
     let stopped = runner.phase("s", SessionPhase::Stopped).await;
-    assert_eq!(stopped.cause.expect("a cause").code, "stopped_by_request");
+    assert_eq!(stopped.cause.expect("a cause").code, "stopped_by_user");
     assert_eq!(stopped.result.expect("the result stays").exit_status, 3);
-    runner.assert_nothing_runs("s").await;
+    runner.assert_nothing_runs("s");
     assert!(runner.workspace("s").is_dir(), "the workspace stays until the session is deleted");
 
     runner.delete("s");
@@ -50,7 +50,7 @@ async fn a_terminal_ends_with_its_shell() {
     harness::end_children(ready.pid.expect("the agent's process"));
     let ended = runner.until("s", |observed| observed.phase.is_terminal()).await;
     assert_eq!(ended.cause.expect("a cause").code, "agent_exited");
-    runner.assert_nothing_runs("s").await;
+    runner.assert_nothing_runs("s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,14 +64,20 @@ async fn a_session_clones_works_and_commits() {
     let wanted = SessionSpec {
         project: Some(Project { git: origin.to_string_lossy().into_owned(), branch: Some("main".to_owned()) }),
         project_path: Some("/workspace/new/dir".to_owned()),
-        ..command("pwd; cd \"$WORKSPACE_DIR\" && echo two >> file && git commit -q -a -m two && git log --format='%an %s'")
+        ..command(
+            "pwd; cd \"$WORKSPACE_DIR\" && echo two >> file && git commit -q -a -m two && git log --format='%an %s'",
+        )
     };
     runner.want("s", 1, Desired::Running, wanted);
     let done = runner.until("s", |observed| observed.result.is_some() || observed.phase.is_terminal()).await;
     harness::print_timeline("clone", &done);
     let result = done.result.unwrap_or_else(|| panic!("no result: {:?}", done.cause));
     assert_eq!(result.exit_status, 0, "{}", result.output_tail);
-    assert!(result.output_tail.contains("/s/new/dir") && result.output_tail.contains("Helix Agent two"), "{}", result.output_tail);
+    assert!(
+        result.output_tail.contains("/s/new/dir") && result.output_tail.contains("Helix Agent two"),
+        "{}",
+        result.output_tail
+    );
     assert_eq!(std::fs::read_to_string(runner.workspace("s").join("file")).expect("readable"), "one\ntwo\n");
     assert_eq!(std::fs::read_to_string(origin.join("file")).expect("readable"), "one\n");
 }
@@ -81,12 +87,20 @@ async fn what_fails_names_step_unit_and_last_lines() {
     let mut runner = Runner::start();
     let missing = Project { git: "/nonexistent/repository".to_owned(), branch: None };
     runner.want("clone", 1, Desired::Running, SessionSpec { project: Some(missing), ..command("true") });
-    runner.want("kind", 1, Desired::Running, SessionSpec { kind: Some(KindName::parse("nonsense").expect("valid")), ..spec() });
+    runner.want(
+        "kind",
+        1,
+        Desired::Running,
+        SessionSpec { kind: Some(KindName::parse("nonsense").expect("valid")), ..spec() },
+    );
     let failed = runner.phase("clone", SessionPhase::Failed).await;
     let cause = failed.cause.expect("a cause");
-    assert_eq!((cause.code.as_str(), cause.step.as_deref(), cause.unit.as_deref()), ("workspace_failed", Some("workspace"), Some("workspace")));
+    assert_eq!(
+        (cause.code.as_str(), cause.step.as_deref(), cause.unit.as_deref()),
+        ("workspace_failed", Some("workspace"), Some("workspace"))
+    );
     assert!(cause.log_tail.iter().any(|line| line.contains("/nonexistent/repository")), "{:?}", cause.log_tail);
-    runner.assert_nothing_runs("clone").await;
+    runner.assert_nothing_runs("clone");
     let failed = runner.phase("kind", SessionPhase::Failed).await;
     assert_eq!(failed.cause.expect("a cause").code, "kind_unknown");
 }
@@ -98,12 +112,13 @@ async fn a_dead_display_ends_the_session_a_dead_window_manager_does_not() {
     runner.phase("s", SessionPhase::Ready).await;
     let wm = runner.unit_pid("s", "wm").await.expect("a window manager");
     harness::kill(wm);
-    harness::eventually("a new window manager", async || runner.unit_pid("s", "wm").await.is_some_and(|pid| pid != wm)).await;
+    harness::eventually("a new window manager", async || runner.unit_pid("s", "wm").await.is_some_and(|pid| pid != wm))
+        .await;
     assert_eq!(runner.observed("s").phase, SessionPhase::Ready);
     harness::kill(runner.unit_pid("s", "display").await.expect("a display"));
     let failed = runner.phase("s", SessionPhase::Failed).await;
     assert_eq!(failed.cause.expect("a cause").code, "display_died");
-    runner.assert_nothing_runs("s").await;
+    runner.assert_nothing_runs("s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,6 +136,7 @@ async fn a_restarted_agentd_takes_its_sessions_over() {
     harness::kill(display);
     runner.start_daemon();
     let failed = runner.phase("ready", SessionPhase::Failed).await;
+    harness::print_timeline("display killed", &failed);
     assert_eq!(failed.cause.expect("a cause").code, "display_died");
 
     // Interrupted at each step of a start, it goes on where it was.
@@ -130,6 +146,7 @@ async fn a_restarted_agentd_takes_its_sessions_over() {
         runner.until(&id, |observed| observed.timeline.iter().any(|known| known.step == step)).await;
         runner.restart();
         let observed = runner.until(&id, |observed| observed.phase != SessionPhase::Starting).await;
+        harness::print_timeline(&format!("interrupted in {step}"), &observed);
         assert_eq!(observed.phase, SessionPhase::Ready, "interrupted in {step}: {:?}", observed.cause);
     }
     runner.assert_reaper_finds_only_known().await;
@@ -169,8 +186,8 @@ async fn what_nobody_knows_is_reaped() {
     runner.phase("s", SessionPhase::Ready).await;
     runner.stop_daemon();
     runner.remove_ledger();
-    runner.start_daemon();
     runner.want_nothing();
+    runner.start_daemon();
     runner.until_nothing_found().await;
-    runner.assert_nothing_runs("s").await;
+    runner.assert_nothing_runs("s");
 }

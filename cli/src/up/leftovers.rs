@@ -70,6 +70,10 @@ pub async fn end(found: Vec<(&'static str, Held)>, sessions: Sessions) {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
     #[tokio::test]
@@ -77,16 +81,19 @@ mod tests {
         let temp = tempfile::tempdir_in("/tmp").expect("a directory");
         let dir = StateDir::new(temp.path()).expect("a path").create().expect("created");
         // A shell whose script is called `run` has the command line of agentd, and waits on its open input.
-        std::fs::write(dir.root().join("run"), "read -r _\n").expect("written");
-        let start = |arguments: Vec<OsString>| {
+        std::fs::write(dir.root().join("run"), "echo; read -r _\n").expect("written");
+        let start = async |arguments: Vec<OsString>| {
             let mut shell = tokio::process::Command::new("sh");
-            shell.args(arguments).current_dir(dir.root()).stdin(std::process::Stdio::piped()).kill_on_drop(true);
-            shell.spawn().expect("a shell starts")
+            shell.args(arguments).current_dir(dir.root()).kill_on_drop(true);
+            let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
+            // In the moment after a start the kernel shows no command line yet.
+            shell.stdout.as_mut().expect("its output").read_exact(&mut [0]).await.expect("it runs");
+            shell
         };
-        let _other = start(vec!["run".into(), "--config".into(), "/elsewhere/agentd.toml".into()]);
+        let _other = start(vec!["run".into(), "--config".into(), "/elsewhere/agentd.toml".into()]).await;
         assert!(find(&dir, None).is_empty(), "another directory's agentd is not ours");
 
-        let mut ours = start(arguments(&dir, "agentd"));
+        let mut ours = start(arguments(&dir, "agentd")).await;
         let found = find(&dir, None);
         let names: Vec<_> = found.iter().map(|(service, held)| (*service, Some(held.process.pid))).collect();
         assert_eq!(names, [("agentd", ours.id())]);

@@ -33,7 +33,14 @@ pub struct Holder {
 /// The held lock; free when dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Closing would do, were there not the moment in which a child that is being started still holds a copy.
+    fn drop(&mut self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// Outcome of [`take`].
@@ -76,7 +83,7 @@ pub fn take(dir: &StateDir, role: Role) -> Result<Taken> {
         .and_then(|()| file.rewind())
         .and_then(|()| file.write_all(&holder))
         .map_err(|error| bad(error.to_string()))?;
-    Ok(Taken::Ours(Lock { _file: file }))
+    Ok(Taken::Ours(Lock { file }))
 }
 
 #[cfg(test)]

@@ -35,19 +35,27 @@ impl Process {
     pub fn hold(self) -> Option<Held> {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // Looked at after the handle is held: now the pid cannot pass to another process unnoticed.
-        (Self::of(self.pid)? == self).then_some(())?;
+        // Looked at after the handle is held: now the pid cannot pass to another process unnoticed. A zombie counts:
+        // of a killed process that has threads the first one is a zombie while the others still hold its locks.
+        // The pidfd tells when all of them are gone.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        (start_time_of(&stat)?.1 == self.start_time).then_some(())?;
         Some(Held { process: self, fd: Arc::new(fd) })
     }
 }
 
 /// Field 22 of a stat line; None for a zombie, which has ended although it is still listed.
 fn start_time(stat: &str) -> Option<u64> {
-    // The command in parentheses may hold anything, so count from its end: the state is field 3.
+    let (state, start_time) = start_time_of(stat)?;
+    (!matches!(state, "Z" | "X")).then_some(start_time)
+}
+
+/// State and start time of a stat line, fields 3 and 22.
+fn start_time_of(stat: &str) -> Option<(&str, u64)> {
+    // The command in parentheses may hold anything, so count from its end.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?;
-    (!matches!(state, "Z" | "X")).then_some(())?;
-    fields.nth(18)?.parse().ok()
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// A process that cannot be mistaken for another one.
@@ -141,11 +149,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_is_held_and_ended() {
-        let mut child = tokio::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
+        // It says that it runs: in the moment after a start the kernel shows no command line yet.
+        let mut child = tokio::process::Command::new("sh")
+            .args(["-c", "echo; read -r _", "here"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("a shell starts");
+        let mut said = [0];
+        let stdout = child.stdout.as_mut().expect("its output");
+        tokio::io::AsyncReadExt::read_exact(stdout, &mut said).await.expect("it runs");
         let process = Process::of(child.id().expect("a pid")).expect("it lives");
         assert!(Process { start_time: process.start_time + 1, ..process }.hold().is_none());
         let held = process.hold().expect("it lives");
-        assert!(own_processes().iter().any(|(pid, line)| *pid == process.pid && line[1] == b"60"));
+        assert!(own_processes().iter().any(|(pid, line)| *pid == process.pid && line[3] == b"here"));
         held.end(Duration::from_secs(10)).await;
         assert!(!child.wait().await.expect("it ended").success());
         assert!(process.hold().is_none());

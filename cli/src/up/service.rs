@@ -216,11 +216,11 @@ impl Service {
             }
             status = child.wait() => return Ended::ByItself(self.died(status, log_start)),
             _ = &mut self.stop => {
-                end(&mut child, self.spec.grace).await;
+                end(&mut child, &waiter, self.spec.grace).await;
                 return Ended::OnRequest;
             }
             () = tokio::time::sleep(patience) => {
-                end(&mut child, self.spec.grace).await;
+                end(&mut child, &waiter, self.spec.grace).await;
                 return Ended::ByItself(self.never_ready(log_start));
             }
         }
@@ -228,7 +228,7 @@ impl Service {
             status = child.wait() => Ended::ByItself(self.died(status, log_start)),
             never = waiter.drain() => match never {},
             _ = &mut self.stop => {
-                end(&mut child, self.spec.grace).await;
+                end(&mut child, &waiter, self.spec.grace).await;
                 Ended::OnRequest
             }
         }
@@ -259,14 +259,18 @@ fn restart_pause(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.saturating_sub(1).min(5)).min(PAUSE_AT_MOST)
 }
 
-/// SIGTERM, and SIGKILL after `grace`.
-async fn end(child: &mut Child, grace: Duration) {
+/// SIGTERM, and SIGKILL after `grace`. What the child says meanwhile is still read: it would block on a full socket.
+async fn end(child: &mut Child, waiter: &Waiter, grace: Duration) {
     // A pid is only there while the child is not reaped, so it cannot be another process's.
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
         let _ = kill_process(pid, Signal::TERM);
     }
-    if tokio::time::timeout(grace, child.wait()).await.is_err() {
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(grace, child.wait()) => ended.is_ok(),
+        never = waiter.drain() => match never {},
+    };
+    if !ended {
         warn!(pid = pid.map(Pid::as_raw_nonzero), "child did not end in time, killing it");
         let _ = child.kill().await;
     }

@@ -1,6 +1,6 @@
 //! Secret files: read whole, refused when others may read them, never shown.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::document::Document;
@@ -106,13 +106,12 @@ fn private_file(doc: &mut Document<'_>, section: &'static str, key: &'static str
     let read = std::fs::metadata(path).and_then(|meta| {
         let mode = meta.permissions().mode() & 0o777;
         let others_may_nothing = mode.trailing_zeros() >= 6;
-        if meta.is_file() && others_may_nothing { std::fs::read(path).map(Ok) } else { Ok(Err((mode, meta.uid()))) }
+        if meta.is_file() && others_may_nothing { std::fs::read(path).map(Ok) } else { Ok(Err(mode)) }
     });
     match read {
         Ok(Ok(bytes)) => Some(bytes),
-        Ok(Err((mode, owner))) => {
-            let problem =
-                format!("{} (mode {mode:03o}, owner {owner}) must be a file only its owner may read", path.display());
+        Ok(Err(mode)) => {
+            let problem = format!("{} (mode {mode:03o}) must be a file only its owner may read", path.display());
             doc.fault(section, key, &problem, &fix);
             None
         }

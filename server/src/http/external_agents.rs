@@ -144,7 +144,10 @@ async fn amend(
         let detail = "input: cannot be changed; only `env` and `project_path` can, before the session starts";
         return Err(Error::new(ErrorCode::InvalidRequest, detail));
     }
-    let change = Amendment { env: change.env.map(shapes::environment).transpose()?, project_path: change.project_path };
+    let change = Amendment {
+        env: change.env.map(shapes::environment).transpose()?,
+        project_path: change.project_path.as_deref().and_then(shapes::project_path),
+    };
     let view = app.sessions.amend(&principal, &id, change).await?;
     let token = app.sessions.auth_token(&principal, &view);
     Ok(Json(shapes::session(&view, token)))

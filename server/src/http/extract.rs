@@ -1,5 +1,7 @@
 //! What handlers are given: parts of a request, decoded, or a problem that names the fault.
 
+use std::time::Duration;
+
 use axum::extract::rejection::BytesRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
@@ -11,12 +13,16 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::Instrument as _;
 
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::relay::Socket;
+
+/// How long a body may take to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A JSON body. Whether unknown fields are refused is `T`'s matter: canonical types refuse, the documents' ignore.
 pub struct Body<T>(pub T);
@@ -69,7 +75,11 @@ async fn read(request: Request, app: &App) -> Result<Bytes> {
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
-    Bytes::from_request(request, app).await.map_err(|rejection| match rejection {
+    let read = timeout(BODY_DEADLINE, Bytes::from_request(request, app)).await.map_err(|_| {
+        let seconds = BODY_DEADLINE.as_secs();
+        Error::new(ErrorCode::InvalidRequest, format!("the body did not arrive within {seconds} s"))
+    })?;
+    read.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(failed) if failed.status() == http::StatusCode::PAYLOAD_TOO_LARGE => {
             too_large()
         }

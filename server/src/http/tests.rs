@@ -107,6 +107,29 @@ fn every_reference_in_the_api_document_resolves() {
     }
 }
 
+/// A client that writes its whole body before it reads gets its answer, even if nobody wanted the body.
+#[tokio::test]
+async fn a_refusal_arrives_although_its_body_was_not_read() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let server = tokio::spawn(axum::serve(listener, wrapped(Router::new())).into_future());
+    let talk = async {
+        let mut socket = tokio::net::TcpStream::connect(address).await?;
+        let body = vec![b' '; 4 << 20];
+        let head = format!("POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        socket.write_all(head.as_bytes()).await?;
+        socket.write_all(&body).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(20), talk).await.expect("in time");
+    assert!(answer.expect("not reset").starts_with("HTTP/1.1 404 "));
+    server.abort();
+}
+
 /// An answer through everything that wraps the routes; its body as text.
 async fn answer(method: &str, path: &str) -> (Response, String) {
     let routes = Router::new()

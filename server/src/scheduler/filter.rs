@@ -44,7 +44,7 @@ pub enum Unfit {
 impl Unfit {
     /// True for what ends by itself or by an operator's word, without a change of the runner.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Silent | Self::Cordoned | Self::Draining | Self::Full { .. })
+        matches!(self, Self::Unregistered | Self::Silent | Self::Cordoned | Self::Draining | Self::Full { .. })
     }
 }
 

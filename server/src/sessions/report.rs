@@ -1,7 +1,5 @@
 //! What a runner saw of a session: recorded if it is news, told to watchers, and only then acknowledged.
 
-use std::sync::Arc;
-
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::AgentResponse;
@@ -14,6 +12,8 @@ use super::Sessions;
 use super::view::desired_of_deleted;
 use crate::error::{Error, Result};
 
+/// Sessions of one runner above which those without a record are refused.
+const MAX_REPORTED: usize = 10_000;
 /// How often a report is tried again after another replica was faster.
 const MAX_TRIES: usize = 5;
 
@@ -46,6 +46,9 @@ impl Sessions {
             return Ok(Recorded::Stored);
         }
         let mut before = store.observed.view().get(&key);
+        if record.is_none() && before.is_none() {
+            self.check_room(runner)?;
+        }
         for _ in 0..MAX_TRIES {
             if before.as_ref().is_some_and(|entry| !is_newer(&observed, &entry.value)) {
                 return Ok(Recorded::Stored);
@@ -69,6 +72,16 @@ impl Sessions {
             ErrorCode::Conflict,
             format!("the report of session {id} met other writers too often; repeat it"),
         ))
+    }
+
+    /// A runner cannot fill the store with sessions that nobody asked for.
+    fn check_room(&self, runner: &RunnerId) -> Result<()> {
+        let observed = self.inner.store.observed.view().read();
+        if observed.with_prefix(&format!("{runner}.")).count() < MAX_REPORTED {
+            return Ok(());
+        }
+        let detail = format!("runner {runner} reports too many sessions without a record; stop or adopt some");
+        Err(Error::new(ErrorCode::Conflict, detail))
     }
 
     async fn forget(&self, key: &str) -> Result<()> {
@@ -128,16 +141,15 @@ impl Sessions {
     }
 }
 
-fn check_fence(runner: &RunnerId, observed: &ObservedSession, record: &Arc<SessionRecord>) -> Result<()> {
-    let foreign = record.assignment.as_ref().is_some_and(|assignment| assignment.runner != *runner);
-    if observed.epoch < record.epoch || foreign {
-        return Err(Error::new(
-            ErrorCode::Conflict,
-            format!(
-                "epoch {} of session {} is over: it has epoch {} now; ask for the desired set",
-                observed.epoch, record.id, record.epoch
-            ),
-        ));
+fn check_fence(runner: &RunnerId, observed: &ObservedSession, record: &SessionRecord) -> Result<()> {
+    let id = &record.id;
+    if observed.epoch < record.epoch {
+        let detail = format!("epoch {} of session {id} is over: it has epoch {} now", observed.epoch, record.epoch);
+        return Err(Error::new(ErrorCode::Conflict, format!("{detail}; ask for the desired set")));
+    }
+    if record.assignment.as_ref().is_some_and(|assignment| assignment.runner != *runner) {
+        let detail = format!("session {id} is not assigned to runner {runner}; ask for the desired set");
+        return Err(Error::new(ErrorCode::Conflict, detail));
     }
     Ok(())
 }

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use helix_protocol::ids::hex;
 use sha2::{Digest as _, Sha256};
 
+use super::display_files;
 use super::layout::{Layout, sessions_dir};
 use super::procfs;
 use super::sweep::{self, Mark};
 use crate::guest::call::call;
 use crate::guest::wire::{Answer, Record, Request};
 
+/// A guest that lives says at once how it is; one that does not is stopped or hung.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than every grace and the guest's own sweep together.
 const GUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// From the guest's answer to its own end.
@@ -38,7 +41,7 @@ pub fn end_slice(state_dir: &Path, unit_key: &str) -> Result<(), String> {
     let mark = Mark::load(&layout, session_mark(state_dir, unit_key));
     if !guest_ends_itself(&layout) {
         sweep::end_marked(&mark)?;
-        sweep::remove_display_files(&layout).map_err(|error| format!("files of its display: {error}"))?;
+        display_files::remove(&layout).map_err(|error| format!("files of its display: {error}"))?;
     }
     sweep::remove_session_files(&layout).map_err(|error| format!("files in {}: {error}", layout.root.display()))
 }
@@ -47,7 +50,9 @@ pub fn end_slice(state_dir: &Path, unit_key: &str) -> Result<(), String> {
 /// is a proof that needs no scan.
 fn guest_ends_itself(layout: &Layout) -> bool {
     let Ok(Some(record)) = Record::load(&layout.record()) else { return false };
-    if !matches!(call(&layout.guest_socket(), &Request::Kill, GUEST_TIMEOUT), Ok(Answer::Done)) {
+    if !matches!(call(&layout.guest_socket(), &Request::List, ANSWER_TIMEOUT), Ok(Answer::State { .. }))
+        || !matches!(call(&layout.guest_socket(), &Request::Kill, GUEST_TIMEOUT), Ok(Answer::Done))
+    {
         return false;
     }
     // A stale record names another process; then the lookup finds nothing to wait for.

@@ -9,8 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,8 +17,6 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::layout::{KEPT_AFTER_KILL, Layout};
 use super::procfs::{self, Process};
-use crate::guest::wire::Record;
-use crate::supervisor::UnitName;
 
 /// The variable that marks every process of a session.
 pub const VARIABLE: &str = "HELIX_SLICE";
@@ -135,63 +132,6 @@ fn marked(fits: impl Fn(&str) -> bool) -> io::Result<Vec<Process>> {
     }
 }
 
-/// Removes the X lock and socket that a killed display server left in the machine's /tmp, unless another server has
-/// taken the number meanwhile.
-pub fn remove_display_files(layout: &Layout) -> io::Result<()> {
-    let record = Record::load(&layout.record()).unwrap_or_default();
-    let server = record.and_then(|record| {
-        let display = record.units.into_iter().find(|unit| unit.name == UnitName::Display)?;
-        Some((display.pid, display.start_time))
-    });
-    let announced = fs::read_to_string(layout.ready(UnitName::Display)).ok();
-    let mut numbers: Vec<u32> = announced.and_then(|text| text.trim().parse().ok()).into_iter().collect();
-    if let Some((pid, _)) = server {
-        // Killed between taking a number and announcing it.
-        numbers.extend(locked_displays()?.into_iter().filter(|(_, owner)| *owner == pid).map(|(number, _)| number));
-    }
-    numbers.sort_unstable();
-    numbers.dedup();
-    numbers.into_iter().try_for_each(|number| remove_display(number, server))
-}
-
-fn remove_display(number: u32, server: Option<(u32, u64)>) -> io::Result<()> {
-    let lock = PathBuf::from(format!("/tmp/.X{number}-lock"));
-    let socket = PathBuf::from(format!("/tmp/.X11-unix/X{number}"));
-    if let Some(owner) = lock_owner(&lock) {
-        let ours = server.is_some_and(|(pid, _)| pid == owner);
-        let lives = procfs::process(owner).is_some_and(|process| {
-            process.alive && server.is_none_or(|(_, start)| !ours || process.start_time == start)
-        });
-        if lives || !ours {
-            return Ok(());
-        }
-    }
-    let refused = UnixStream::connect(&socket).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if refused {
-        remove_if_there(&socket)?;
-    }
-    // Last, and only if it is still ours: as long as it is there, no other server takes the number unseen.
-    match lock_owner(&lock) {
-        Some(owner) if server.is_some_and(|(pid, _)| pid == owner) => remove_if_there(&lock),
-        _ => Ok(()),
-    }
-}
-
-/// Display numbers that are locked, each with the pid that its lock names.
-fn locked_displays() -> io::Result<Vec<(u32, u32)>> {
-    let entries = fs::read_dir("/tmp")?;
-    let locked = entries.filter_map(|entry| {
-        let entry = entry.ok()?;
-        let number = entry.file_name().to_str()?.strip_prefix(".X")?.strip_suffix("-lock")?.parse().ok()?;
-        Some((number, lock_owner(&entry.path())?))
-    });
-    Ok(locked.collect())
-}
-
-fn lock_owner(lock: &Path) -> Option<u32> {
-    fs::read_to_string(lock).ok()?.trim().parse().ok()
-}
-
 /// Removes everything in a session's directory but what is kept until it is forgotten.
 pub fn remove_session_files(layout: &Layout) -> io::Result<()> {
     let entries = match fs::read_dir(&layout.root) {
@@ -241,7 +181,7 @@ fn open_up(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

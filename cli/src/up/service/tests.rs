@@ -81,6 +81,28 @@ async fn one_that_ignores_sigterm_is_killed() {
     assert!(super::super::process::Process::of(pid).is_none(), "it is gone");
 }
 
+#[tokio::test]
+async fn one_that_talks_at_its_end_is_listened_to() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let socket = temp.path().join("test.notify");
+    // A socket queues a few datagrams and then blocks who sends: far more than that are sent after SIGTERM.
+    let script = r#"
+        use Socket;
+        socket(my $s, PF_UNIX, SOCK_DGRAM, 0) or die "$!";
+        connect($s, pack_sockaddr_un($ENV{NOTIFY_SOCKET})) or die "$!";
+        $SIG{TERM} = sub { send($s, "STATUS=ending", 0) for 1..5000; exit 0 };
+        send($s, "READY=1", 0);
+        sleep 600;
+    "#;
+    let mut spec = shell(temp.path(), "", Readiness::Notify(socket));
+    spec.program = "/usr/bin/perl".into();
+    spec.args = vec!["-e".into(), script.into()];
+    spec.grace = Duration::from_hours(1);
+    let mut handle = Handle::start(spec, spawns().0);
+    tokio::time::timeout(PATIENCE, handle.ready()).await.expect("in time").expect("ready");
+    tokio::time::timeout(PATIENCE, handle.end()).await.expect("it is not blocked");
+}
+
 #[test]
 fn pauses_grow_up_to_a_limit() {
     let pauses: Vec<_> = [0, 1, 2, 3, 5, 6, 60].map(|failures| restart_pause(failures).as_secs()).into();

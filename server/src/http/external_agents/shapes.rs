@@ -35,11 +35,17 @@ pub fn request(agent: ZedAgent) -> Result<CreateSession> {
     Ok(CreateSession {
         id,
         input: Some(agent.input),
-        project_path: Some(agent.project_path).filter(|path| !path.is_empty()),
+        project_path: project_path(&agent.project_path),
         labels,
         env: environment(agent.env)?,
         ..CreateSession::default()
     })
+}
+
+/// The documents' paths start at the root of what a session sees (`/workspace/my-project`); ours at its workspace.
+/// An empty one is none.
+pub fn project_path(path: &str) -> Option<String> {
+    Some(path.trim_start_matches('/')).filter(|path| !path.is_empty()).map(str::to_owned)
 }
 
 /// `K=V` entries as a map. The fault names the entry, never its value: that may be a secret.

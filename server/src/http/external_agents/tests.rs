@@ -56,7 +56,7 @@ fn the_documents_own_request_becomes_a_session() {
     insta::assert_json_snapshot!(request, @r#"
     {
       "id": "session_123",
-      "project_path": "/workspace/my-project",
+      "project_path": "workspace/my-project",
       "input": "Help me implement a new feature",
       "labels": {
         "instance_id": "spec_task_789",

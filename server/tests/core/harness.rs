@@ -1,0 +1,323 @@
+//! A real nats-server, servers in this process, and runners that are nothing but their messages.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event};
+use futures::{FutureExt as _, StreamExt as _};
+use helix_protocol::api::EnrolRunner;
+use helix_protocol::assignment::DesiredSession;
+use helix_protocol::ids::secret_hash;
+use helix_protocol::link::{Message, Nudge, Reply, Request};
+use helix_protocol::runner::{Heartbeat, RunnerFacts};
+use helix_protocol::session::{Display, Geometry, ObservedSession, SessionPhase};
+use helix_protocol::{Epoch, Generation, KindName, RunnerId, SessionId, subject};
+use helix_server::app::App;
+use helix_server::config::{Overrides, ServerConfig};
+use helix_server::nats_config::{NatsSettings, render};
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Longest wait for anything.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const ADMIN_TOKEN: &str = "an-admin-token-of-a-test";
+pub const ENROLMENT_TOKEN: &str = "an-enrolment-token-of-a-test";
+const OBSERVER_PASSWORD: &str = "an-observer-password-of-a-test";
+
+/// Awaits, at most [`PATIENCE`].
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Asks until there is an answer, at most [`PATIENCE`].
+pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub fn id(session: &str) -> SessionId {
+    SessionId::parse(session).expect("valid id")
+}
+
+pub fn runner_id(runner: &str) -> RunnerId {
+    RunnerId::parse(runner).expect("valid id")
+}
+
+/// One NATS with everything that servers and runners need to meet.
+pub struct Fleet {
+    folder: tempfile::TempDir,
+    nats: tokio::process::Child,
+    port: u16,
+    emptied: u32,
+}
+
+impl Fleet {
+    pub async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = tracing_subscriber::fmt().with_env_filter("info,helix_server=debug").with_test_writer().try_init();
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        for (name, content) in [
+            ("server.key", "0123456789abcdef0123456789abcdef"),
+            ("admin.token", ADMIN_TOKEN),
+            ("runner.token", ENROLMENT_TOKEN),
+            ("nats.password", "a-nats-password-of-a-test"),
+            ("observer.password", OBSERVER_PASSWORD),
+        ] {
+            write_private(&folder.path().join(name), content);
+        }
+        let nats = spawn_nats(folder.path(), -1, "nats-0");
+        let ports = folder.path().to_path_buf();
+        let port = eventually("nats-server tells its port", async || read_port(&ports)).await;
+        Self { folder, nats, port, emptied: 0 }
+    }
+
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// One more server on this NATS.
+    pub async fn server(&self) -> App {
+        let config = config(self.folder.path(), &self.url(), "");
+        within("a server", App::build(config)).await.expect("built")
+    }
+
+    /// One more, which soon calls a silent runner lost.
+    pub async fn impatient_server(&self) -> App {
+        let timing = "heartbeat_interval = \"300ms\"\nsuspect_timeout = \"600ms\"\nlost_timeout = \"1s\"\n";
+        let config = config(self.folder.path(), &self.url(), timing);
+        within("a server", App::build(config)).await.expect("built")
+    }
+
+    pub async fn stop(mut self, servers: &[App]) {
+        for server in servers {
+            within("the server ends", server.stop()).await;
+        }
+        self.stop_nats().await;
+    }
+
+    pub async fn stop_nats(&mut self) {
+        self.nats.kill().await.expect("ended");
+    }
+
+    /// The same address, an empty store.
+    pub fn start_nats_emptied(&mut self) {
+        self.emptied += 1;
+        let store = format!("nats-{}", self.emptied);
+        self.nats = spawn_nats(self.folder.path(), i32::from(self.port), &store);
+    }
+
+    /// Connects with a runner's token, whoever's it is.
+    pub async fn connect_as(&self, token: &str) -> Result<Client, async_nats::ConnectError> {
+        ConnectOptions::with_token(token.to_owned()).connect(self.url()).await
+    }
+
+    pub async fn observer(&self) -> Watched {
+        let options = ConnectOptions::with_user_and_password("observer".to_owned(), OBSERVER_PASSWORD.to_owned());
+        Watched::connect(options, &self.url()).await
+    }
+}
+
+/// A client whose refusals can be awaited.
+pub struct Watched {
+    pub client: Client,
+    errors: Mutex<UnboundedReceiver<String>>,
+}
+
+impl Watched {
+    async fn connect(options: ConnectOptions, url: &str) -> Self {
+        let (sender, errors) = unbounded_channel();
+        let options = options.event_callback(move |event| {
+            if let Event::ServerError(err) = event {
+                let _ = sender.send(err.to_string().to_lowercase());
+            }
+            std::future::ready(())
+        });
+        let client = within("connected", options.connect(url)).await.expect("let in");
+        Self { client, errors: Mutex::new(errors) }
+    }
+
+    /// Completes with the next refusal, which must be of this operation.
+    pub async fn violation(&self, operation: &str) {
+        let error = self.errors.lock().await.recv().await.expect("connected");
+        assert!(error.contains("permissions violation") && error.contains(operation), "{operation}: {error}");
+    }
+}
+
+/// A runner that is nothing but its messages.
+pub struct SimRunner {
+    pub id: RunnerId,
+    pub client: Client,
+    watched: Arc<Watched>,
+    nudges: async_nats::Subscriber,
+}
+
+impl SimRunner {
+    /// Enrols (or repeats it) and connects.
+    pub async fn enrol(fleet: &Fleet, app: &App, name: &str) -> Self {
+        let id = runner_id(name);
+        let token = format!("the-token-of-{name}");
+        let request = EnrolRunner { id: id.clone(), token_hash: secret_hash(&token) };
+        app.runners.enrol(request).await.expect("enrolled");
+        let options = ConnectOptions::with_token(token).custom_inbox_prefix(subject::inbox_prefix(&id));
+        let watched = Watched::connect(options, &fleet.url()).await;
+        let client = watched.client.clone();
+        let nudges = client.subscribe(subject::down(&id, "*")).await.expect("sent");
+        client.flush().await.expect("flushed");
+        Self { id, client, watched: Arc::new(watched), nudges }
+    }
+
+    pub async fn violation(&self, operation: &str) {
+        self.watched.violation(operation).await;
+    }
+
+    pub async fn request(&self, body: Request) -> Option<Reply> {
+        let verb = body.verb();
+        let message = Message { runner: self.id.clone(), body };
+        self.raw(verb, &serde_json::to_value(message).expect("encoded")).await
+    }
+
+    /// Sends anything on an own subject. `None` where nobody answers within a second.
+    pub async fn raw(&self, verb: &str, body: &serde_json::Value) -> Option<Reply> {
+        let payload = serde_json::to_vec(body).expect("encoded").into();
+        let answer = self.client.request(subject::up(&self.id, verb), payload);
+        let answer = timeout(Duration::from_secs(1), answer).await.ok()?.ok()?;
+        let message: Message<Reply> = serde_json::from_slice(&answer.payload).expect("a reply");
+        assert_eq!(message.runner, self.id);
+        Some(message.body)
+    }
+
+    pub async fn register(&self, slots: u32) {
+        let kind = KindName::parse("command").expect("valid kind");
+        let facts = RunnerFacts {
+            hostname: "h".to_owned(),
+            version: "0".to_owned(),
+            slots,
+            max_tasks: 0,
+            kinds: vec![kind.clone()],
+            unavailable_kinds: BTreeMap::new(),
+            default_kind: kind,
+            default_geometry: Geometry { width: 1280, height: 800 },
+            backend: "process".to_owned(),
+            isolation: "none".to_owned(),
+            limits: "none".to_owned(),
+            memory_bytes: 1,
+            cpus: 1,
+            labels: BTreeMap::new(),
+        };
+        let reply = self.request(Request::Register { facts: Box::new(facts) }).await;
+        assert!(matches!(reply, Some(Reply::Registered { .. })), "{reply:?}");
+    }
+
+    pub async fn heartbeat(&self) {
+        let heartbeat = Heartbeat { active_tasks: 0, slots: 4, draining: false };
+        let reply = self.request(Request::Heartbeat { heartbeat }).await;
+        assert!(matches!(reply, Some(Reply::HeartbeatAck {})), "{reply:?}");
+    }
+
+    pub async fn sync(&self) -> Vec<DesiredSession> {
+        match self.request(Request::Sync {}).await {
+            Some(Reply::DesiredSet { sessions }) => sessions,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn report(&self, observed: &ObservedSession) -> Reply {
+        self.request(Request::Report { observed: Box::new(observed.clone()) }).await.expect("an answer")
+    }
+
+    pub async fn nudge(&mut self) -> Nudge {
+        let message = self.nudges.next().await.expect("connected");
+        let message: Message<Nudge> = serde_json::from_slice(&message.payload).expect("a nudge");
+        assert_eq!(message.runner, self.id);
+        message.body
+    }
+
+    /// Forgets every nudge sent so far: they come before the answer to a request made after them.
+    pub async fn drain_nudges(&mut self) {
+        self.sync().await;
+        while let Some(Some(_)) = self.nudges.next().now_or_never() {}
+    }
+
+    pub fn seen(&self, session: &str, epoch: u64, report: u64, phase: SessionPhase) -> ObservedSession {
+        ObservedSession {
+            session: id(session),
+            runner: self.id.clone(),
+            epoch: Epoch(epoch),
+            generation: Generation(1),
+            report,
+            phase,
+            cause: None,
+            result: None,
+            timeline: Vec::new(),
+            kind: KindName::parse("command").expect("valid kind"),
+            display: Some(Display { number: 1, geometry: Geometry { width: 1280, height: 800 } }),
+            pid: None,
+            workspace: None,
+            forgotten: false,
+            unclaimed: None,
+        }
+    }
+}
+
+fn config(folder: &Path, url: &str, timing: &str) -> ServerConfig {
+    let text = format!(
+        r#"
+        key_file = "server.key"
+        admin_token_file = "admin.token"
+        enrolment_token_file = "runner.token"
+        [nats]
+        url = "{url}"
+        password_file = "nats.password"
+        observer_password_file = "observer.password"
+        [external_agents]
+        {timing}
+        "#
+    );
+    ServerConfig::parse(&text, &folder.join("server.toml"), &|_| None, &Overrides::default()).expect("good settings")
+}
+
+fn spawn_nats(folder: &Path, port: i32, store: &str) -> tokio::process::Child {
+    let settings = NatsSettings { store_dir: folder.join(store), port, ports_file_dir: Some(folder.to_path_buf()) };
+    let file = folder.join("nats.conf");
+    let _ = std::fs::remove_file(&file);
+    write_private(&file, &render(&config(folder, "nats://127.0.0.1:4222", ""), &settings).expect("rendered"));
+    tokio::process::Command::new(nats_server())
+        .arg("-c")
+        .arg(file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("nats-server starts")
+}
+
+fn nats_server() -> PathBuf {
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let data = data.or_else(|| std::env::home_dir().map(|home| home.join(".local/share")));
+    let installed = data.map(|data| data.join("helix/bin/nats-server")).filter(|path| path.exists());
+    std::env::var_os("NATS_SERVER").map(PathBuf::from).or(installed).unwrap_or_else(|| "nats-server".into())
+}
+
+fn read_port(folder: &Path) -> Option<u16> {
+    let files = std::fs::read_dir(folder).ok()?;
+    let file = files.flatten().find(|file| file.path().extension().is_some_and(|end| end == "ports"))?;
+    let ports: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
+    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+}
+
+fn write_private(path: &Path, content: &str) {
+    use std::io::Write as _;
+    let file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(content.as_bytes())).expect("written");
+}
