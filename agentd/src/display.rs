@@ -10,12 +10,15 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream as StdStream};
 use std::path::Path;
+use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use x11rb::protocol::xproto::{
-    Atom, AtomEnum, ChangeWindowAttributesAux, ChangeWindowAttributesRequest, EventMask, GetPropertyReply,
-    GetPropertyRequest, InternAtomReply, InternAtomRequest, PROPERTY_NOTIFY_EVENT, PropertyNotifyEvent, Window,
+    Atom, AtomEnum, ChangeWindowAttributesAux, ChangeWindowAttributesRequest, ClientMessageEvent, CreateWindowAux,
+    CreateWindowRequest, EventMask, GetPropertyReply, GetPropertyRequest, InternAtomReply, InternAtomRequest,
+    PROPERTY_NOTIFY_EVENT, PropertyNotifyEvent, SendEventRequest, Window, WindowClass,
 };
 use x11rb::reexports::x11rb_protocol::connect::Connect;
 use x11rb::x11_utils::TryParse;
@@ -26,7 +29,10 @@ const COOKIE_NAME: &[u8] = b"MIT-MAGIC-COOKIE-1";
 /// Largest reply that our requests can have: a property of at most [`MAX_PROPERTY_WORDS`].
 const MAX_REPLY_BYTES: usize = 64 * 1024;
 const MAX_PROPERTY_WORDS: u32 = 1024;
-/// First bytes of what a server sends.
+/// Before a question to the window manager is repeated: it is there, so it answers within milliseconds.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// Everything that a server sends begins with this many bytes; the first says what it is.
+const PACKET_BYTES: usize = 32;
 const PACKET_ERROR: u8 = 0;
 const PACKET_REPLY: u8 = 1;
 const PACKET_GENERIC_EVENT: u8 = 35;
@@ -34,19 +40,11 @@ const PACKET_GENERIC_EVENT: u8 = 35;
 /// What the display must say before a step is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {
-    /// A window manager rules: root has `_NET_SUPPORTING_WM_CHECK`. Windows opened before this can get lost.
+    /// A window manager rules (root has `_NET_SUPPORTING_WM_CHECK`) and answers. Windows opened before that can get
+    /// lost.
     WindowManager,
     /// The window manager shows a client's window: `_NET_CLIENT_LIST` is not empty.
     ClientWindow,
-}
-
-impl Sign {
-    fn property(self) -> &'static [u8] {
-        match self {
-            Self::WindowManager => b"_NET_SUPPORTING_WM_CHECK",
-            Self::ClientWindow => b"_NET_CLIENT_LIST",
-        }
-    }
 }
 
 /// Contents of an Xauthority file with a new random cookie: one record of family "wild", which fits whatever number
@@ -67,6 +65,10 @@ pub fn new_authority() -> io::Result<Vec<u8>> {
 pub struct Display {
     stream: UnixStream,
     root: Window,
+    /// First of the ids that are ours to give.
+    id_base: u32,
+    /// Bytes read and not yet taken.
+    unread: BytesMut,
 }
 
 impl Display {
@@ -90,23 +92,70 @@ impl Display {
         let setup = connect.into_setup().map_err(io::Error::other)?;
         let root = setup.roots.first().map(|screen| screen.root);
         let root = root.ok_or_else(|| io::Error::other("the display has no screen"))?;
-        Ok(Self { stream, root })
+        Ok(Self { stream, root, id_base: setup.resource_id_base, unread: BytesMut::new() })
     }
 
-    /// Waits until the sign is there. Only cancel safe by dropping the connection.
+    /// Waits until the sign is there.
     pub async fn wait_for(&mut self, sign: Sign) -> io::Result<()> {
         let attributes = ChangeWindowAttributesAux::new().event_mask(EventMask::PROPERTY_CHANGE);
         let select = ChangeWindowAttributesRequest { window: self.root, value_list: Cow::Owned(attributes) };
         self.send(&select.serialize().0).await?;
-        let atom = self.atom(sign.property()).await?;
+        match sign {
+            Sign::WindowManager => {
+                self.wait_for_property(b"_NET_SUPPORTING_WM_CHECK").await?;
+                self.wait_for_manager().await
+            }
+            Sign::ClientWindow => self.wait_for_property(b"_NET_CLIENT_LIST").await,
+        }
+    }
+
+    /// Waits until root has a property with something in it.
+    async fn wait_for_property(&mut self, name: &'static [u8]) -> io::Result<()> {
+        let atom = self.atom(name).await?;
         // Events are selected before the first look, so a change in between is seen by one of the two.
         while !self.has_content(atom).await? {
-            while !self.changes(atom).await? {}
+            self.change_of(self.root, atom).await?;
         }
         Ok(())
     }
 
-    async fn atom(&mut self, name: &[u8]) -> io::Result<Atom> {
+    /// Waits until the window manager answers a message. It sets its property before it enters its event loop, and
+    /// what a client asks in between can lie unread until the next event comes: a terminal then waited 5 s for its
+    /// first window, in one start of twenty. Our question has an answer we can see, and is repeated until it comes.
+    async fn wait_for_manager(&mut self) -> io::Result<()> {
+        let extents = self.atom(b"_NET_FRAME_EXTENTS").await?;
+        let question = self.atom(b"_NET_REQUEST_FRAME_EXTENTS").await?;
+        let window = self.id_base | 1;
+        let create = CreateWindowRequest {
+            depth: 0,
+            wid: window,
+            parent: self.root,
+            x: 0,
+            y: 0,
+            width: 1,
+            height: 1,
+            border_width: 0,
+            class: WindowClass::INPUT_OUTPUT,
+            visual: 0,
+            value_list: Cow::Owned(CreateWindowAux::new().event_mask(EventMask::PROPERTY_CHANGE)),
+        };
+        self.send(&create.serialize().0).await?;
+        loop {
+            let message = ClientMessageEvent::new(32, window, question, [0_u32; 5]);
+            let ask = SendEventRequest {
+                propagate: false,
+                destination: self.root,
+                event_mask: EventMask::SUBSTRUCTURE_REDIRECT | EventMask::SUBSTRUCTURE_NOTIFY,
+                event: Cow::Owned(message.into()),
+            };
+            self.send(&ask.serialize().0).await?;
+            if let Ok(answer) = tokio::time::timeout(ASK_AGAIN, self.change_of(window, extents)).await {
+                return answer;
+            }
+        }
+    }
+
+    async fn atom(&mut self, name: &'static [u8]) -> io::Result<Atom> {
         let request = InternAtomRequest { only_if_exists: false, name: Cow::Borrowed(name) };
         self.send(&request.serialize().0).await?;
         let reply = self.reply().await?;
@@ -127,19 +176,22 @@ impl Display {
         Ok(GetPropertyReply::try_parse(&reply).map_err(io::Error::other)?.0.value_len > 0)
     }
 
-    /// Reads one packet: did it tell a change of `property`?
-    async fn changes(&mut self, property: Atom) -> io::Result<bool> {
-        let packet = self.packet().await?;
-        // The top bit says that another client sent the event: nothing to trust.
-        if packet[0] != PROPERTY_NOTIFY_EVENT {
-            return Ok(false);
+    /// Waits until a property changes. Cancel safe.
+    async fn change_of(&mut self, window: Window, property: Atom) -> io::Result<()> {
+        loop {
+            let packet = self.packet().await?;
+            // An event that another client sent has the top bit set, so it is none of these.
+            if packet[0] == PROPERTY_NOTIFY_EVENT {
+                let (event, _) = PropertyNotifyEvent::try_parse(&packet).map_err(io::Error::other)?;
+                if (event.window, event.atom) == (window, property) {
+                    return Ok(());
+                }
+            }
         }
-        let (event, _) = PropertyNotifyEvent::try_parse(&packet).map_err(io::Error::other)?;
-        Ok(event.atom == property)
     }
 
     /// The next reply. Events before it are dropped: whoever waits for one looks at the property after this.
-    async fn reply(&mut self) -> io::Result<Vec<u8>> {
+    async fn reply(&mut self) -> io::Result<BytesMut> {
         loop {
             let packet = self.packet().await?;
             if packet[0] == PACKET_REPLY {
@@ -148,23 +200,30 @@ impl Display {
         }
     }
 
-    async fn packet(&mut self) -> io::Result<Vec<u8>> {
-        let mut packet = vec![0; 32];
-        self.stream.read_exact(&mut packet).await?;
-        match packet[0] {
-            PACKET_ERROR => Err(io::Error::other(format!("the display answers with X error {}", packet[1]))),
-            PACKET_REPLY | PACKET_GENERIC_EVENT => {
-                let words = u32::from_ne_bytes([packet[4], packet[5], packet[6], packet[7]]);
-                let extra = words as usize * 4;
-                if extra > MAX_REPLY_BYTES {
-                    return Err(io::Error::other(format!("the display sends a packet of {extra} bytes")));
-                }
-                packet.resize(32 + extra, 0);
-                self.stream.read_exact(&mut packet[32..]).await?;
-                Ok(packet)
+    /// The next reply or event, of 32 bytes or more. Cancel safe.
+    async fn packet(&mut self) -> io::Result<BytesMut> {
+        self.fill(PACKET_BYTES).await?;
+        let extra = match self.unread[0] {
+            PACKET_ERROR => {
+                return Err(io::Error::other(format!("the display answers with X error {}", self.unread[1])));
             }
-            _ => Ok(packet),
+            PACKET_REPLY | PACKET_GENERIC_EVENT => (&self.unread[4..8]).get_u32_ne() as usize * 4,
+            _ => 0,
+        };
+        if extra > MAX_REPLY_BYTES {
+            return Err(io::Error::other(format!("the display sends a packet of {extra} bytes")));
         }
+        self.fill(PACKET_BYTES + extra).await?;
+        Ok(self.unread.split_to(PACKET_BYTES + extra))
+    }
+
+    async fn fill(&mut self, bytes: usize) -> io::Result<()> {
+        while self.unread.len() < bytes {
+            if self.stream.read_buf(&mut self.unread).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
     }
 
     async fn send(&mut self, parts: &[impl AsRef<[u8]>]) -> io::Result<()> {

@@ -11,7 +11,7 @@ use crate::session::{Cause, SessionPhase, SessionResult};
 #[serde(tag = "type", rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Event {
-    /// A session moved to another phase, or its cause or result changed.
+    /// A session moved to another phase or start step, or its cause or result changed.
     Session {
         /// Which.
         session: SessionId,
@@ -20,6 +20,9 @@ pub enum Event {
         runner: Option<RunnerId>,
         /// To which phase.
         phase: SessionPhase,
+        /// The start step that runs, while it starts.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<String>,
         /// Why.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cause: Option<Cause>,

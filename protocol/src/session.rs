@@ -290,6 +290,16 @@ pub struct ObservedSession {
     pub unclaimed: Option<Unclaimed>,
 }
 
+impl ObservedSession {
+    /// The start step that is waited for: of those under way, the one that began last.
+    pub fn running_step(&self) -> Option<&str> {
+        let starting = self.phase == SessionPhase::Starting;
+        let mut running = self.timeline.iter().filter(|step| starting && step.duration_ms.is_none());
+        // Moments have no duration either, but no step begins before they are over.
+        running.rfind(|step| step.step != "received").map(|step| step.step.as_str())
+    }
+}
+
 /// What a runner knows of a session that nobody claims any more (an emptied store).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unclaimed {

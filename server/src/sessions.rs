@@ -404,6 +404,7 @@ impl Sessions {
             session: record.id.clone(),
             runner: record.assignment.as_ref().map(|of| of.runner.clone()),
             phase: known.phase(),
+            step: None,
             cause: known.cause(),
             result: None,
             at: Timestamp::now(),

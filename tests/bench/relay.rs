@@ -26,7 +26,7 @@ pub async fn run() -> Result<()> {
     let product = Product::start(8, Some(stand_in.path()))?;
     let session = product.create_ready().await?;
     let socket = socket_of(&product)?;
-    let (peer, peer_url) = websockify(&socket)?;
+    let (peer, peer_url) = websockify(&socket).await?;
 
     let hops = [product.pid("server"), product.pid("agentd")];
     let mut ours = Figures::default();
@@ -114,7 +114,7 @@ impl Drop for Ended {
     }
 }
 
-fn websockify(socket: &Path) -> Result<(Ended, String)> {
+async fn websockify(socket: &Path) -> Result<(Ended, String)> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let child = Command::new("websockify")
         .arg(format!("--unix-target={}", socket.display()))
@@ -128,7 +128,7 @@ fn websockify(socket: &Path) -> Result<(Ended, String)> {
     // The peer has no readiness event: ask again soon.
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         anyhow::ensure!(begun.elapsed() < Duration::from_secs(10), "websockify does not listen");
-        std::thread::sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok((child, format!("ws://127.0.0.1:{port}/websockify")))
 }

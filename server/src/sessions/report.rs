@@ -1,5 +1,7 @@
 //! What a runner saw of a session: recorded if it is news, told to watchers, and only then acknowledged.
 
+use std::time::Duration;
+
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::AgentResponse;
@@ -16,6 +18,9 @@ use crate::error::{Error, Result};
 const MAX_REPORTED: usize = 10_000;
 /// How often a report is tried again after another replica was faster.
 const MAX_TRIES: usize = 5;
+
+/// How long a stream knows a message id again: JetStream's default duplicate window.
+const EVENT_MEMORY: Duration = Duration::from_mins(2);
 
 /// What became of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +55,13 @@ impl Sessions {
             self.check_room(runner)?;
         }
         for _ in 0..MAX_TRIES {
-            if before.as_ref().is_some_and(|entry| !is_newer(&observed, &entry.value)) {
+            if let Some(entry) = before.as_ref().filter(|entry| !is_newer(&observed, &entry.value)) {
+                // A repeat: the store may have gone between the report and its event. Their message ids keep an
+                // event that is there already from coming twice, for as long as the stream remembers them.
+                let same = (observed.epoch, observed.report) == (entry.value.epoch, entry.value.report);
+                if same && entry.seen.elapsed() < EVENT_MEMORY {
+                    self.tell_report(record.as_deref(), None, &observed).await?;
+                }
                 return Ok(Recorded::Stored);
             }
             let written = match &before {
@@ -120,7 +131,10 @@ impl Sessions {
     ) -> Result<()> {
         let before = before.filter(|before| before.epoch == now.epoch);
         let unchanged = before.is_some_and(|before| {
-            before.phase == now.phase && before.cause == now.cause && before.result == now.result
+            before.phase == now.phase
+                && before.running_step() == now.running_step()
+                && before.cause == now.cause
+                && before.result == now.result
         });
         if unchanged {
             return Ok(());
@@ -131,6 +145,7 @@ impl Sessions {
             session: now.session.clone(),
             runner: Some(now.runner.clone()),
             phase: if stopping && !now.phase.is_terminal() { SessionPhase::Stopping } else { now.phase },
+            step: now.running_step().map(str::to_owned),
             cause: now.cause.clone(),
             result: now.result.clone(),
             at: Timestamp::now(),
