@@ -29,8 +29,8 @@ const COOKIE_NAME: &[u8] = b"MIT-MAGIC-COOKIE-1";
 /// Largest reply that our requests can have: a property of at most [`MAX_PROPERTY_WORDS`].
 const MAX_REPLY_BYTES: usize = 64 * 1024;
 const MAX_PROPERTY_WORDS: u32 = 1024;
-/// Before a question to the window manager is repeated: it is there, so it answers within milliseconds.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// Before a question to the window manager is repeated: in its event loop it answers within a millisecond.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 /// Everything that a server sends begins with this many bytes; the first says what it is.
 const PACKET_BYTES: usize = 32;
 const PACKET_ERROR: u8 = 0;
@@ -119,9 +119,9 @@ impl Display {
         Ok(())
     }
 
-    /// Waits until the window manager answers a message. It sets its property before it enters its event loop, and
-    /// what a client asks in between can lie unread until the next event comes: a terminal then waited 5 s for its
-    /// first window, in one start of twenty. Our question has an answer we can see, and is repeated until it comes.
+    /// Waits until the window manager answers a message. openbox sets its property before it enters its event loop,
+    /// and what a client asks in between can lie unread until another event comes: one terminal in twenty then waited
+    /// 5 s for its first window. Our question has an answer that we can see, and is repeated until it comes.
     async fn wait_for_manager(&mut self) -> io::Result<()> {
         let extents = self.atom(b"_NET_FRAME_EXTENTS").await?;
         let question = self.atom(b"_NET_REQUEST_FRAME_EXTENTS").await?;

@@ -3,7 +3,7 @@
 //! The ledger is read once at start and then only written. Each session task owns its [`Entry`]; one thread writes
 //! all of them, in order, replacing files atomically. [`Ledger::save`] returns when the entry is on disk (before
 //! something is acted on); [`Ledger::note`] does not wait and may be lost in a power cut, which loses nothing that
-//! matters: report numbers jump by [`REPORT_GAP`] at every start, and units are found again by their identity.
+//! matters: report numbers jump by `REPORT_GAP` at every start, and units are found again by their identity.
 //! The thread ends when the last [`Ledger`] is dropped.
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //!
 //! Level-triggered: an activation takes no input but the current state and may run at any time. It runs when the
 //! desired set changes, when a report is acknowledged, when a session task ends, and on a timer that also feeds the
-//! watchdog. What is missing from the desired set is never stopped, only marked. [`reaper`] runs beside it.
+//! watchdog. What is missing from the desired set is never stopped, only marked. `reaper` runs beside it.
 //! A session task that panics ends agentd: the next start takes every session over again from the ledger.
 
 mod reaper;

@@ -2,7 +2,7 @@
 //!
 //! [`SessionHandle::spawn`] makes the task; [`Order`]s reach it through a watch channel (the latest counts), its
 //! [`Entry`] goes to the ledger and to [`Reports`]. [`plan`] says what to start, [`state`] what may follow what,
-//! [`start`], [`watch`] and [`end`] are the three phases. A restarted agentd spawns the task with the entry of the
+//! `start`, `watch` and `end` are the three phases. A restarted agentd spawns the task with the entry of the
 //! ledger: starting is idempotent, so a half-started session goes on where it was, and a ready one is watched again.
 //! Dropping a handle ends the task and leaves the session alone.
 

@@ -34,6 +34,9 @@ use crate::supervisor::process::layout::Layout;
 /// Writing the outcome waits for the disk.
 const RESULT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Lines of the command that are shown before it runs.
+const ANNOUNCED_LINES: usize = 20;
+
 /// As a shell says that a program cannot be run.
 const CANNOT_RUN: i32 = 127;
 
@@ -67,6 +70,7 @@ async fn run(root: &Path) -> anyhow::Result<()> {
     let pty = Pty::open(terminal.size())?;
     let mut tail = Tail::default();
     let mut copy = Copy { terminal, pty };
+    copy.announce(root)?;
     let exit_status = match copy.spawn(root) {
         Ok(mut shell) => shell_status(copy.until_exit(&mut shell, &mut tail).await?),
         Err(error) => {
@@ -100,6 +104,18 @@ struct Copy {
 }
 
 impl Copy {
+    /// Shows what is about to run, as if it had been typed. Not part of the output.
+    fn announce(&mut self, root: &Path) -> anyhow::Result<()> {
+        // What cannot be read cannot be run either: that complaint follows.
+        let script = std::fs::read_to_string(script(root)).unwrap_or_default();
+        for (number, line) in script.trim_end().lines().take(ANNOUNCED_LINES).enumerate() {
+            let prompt = if number == 0 { '$' } else { '>' };
+            let line: String = line.chars().filter(|c| !c.is_control()).collect();
+            write!(self.terminal, "\x1b[1;34m{prompt}\x1b[0m {line}\r\n")?;
+        }
+        Ok(())
+    }
+
     fn spawn(&mut self, root: &Path) -> anyhow::Result<tokio::process::Child> {
         if !script(root).is_file() {
             bail!("there is nothing to run: {} is missing", script(root).display());

@@ -5,7 +5,7 @@
 #[path = "../src/supervisor/conformance.rs"]
 mod conformance;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use conformance::{Fixture, PATIENCE, exit_status, next_event, session, shell};
 use helix_agentd::supervisor::process::procfs;
@@ -45,24 +45,16 @@ impl Fixture for Runner {
     }
 
     fn processes(&self, session: &SessionId) -> Vec<String> {
-        let key = session.unit_key();
+        let state = std::fs::canonicalize(self.dir.path().join("state")).unwrap();
+        let mark = format!("{}{}.", runner_mark(&state), session.unit_key());
         let all = procfs::processes().unwrap().into_iter().filter(|process| process.alive);
-        let marked = all.filter_map(|process| {
-            let marker = procfs::environment_value(process.pid, "HELIX_SLICE")?;
-            // The key is the same in every test's runner; the directory is not.
-            (marker.contains(&key) && belongs(process.pid, self.dir.path()))
-                .then(|| std::fs::read_to_string(format!("/proc/{}/comm", process.pid)).unwrap_or_default())
+        let marked = all.filter(|process| {
+            procfs::environment_value(process.pid, "HELIX_SLICE").is_some_and(|marker| marker.starts_with(&mark))
         });
-        marked.collect()
+        marked
+            .map(|process| std::fs::read_to_string(format!("/proc/{}/comm", process.pid)).unwrap_or_default())
+            .collect()
     }
-}
-
-/// True if the process was marked by the runner in `dir`: its guest's command line names the directory, and so
-/// does the marker's beginning, which only that runner uses.
-fn belongs(pid: u32, dir: &Path) -> bool {
-    let state = std::fs::canonicalize(dir.join("state")).unwrap();
-    let marker = procfs::environment_value(pid, "HELIX_SLICE").unwrap_or_default();
-    marker.starts_with(&runner_mark(&state))
 }
 
 impl Drop for Runner {
@@ -149,6 +141,26 @@ async fn a_killed_guest_is_told_and_nothing_of_its_session_survives() {
     supervisor.kill(&session).await.unwrap();
     assert_eq!(runner.processes(&session), Vec::<String>::new());
     assert!(!paths.home.exists());
+}
+
+#[tokio::test]
+async fn orphans_that_end_are_collected() {
+    let runner = Runner::new();
+    let (supervisor, session) = (runner.supervisor(), session("zombies"));
+    let guest = supervisor.open(&session).await.unwrap();
+    let mut events = supervisor.events(&session).await.unwrap();
+    // Each of them is left by its parent and comes to the guest.
+    let script = "for i in 1 2 3 4 5 6 7 8; do (sh -c 'exit 1' &); done; (sleep 0.1; echo late) | cat";
+    supervisor.start(&session, &shell(UnitName::App, script)).await.unwrap();
+    exit_status(&mut events, UnitName::App).await;
+    let children = || procfs::processes().unwrap().into_iter().filter(|process| process.ppid == guest.pid).count();
+    let none_left = async {
+        while children() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, none_left).await.expect("zombies are left");
+    supervisor.kill(&session).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,11 +1,10 @@
 //! HTTP entry: routes, decoding, authorisation, encoding. Decides nothing: the rules are in `sessions`, `runners`,
 //! `tokens`.
 //!
-//! The way of a request, outside in: access log → security headers → [`leftover`] body → panic
-//! catcher → routing → [`guard`]
-//! (declared [`Need`](crate::auth::Need) of the route, `Origin`, bearer, scope) → handler. Every route comes from
-//! [`registry`], which takes no route without a declared need, and the guard refuses what is not in its table.
-//! Every error leaves as a problem document ([`problem`]).
+//! The way of a request, outside in: access log → security headers → [`leftover`] of a refused body → panic catcher →
+//! routing → [`guard`] (declared [`Need`](crate::auth::Need) of the route, `Origin`, bearer, scope) → handler. Every
+//! route comes from [`registry`], which takes no route without a declared need, and the guard refuses what is not in
+//! its table. Every error leaves as a problem document ([`problem`]).
 //!
 //! Tasks: one per connection (axum's) and one per live WebSocket ([`events`], [`streams`]); those end on
 //! `App::shutdown` with close code 1012, and `Relay::drained` waits for them.

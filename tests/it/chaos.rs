@@ -17,14 +17,23 @@ use serde_json::{Value, json};
 
 /// How long everything may take to be true again after a kill.
 const TRUTH: Duration = secs(90);
+/// NATS, two servers, two runners, all at once; from [`FIRST_RUNNER`] on a runner is among them.
+const VICTIMS: u64 = 6;
+const FIRST_RUNNER: u64 = 3;
 /// Sessions that run at once.
 const MOST: usize = 4;
 
-/// What was acknowledged last for a session.
+/// What was acknowledged last for a session, and so what it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
+    /// Must run: it ran before, or its runner was not touched while it started.
     Run,
+    /// Its runner was killed while it may have been starting: it may fail, with a cause.
+    Start,
+    /// Must have been stopped.
     Stop,
+    /// Failed in a former round.
+    Failed,
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -68,7 +77,7 @@ async fn truthful(cluster: &Cluster, api: &Api, id: &str, asked: Asked) -> Resul
     };
     let cause = view.cause.as_ref().is_some_and(|cause| !cause.code.is_empty() && !cause.message.is_empty());
     match (asked, view.phase) {
-        (Asked::Run, SessionPhase::Ready) => {
+        (Asked::Run | Asked::Start, SessionPhase::Ready) => {
             ensure!(view.pid.is_some_and(runs), "Ready, yet its agent does not run: {}", told(&view));
             let result = view.result.as_ref().with_context(|| format!("no result yet: {}", told(&view)))?;
             ensure!(result.exit_status == 0, "{}", told(&view));
@@ -78,8 +87,7 @@ async fn truthful(cluster: &Cluster, api: &Api, id: &str, asked: Asked) -> Resul
             ensure!(ran == "ran\n", "{id} ran {} times", ran.lines().count());
             Ok(())
         }
-        // A start that was interrupted may fail, with a cause and nothing left.
-        (_, SessionPhase::Failed) => {
+        (Asked::Start | Asked::Failed, SessionPhase::Failed) => {
             ensure!(cause, "Failed without a cause: {}", told(&view));
             ended()
         }
@@ -97,10 +105,28 @@ async fn strike(cluster: &mut Cluster, victim: u64, after: Duration) -> Result<(
             server.kill().await?;
             server.start().await
         }
-        _ => {
+        3 | 4 => {
             let runner = &mut cluster.runners[victim as usize - 3];
             runner.kill().await?;
             runner.start().await
+        }
+        // All at once.
+        _ => {
+            cluster.nats.kill().await?;
+            for server in &mut cluster.servers {
+                server.kill().await?;
+            }
+            for runner in &mut cluster.runners {
+                runner.kill().await?;
+            }
+            cluster.nats.restart().await?;
+            for server in &mut cluster.servers {
+                server.start().await?;
+            }
+            for runner in &mut cluster.runners {
+                runner.start().await?;
+            }
+            Ok(())
         }
     }
 }
@@ -119,7 +145,7 @@ async fn round(
         stops.push(running.remove(random.below(running.len() as u64) as usize));
     }
     let creates = [format!("c{number}-a"), format!("c{number}-b")];
-    let victim = random.below(5);
+    let victim = random.below(VICTIMS);
     let strike_after = Duration::from_millis(random.below(900));
     let second_after = Duration::from_millis(random.below(500));
 
@@ -138,22 +164,27 @@ async fn round(
     worked.with_context(|| what.clone())?;
     struck.with_context(|| what.clone())?;
     asked.extend(stops.into_iter().map(|id| (id, Asked::Stop)));
-    asked.extend(creates.into_iter().map(|id| (id, Asked::Run)));
+    let start = if victim < FIRST_RUNNER { Asked::Run } else { Asked::Start };
+    asked.extend(creates.into_iter().map(|id| (id, start)));
 
     for (id, asked) in asked.iter() {
         eventually(&format!("{id} is in a truthful state"), TRUTH, || truthful(cluster, &apis[0], id, *asked))
             .await
             .with_context(|| what.clone())?;
     }
-    // Nothing lost, nothing made up; whatever failed is asked no more.
+    // Nothing lost, nothing made up.
     let sessions = apis[1].sessions().await?;
     let known: Vec<_> = sessions.iter().map(|view| view.id.to_string()).collect();
     ensure!(
         known.len() == asked.len() && asked.keys().all(|id| known.contains(id)),
         "{what}: {known:?} against {asked:?}"
     );
-    for view in sessions.iter().filter(|view| view.phase == SessionPhase::Failed) {
-        asked.insert(view.id.to_string(), Asked::Stop);
+    for view in sessions {
+        match view.phase {
+            SessionPhase::Ready => asked.insert(view.id.to_string(), Asked::Run),
+            SessionPhase::Failed => asked.insert(view.id.to_string(), Asked::Failed),
+            _ => None,
+        };
     }
     Ok(())
 }

@@ -163,8 +163,11 @@ async fn what_escapes_is_ended_with_its_session() -> Result<()> {
     let api = cluster.api()?;
     // A daemon without environment, session, parent or terminal, and one that ignores SIGTERM.
     let nap = format!("86{:05}", std::process::id() % 100_000);
+    // Each says when it is away: a shell that ends takes along what still belongs to its terminal.
     let input = format!(
-        "(setsid env -i sleep {nap}.5 </dev/null >/dev/null 2>&1 &) ; (setsid sh -c 'trap \"\" TERM HUP; sleep {nap}.25 & wait' &) ; echo away"
+        "(setsid sh -c 'touch one; exec env -i sleep {nap}.5' </dev/null >/dev/null 2>&1 &)
+         (setsid sh -c 'trap \"\" TERM HUP; touch two; sleep {nap}.25 & wait' &)
+         until [ -e one ] && [ -e two ]; do sleep 0.05; done"
     );
     let view = cluster.ready(&json!({"id": "escape", "kind": "command", "input": input})).await?;
     api.wait_result("escape", READY).await?;

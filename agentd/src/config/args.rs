@@ -1,4 +1,4 @@
-//! Flags of `agentd run`. Values stay text here: [`super::read`] checks them together with file and environment, so
+//! Flags of `agentd run`. Values stay text here: `read` checks them together with file and environment, so
 //! that all mistakes come out at once. Secrets have no flag: a command line is readable by every process.
 
 use std::path::PathBuf;

@@ -20,18 +20,18 @@ pub mod layout;
 pub mod lock;
 mod logs;
 pub mod procfs;
+mod reap;
 pub mod sweep;
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use helix_protocol::SessionId;
 use helix_protocol::link::LogLine;
 use helix_protocol::session::SessionResult;
@@ -40,6 +40,7 @@ use tokio::task::AbortHandle;
 
 pub use self::end::runner_mark;
 use self::layout::{Layout, MAX_SOCKET_PATH, longest_socket_path, sessions_dir};
+pub use self::reap::reap_all;
 use super::{
     Adopted, Identity, Result, SessionPaths, SliceEvent, Supervisor, SupervisorError, UnitName, UnitSpec, UnitStatus,
 };
@@ -50,6 +51,8 @@ use crate::guest::{GuestArgs, detached_command};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Making the directories and starting the guest, after ending what a former life left.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// A guest that has closed its socket is gone within moments.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a stop may take beyond its grace.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 /// Events that wait for a slow session task: a session has five units.
@@ -196,18 +199,24 @@ impl Supervisor for ProcessSupervisor {
     }
 
     async fn adopt(&self, session: &SessionId, identity: &Identity) -> Result<Adopted> {
-        let (record_path, identity_asked) = (self.layout(session).record(), identity.clone());
+        let (asked, answered) = (identity.clone(), self.state(session).await);
+        if let Ok((guest, units, result)) = &answered
+            && guest == identity
+        {
+            return Ok(Adopted::Alive { units: units.clone(), result: result.clone() });
+        }
+        let record_path = self.layout(session).record();
         let look = move || {
-            let record = Record::load(&record_path)?;
-            let same_boot = procfs::boot_id()? == identity_asked.boot_id;
-            Ok((record, same_boot, same_boot && procfs::is_alive(&identity_asked)))
+            let same_boot = procfs::boot_id()? == asked.boot_id;
+            // A process that is being killed closes its sockets a moment before it is gone.
+            let alive = same_boot && !procfs::wait_for_end(&asked, EXIT_TIMEOUT);
+            Ok((Record::load(&record_path)?, same_boot, alive))
         };
         let (record, same_boot, alive) = blocking(look).await.map_err(|error| unreachable(session, &error))?;
         if alive {
-            let (guest, units, result) = self.state(session).await?;
-            if guest == *identity {
-                return Ok(Adopted::Alive { units, result });
-            }
+            // It lives and yet does not answer: that is no proof of an end.
+            let hung = io::Error::new(io::ErrorKind::TimedOut, format!("guest process {} hangs", identity.pid));
+            return Err(answered.err().unwrap_or_else(|| unreachable(session, &hung)));
         }
         let record = record.filter(|record| record.guest == *identity);
         let (code, message) = if !same_boot {
@@ -315,56 +324,6 @@ impl Supervisor for ProcessSupervisor {
         self.end(unit_key).await.map_err(|error| left(error.to_string()))?.map_err(left)?;
         let root = sessions_dir(&self.inner.config.state_dir).join(unit_key);
         blocking(move || sweep::remove_tree(&root)).await.map_err(|error| left(error.to_string()))
-    }
-}
-
-/// Ends every slice of the runner with this state directory, and proves that nothing of it runs. Logs, records and
-/// workspaces stay; only empty workspaces go. Synchronous: for `agentd reap`, before any runtime.
-pub fn reap_all(state_dir: &Path, workspace_dir: Option<&Path>) -> anyhow::Result<()> {
-    let state_dir =
-        resolve(state_dir).with_context(|| format!("cannot read state directory {}", state_dir.display()))?;
-    let mut left = Vec::new();
-    // Side by side: one slow session does not make the others wait.
-    std::thread::scope(|scope| -> anyhow::Result<()> {
-        let found = end::found(&state_dir).context("cannot look for sessions on this machine")?;
-        let state_dir = state_dir.as_path();
-        let ends: Vec<_> = found
-            .into_iter()
-            .map(|key| scope.spawn(move || end::end_slice(state_dir, &key).map_err(|left| format!("{key}: {left}"))))
-            .collect();
-        for end in ends {
-            match end.join() {
-                Ok(result) => left.extend(result.err()),
-                Err(_) => bail!("ending a session panicked"),
-            }
-        }
-        Ok(())
-    })?;
-    let markers = sweep::markers(&end::runner_mark(&state_dir)).context("/proc cannot be read")?;
-    left.extend(markers.into_iter().map(|marker| format!("processes with {}={marker}", sweep::VARIABLE)));
-    if let Some(workspace_dir) = workspace_dir {
-        remove_empty_workspaces(&state_dir, workspace_dir);
-    }
-    if left.is_empty() { Ok(()) } else { bail!("left behind: {}", left.join("; ")) }
-}
-
-/// The path as it was when the directory existed: processes outlive it, and are marked by it.
-fn resolve(path: &Path) -> io::Result<PathBuf> {
-    match (fs::canonicalize(path), path.parent(), path.file_name()) {
-        (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
-            Ok(resolve(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?.join(name))
-        }
-        (result, ..) => result,
-    }
-}
-
-fn remove_empty_workspaces(state_dir: &Path, workspace_dir: &Path) {
-    let Ok(entries) = fs::read_dir(sessions_dir(state_dir)) else { return };
-    for entry in entries.filter_map(io::Result::ok) {
-        if let Ok(Some(record)) = Record::load(&Layout::new(entry.path()).record()) {
-            // Refused where it is not empty: what is in it is the user's.
-            let _ = fs::remove_dir(workspace_dir.join(record.session.as_str()));
-        }
     }
 }
 

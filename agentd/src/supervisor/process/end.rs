@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use helix_protocol::ids::hex;
 use sha2::{Digest as _, Sha256};
@@ -55,15 +55,7 @@ fn guest_ends_itself(layout: &Layout) -> bool {
     {
         return false;
     }
-    // A stale record names another process; then the lookup finds nothing to wait for.
-    if let Some(guest) = procfs::process(record.guest.pid)
-        && guest.start_time == record.guest.start_time
-        && let Some(pid) = procfs::pid(guest.pid)
-        && let Ok(fd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-    {
-        sweep::wait_for_ends(&[fd], Instant::now() + EXIT_TIMEOUT);
-    }
-    !procfs::is_alive(&record.guest)
+    procfs::wait_for_end(&record.guest, EXIT_TIMEOUT)
 }
 
 /// Unit keys of everything that the runner has or had here: by directory, and by processes whose directory is gone.

@@ -3,8 +3,10 @@
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::supervisor::Identity;
 
@@ -79,6 +81,18 @@ pub fn own_identity() -> io::Result<Identity> {
 /// True while the very process of `identity` lives. The caller has compared the boot.
 pub fn is_alive(identity: &Identity) -> bool {
     process(identity.pid).is_some_and(|found| found.alive && found.start_time == identity.start_time)
+}
+
+/// Waits until the very process of `identity` has ended, or for `timeout`. True if it has ended.
+pub fn wait_for_end(identity: &Identity, timeout: Duration) -> bool {
+    let opened = pid(identity.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    // Only after opening, so that it is known whose descriptor this is.
+    if !is_alive(identity) {
+        return true;
+    }
+    let Some(process) = opened else { return !is_alive(identity) };
+    let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+    matches!(poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)), Ok(1))
 }
 
 /// A pid as rustix wants it; None for 0, which would address a whole group.

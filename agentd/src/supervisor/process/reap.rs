@@ -1,0 +1,61 @@
+//! `agentd reap`: ends everything of a runner without an agentd.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use super::layout::{Layout, sessions_dir};
+use super::{end, sweep};
+use crate::guest::wire::Record;
+
+/// Ends every slice of the runner with this state directory, and proves that nothing of it runs. Logs, records and
+/// workspaces stay; only empty workspaces go. Synchronous: for `agentd reap`, before any runtime.
+pub fn reap_all(state_dir: &Path, workspace_dir: Option<&Path>) -> anyhow::Result<()> {
+    let state_dir =
+        resolve(state_dir).with_context(|| format!("cannot read state directory {}", state_dir.display()))?;
+    let mut left = Vec::new();
+    // Side by side: one slow session does not make the others wait.
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let found = end::found(&state_dir).context("cannot look for sessions on this machine")?;
+        let state_dir = state_dir.as_path();
+        let ends: Vec<_> = found
+            .into_iter()
+            .map(|key| scope.spawn(move || end::end_slice(state_dir, &key).map_err(|left| format!("{key}: {left}"))))
+            .collect();
+        for end in ends {
+            match end.join() {
+                Ok(result) => left.extend(result.err()),
+                Err(_) => bail!("ending a session panicked"),
+            }
+        }
+        Ok(())
+    })?;
+    let markers = sweep::markers(&end::runner_mark(&state_dir)).context("/proc cannot be read")?;
+    left.extend(markers.into_iter().map(|marker| format!("processes with {}={marker}", sweep::VARIABLE)));
+    if let Some(workspace_dir) = workspace_dir {
+        remove_empty_workspaces(&state_dir, workspace_dir);
+    }
+    if left.is_empty() { Ok(()) } else { bail!("left behind: {}", left.join("; ")) }
+}
+
+/// The path as it was when the directory existed: processes outlive it, and are marked by it.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(resolve(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?.join(name))
+        }
+        (result, ..) => result,
+    }
+}
+
+fn remove_empty_workspaces(state_dir: &Path, workspace_dir: &Path) {
+    let Ok(entries) = fs::read_dir(sessions_dir(state_dir)) else { return };
+    for entry in entries.filter_map(io::Result::ok) {
+        if let Ok(Some(record)) = Record::load(&Layout::new(entry.path()).record()) {
+            // Refused where it is not empty: what is in it is the user's.
+            let _ = fs::remove_dir(workspace_dir.join(record.session.as_str()));
+        }
+    }
+}
