@@ -10,6 +10,7 @@ use crate::session::{Cause, SessionPhase, SessionResult};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[allow(clippy::large_enum_variant, reason = "built to be sent: none is kept in numbers")]
 pub enum Event {
     /// A session moved to another phase or start step, or its cause or result changed.
     Session {

@@ -80,7 +80,7 @@ async fn scripts() -> Result<Vec<f64>> {
                     viewer.frame().await?;
                     return anyhow::Ok(begun.elapsed().as_secs_f64());
                 }
-                Err(error) if begun.elapsed() > Duration::from_secs(120) => return Err(error),
+                Err(error) if begun.elapsed() > Duration::from_mins(2) => return Err(error),
                 // The peer has no readiness event: ask again soon.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
