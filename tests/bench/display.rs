@@ -1,14 +1,16 @@
 //! Stand-in for `Xtigervnc` in the relay benchmark: this program under that name, first in PATH.
 //!
-//! It starts the real server for the window manager and the terminal, but answers on the RFB socket itself, from
+//! It becomes the real server for the window manager and the terminal, but a child of it answers on the RFB socket, from
 //! memory: a whole raw frame for every request and one pixel for every key. So the benchmark measures the relay and
 //! not an X server, whose frame rate is capped.
 
 use std::io::{Read, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 /// Size of the frame that it serves.
 pub const WIDTH: u16 = 1920;
@@ -17,24 +19,28 @@ pub const HEIGHT: u16 = 1080;
 /// Bytes of one raw frame, header included.
 pub const FRAME_BYTES: usize = 16 + WIDTH as usize * HEIGHT as usize * 4;
 
-/// Runs until the real server ends.
+/// Argument of the process that answers on the RFB socket.
+const SERVE: &str = "serve-frames";
+
+/// Becomes the real server, or answers on the socket that was handed over.
 pub fn run() -> Result<()> {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == SERVE) {
+        let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        for viewer in listener.incoming() {
+            let viewer = viewer?;
+            std::thread::spawn(move || serve(viewer));
+        }
+        return Ok(());
+    }
     let at = args.iter().position(|arg| arg == "-rfbunixpath").context("no -rfbunixpath")? + 1;
     let socket = args.get(at).context("no path after -rfbunixpath")?.clone();
     args[at] = format!("{socket}.x");
     let _ = std::fs::remove_file(&socket);
+    // agentd checks that the display's own process listens: it does, and only then becomes the X server.
     let listener = UnixListener::bind(&socket).with_context(|| format!("cannot bind {socket}"))?;
-    std::thread::spawn(move || {
-        for viewer in listener.incoming().flatten() {
-            std::thread::spawn(move || serve(viewer));
-        }
-    });
-    let status = Command::new("/usr/bin/Xtigervnc").args(args).status()?;
-    if !status.success() {
-        bail!("Xtigervnc: {status}");
-    }
-    Ok(())
+    Command::new(std::env::current_exe()?).arg0("Xtigervnc").arg(SERVE).stdin(OwnedFd::from(listener)).spawn()?;
+    Err(Command::new("/usr/bin/Xtigervnc").args(args).exec()).context("cannot become /usr/bin/Xtigervnc")
 }
 
 /// The server side of RFB 3.8 with security type None, as far as the benchmark's viewer goes.

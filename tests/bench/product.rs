@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use helix_protocol::api::{SessionView, Ticket};
+use helix_protocol::session::SessionPhase;
 use serde_json::{Value, json};
 
 /// A running one-machine fleet. Ends with everything of it on drop.
@@ -102,7 +103,9 @@ impl Product {
     pub async fn create_ready(&self) -> Result<SessionView> {
         let body = json!({"kind": "terminal", "geometry": "1920x1080"});
         let view = self.call(reqwest::Method::POST, "/api/v1/sessions?wait=ready&timeout=120", Some(body)).await?;
-        Ok(serde_json::from_value(view)?)
+        let view: SessionView = serde_json::from_value(view)?;
+        ensure!(view.phase == SessionPhase::Ready, "session {} is {}: {:?}", view.id, view.phase, view.cause);
+        Ok(view)
     }
 
     /// A ticket for the session's desktop.

@@ -5,7 +5,8 @@ set -eu
 display=$1 port=$2 dir=$3
 mkdir -p "$dir"
 pids=()
-trap 'kill "${pids[@]}" 2>/dev/null; wait; rm -rf "$dir"' EXIT
+# x11vnc now and then does not end on SIGTERM.
+trap '[ -z "${x11vnc:-}" ] || kill -KILL "$x11vnc"; kill "${pids[@]}" 2>/dev/null; wait; rm -rf "$dir"' EXIT
 trap 'exit 0' TERM INT
 export DISPLAY=:$display
 
@@ -15,7 +16,7 @@ until xdpyinfo >/dev/null 2>&1; do sleep 0.02; done
 openbox --sm-disable >"$dir/openbox.log" 2>&1 & pids+=($!)
 xterm -maximized >"$dir/xterm.log" 2>&1 & pids+=($!)
 # -rfbportv6 -1 and -no6: without them x11vnc also listens on every address of the machine.
-x11vnc -display ":$display" -unixsock "$dir/vnc.sock" -rfbport 0 -rfbportv6 -1 -no6 -nopw -forever -shared -nonap -quiet >"$dir/x11vnc.log" 2>&1 & pids+=($!)
+x11vnc -display ":$display" -unixsock "$dir/vnc.sock" -rfbport 0 -rfbportv6 -1 -no6 -nopw -forever -shared -nonap -quiet >"$dir/x11vnc.log" 2>&1 & x11vnc=$!
 until [ -S "$dir/vnc.sock" ]; do sleep 0.02; done
 websockify --unix-target="$dir/vnc.sock" "127.0.0.1:$port" >"$dir/websockify.log" 2>&1 & pids+=($!)
 wait
