@@ -1,6 +1,6 @@
 //! The desktop through the server: tickets, the relay, and the picture that the X server really shows.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use helix_protocol::api::SessionView;
 use helix_protocol::session::SessionPhase;
 use helix_tests::cluster::READY;
@@ -41,7 +41,7 @@ async fn the_viewer_sees_what_x_shows_and_can_type() -> Result<()> {
     let view = cluster.ready(&json!({"id": "desk", "kind": "terminal", "geometry": "1000x700"})).await?;
     let mut rfb = opened(&api, "desk").await?;
     ensure!((rfb.frame.width, rfb.frame.height) == (1000, 700), "{:?}", rfb.frame);
-    let before = same_picture(&mut rfb, &view).await?;
+    let before = same_picture(&mut rfb, &view).await.context("before typing")?;
 
     rfb.type_text("echo typed >typed.txt; seq 40\n").await?;
     let workspace = std::path::PathBuf::from(view.workspace.clone().unwrap_or_default());
@@ -50,8 +50,8 @@ async fn the_viewer_sees_what_x_shows_and_can_type() -> Result<()> {
         Ok(())
     })
     .await?;
-    rfb.change().await?;
-    let after = same_picture(&mut rfb, &view).await?;
+    rfb.change().await.context("the change is not pushed")?;
+    let after = same_picture(&mut rfb, &view).await.context("after typing")?;
     ensure!(before.differs(&after) > 500, "typing changed {} pixels", before.differs(&after));
 
     // A second viewer shares the same desktop.

@@ -166,16 +166,24 @@ impl Rfb {
         let area = self.frame.width * self.frame.height;
         let mut seen = 0;
         while seen < area {
-            seen += self.update().await?;
+            match self.update().await? {
+                // Only a cursor: that answered the request.
+                0 => self.request(false).await?,
+                pixels => seen += pixels,
+            }
         }
         Ok(&self.frame)
     }
 
     /// Waits until something changes, and takes it into the picture.
     pub async fn change(&mut self) -> Result<()> {
-        self.request(true).await?;
-        while self.update().await? == 0 {}
-        Ok(())
+        loop {
+            self.request(true).await?;
+            // An update without pixels (a cursor) answers the request: the server is silent until it is asked again.
+            if self.update().await? > 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Presses and releases a key.

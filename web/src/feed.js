@@ -42,6 +42,8 @@ export function follow(onItem, onState = () => {}) {
   return () => {
     stopped = true;
     clearTimeout(timer);
-    socket.close();
+    // Closed while it connects, a socket complains on the console.
+    if (socket.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+    else socket.close();
   };
 }

@@ -85,6 +85,12 @@ function showTrouble(text) {
 
 /** Shows the fleet until the token stops opening it. @returns {Promise<string>} why it ended */
 async function showFleet() {
+  try {
+    // A token that opens nothing shall not try the feed again and again.
+    await api("/api/v1/whoami");
+  } catch (fault) {
+    if (fault.unauthorised) return fault.message;
+  }
   byId("fleet").hidden = false;
   const stop = follow(() => changed.ring(), (feed) => {
     byId("feed").dataset.state = feed;

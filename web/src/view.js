@@ -18,6 +18,7 @@ const LOOK = 5_000;
 const id = decodeURIComponent(location.pathname.split("/")[2] ?? "");
 const changed = new Bell();
 let desktop = null;
+let stopFeed = null;
 
 function showStatus(kind, text) {
   byId("status").dataset.state = kind;
@@ -71,8 +72,7 @@ async function showDesktop() {
   while (!broken) {
     await changed.wait(LOOK);
     if (broken) break;
-    const session = await api(`/api/v1/sessions/${encodeURIComponent(id)}`).catch(() => null);
-    if (session) showPhase(session);
+    const session = await readSession().catch(() => null);
     if (session && over(session)) desktop.close();
   }
   const { connected } = await ended;
@@ -89,13 +89,24 @@ async function pause(backoff, why) {
   await changed.wait(wait);
 }
 
+/** One session as it is now; the feed is followed as soon as the token has opened something. */
+async function readSession() {
+  const session = await api(`/api/v1/sessions/${encodeURIComponent(id)}`);
+  showPhase(session);
+  if (!over(session)) {
+    stopFeed ??= follow((item) => {
+      if (item.type === "gap" || item.session === id) changed.ring();
+    });
+  }
+  return session;
+}
+
 /** Follows the session until it is over or the token stops opening it. @returns {Promise<string | null>} why not */
 async function showSession() {
   const backoff = new Backoff();
   for (;;) {
     try {
-      const session = await api(`/api/v1/sessions/${encodeURIComponent(id)}`);
-      showPhase(session);
+      const session = await readSession();
       if (over(session)) {
         showEnd(session);
         return null;
@@ -132,11 +143,9 @@ addEventListener("online", () => changed.ring());
 let fault = "";
 for (let token = takeToken(); ; token = null) {
   if (!token) await askForToken(byId("sign-in"), fault);
-  const stop = follow((item) => {
-    if (item.type === "gap" || item.session === id) changed.ring();
-  });
   fault = await showSession();
-  stop();
+  stopFeed?.();
+  stopFeed = null;
   if (fault === null) break;
   dropToken();
   showPanel();

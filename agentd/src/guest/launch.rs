@@ -52,7 +52,7 @@ fn living(layout: &Layout) -> Option<Identity> {
 }
 
 fn start(args: &GuestArgs, layout: &Layout) -> anyhow::Result<Identity> {
-    let mark = Mark::load(layout, args.mark.clone());
+    let mark = Mark::load(layout, args.mark.clone()).sparing_openers();
     sweep::end_marked(&mark).map_err(|left| anyhow!("a former life of the session cannot be ended: {left}"))?;
     sweep::remove_session_files(layout).context("cannot remove what a former life of the session left")?;
     make_dirs(&layout.session_paths(args.workspace.clone()), layout)?;

@@ -108,6 +108,11 @@ impl<S: Supervisor> Session<S> {
         if self.entry().pid.is_some() {
             self.change(|entry| entry.pid = None);
         }
+        // What dies with its display is told about in any order: the display is the cause.
+        if let (OnExit::End, Some(code)) = (plan.on_exit, self.display_exit().await) {
+            let message = format!("the display ended (status {code})");
+            return Some(self.cause("display_died", message, UnitName::Display).await.into());
+        }
         match plan.on_exit {
             OnExit::Keep => None,
             OnExit::End if code == 0 => Some(Ending::stopped("agent_exited", "the agent ended by itself")),
@@ -116,6 +121,12 @@ impl<S: Supervisor> Session<S> {
                 Some(self.cause("agent_exited", message, unit).await.into())
             }
         }
+    }
+
+    /// Status of the display, if it has ended.
+    async fn display_exit(&self) -> Option<i32> {
+        let units = self.context.supervisor.units(&self.id()).await.ok()?;
+        units.into_iter().find(|unit| unit.name == UnitName::Display)?.exit_status
     }
 
     async fn start_again(&self, plan: &Plan, restarts: &mut BTreeMap<UnitName, Restarts>, unit: UnitName) {

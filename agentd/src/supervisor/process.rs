@@ -185,6 +185,7 @@ impl Supervisor for ProcessSupervisor {
             mark: end::session_mark(&self.inner.config.state_dir, &session.unit_key()),
         };
         let mut command = detached_command(self.inner.config.program.as_os_str());
+        command.env(sweep::VARIABLE, format!("{}{}", args.mark, sweep::OPENER));
         command.args(args.to_arguments("open")).current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped());
         // Not killed when this future is dropped: it holds the lock until everything is in place.
         let output = tokio::process::Command::from(command).output();

@@ -10,16 +10,35 @@ use super::layout::{Layout, sessions_dir};
 use super::{end, sweep};
 use crate::guest::wire::Record;
 
+/// Looks for sessions that came up while others were ended.
+const LATECOMER_ROUNDS: u32 = 3;
+
 /// Ends every slice of the runner with this state directory, and proves that nothing of it runs. Logs, records and
 /// workspaces stay; only empty workspaces go. Synchronous: for `agentd reap`, before any runtime.
 pub fn reap_all(state_dir: &Path, workspace_dir: Option<&Path>) -> anyhow::Result<()> {
     let state_dir =
         resolve(state_dir).with_context(|| format!("cannot read state directory {}", state_dir.display()))?;
+    let mut left = end_all(&state_dir)?;
+    // A session that was just being started may have come up behind the first look; nobody starts another.
+    for _ in 0..LATECOMER_ROUNDS {
+        if markers(&state_dir)?.is_empty() {
+            break;
+        }
+        left = end_all(&state_dir)?;
+    }
+    left.extend(markers(&state_dir)?.into_iter().map(|marker| format!("processes with {}={marker}", sweep::VARIABLE)));
+    if let Some(workspace_dir) = workspace_dir {
+        remove_empty_workspaces(&state_dir, workspace_dir);
+    }
+    if left.is_empty() { Ok(()) } else { bail!("left behind: {}", left.join("; ")) }
+}
+
+/// Ends every slice; what could not be ended.
+fn end_all(state_dir: &Path) -> anyhow::Result<Vec<String>> {
+    let found = end::found(state_dir).context("cannot look for sessions on this machine")?;
     let mut left = Vec::new();
     // Side by side: one slow session does not make the others wait.
-    std::thread::scope(|scope| -> anyhow::Result<()> {
-        let found = end::found(&state_dir).context("cannot look for sessions on this machine")?;
-        let state_dir = state_dir.as_path();
+    std::thread::scope(|scope| {
         let ends: Vec<_> = found
             .into_iter()
             .map(|key| scope.spawn(move || end::end_slice(state_dir, &key).map_err(|left| format!("{key}: {left}"))))
@@ -30,14 +49,12 @@ pub fn reap_all(state_dir: &Path, workspace_dir: Option<&Path>) -> anyhow::Resul
                 Err(_) => bail!("ending a session panicked"),
             }
         }
-        Ok(())
-    })?;
-    let markers = sweep::markers(&end::runner_mark(&state_dir)).context("/proc cannot be read")?;
-    left.extend(markers.into_iter().map(|marker| format!("processes with {}={marker}", sweep::VARIABLE)));
-    if let Some(workspace_dir) = workspace_dir {
-        remove_empty_workspaces(&state_dir, workspace_dir);
-    }
-    if left.is_empty() { Ok(()) } else { bail!("left behind: {}", left.join("; ")) }
+        Ok(left)
+    })
+}
+
+fn markers(state_dir: &Path) -> anyhow::Result<std::collections::HashSet<String>> {
+    sweep::markers(&end::runner_mark(state_dir)).context("/proc cannot be read")
 }
 
 /// The path as it was when the directory existed: processes outlive it, and are marked by it.

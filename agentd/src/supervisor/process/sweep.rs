@@ -21,6 +21,10 @@ use super::procfs::{self, Process};
 /// The variable that marks every process of a session.
 pub const VARIABLE: &str = "HELIX_SLICE";
 
+/// End of the marker of `agentd guest open`, which starts a session's guest. It carries one itself: whoever ends the
+/// session ends its start, too, and no guest appears after the proof that nothing is left.
+pub const OPENER: &str = "open";
+
 /// How long processes may take to end after SIGKILL; only ones that hang in the kernel need more than moments.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,17 +38,27 @@ pub struct Mark {
     prefix: String,
     /// The marker on disk: right even if the state directory was moved.
     stored: Option<String>,
+    /// Starts of the session are not meant.
+    spare_openers: bool,
 }
 
 impl Mark {
     /// The mark of the session with this layout, whose markers begin with `prefix`.
     pub fn load(layout: &Layout, prefix: String) -> Self {
         let stored = fs::read_to_string(layout.slice()).ok().filter(|marker| !marker.is_empty());
-        Self { prefix, stored }
+        Self { prefix, stored, spare_openers: false }
+    }
+
+    /// Without those who start the session's guest: for one of them.
+    #[must_use]
+    pub fn sparing_openers(self) -> Self {
+        Self { spare_openers: true, ..self }
     }
 
     fn fits(&self, marker: &str) -> bool {
-        marker.starts_with(&self.prefix) || self.stored.as_deref() == Some(marker)
+        let opener = marker.strip_prefix(&self.prefix) == Some(OPENER);
+        let ours = marker.starts_with(&self.prefix) || self.stored.as_deref() == Some(marker);
+        ours && !(opener && self.spare_openers)
     }
 }
 
