@@ -47,7 +47,11 @@ pub async fn run() -> Result<()> {
 
 /// Milliseconds between heartbeats for half a minute.
 async fn heartbeats(nats_url: String) -> Result<Vec<f64>> {
-    let client = async_nats::connect(&nats_url).await?;
+    // async-nats does not read credentials from the address.
+    let url = reqwest::Url::parse(&nats_url)?;
+    let (user, password) = (url.username().to_owned(), url.password().unwrap_or_default().to_owned());
+    let address = format!("nats://{}:{}", url.host_str().unwrap_or_default(), url.port().unwrap_or(4222));
+    let client = async_nats::ConnectOptions::with_user_and_password(user, password).connect(address).await?;
     let mut beats = client.subscribe(helix_protocol::subject::HEARTBEAT).await?;
     let mut gaps = Vec::new();
     let mut last: Option<Instant> = None;
