@@ -109,3 +109,22 @@ fn secrets_of_a_url_are_not_repeated() {
     let found = faults(load(&["--state-dir", "/s"], &[("API_HOST", "http://user:pw@host")], None));
     assert!(!found.join(" ").contains("pw"), "{found:?}");
 }
+
+#[test]
+fn the_example_environment_loads() {
+    let example = include_str!("../../../packaging/external-zed-agent.env.example");
+    // Settings that are off in the example are tried, too: their names must be right.
+    let lines = example.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+    let settings: Vec<(&str, &str)> = lines
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+        .map(|(name, value)| match name {
+            "API_TOKEN" => (name, "an-enrolment-token-of-a-test"),
+            "VNC_PASSWORD" | "RDP_PASSWORD" => (name, "a-password-of-a-test"),
+            _ => (name, value),
+        })
+        .collect();
+    assert!(settings.len() >= 14, "{settings:?}");
+    let config = load(&[], &settings, None).expect("the example must load");
+    assert_eq!(config.runner.as_str(), "external-zed-1");
+}

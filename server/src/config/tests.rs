@@ -105,3 +105,19 @@ fn a_short_timeout_moves_the_suspect_time_between() {
     let config = Folder::new().parse(&text, &[]).expect("a good configuration");
     assert_eq!(config.suspect_timeout, Duration::from_millis(6500));
 }
+
+#[test]
+fn the_example_environment_loads() {
+    let example = include_str!("../../../packaging/helix.env.example");
+    // Settings that are off in the example are tried, too: their names must be right.
+    let lines = example.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+    let settings: Vec<(&str, &str)> = lines
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+        .map(|(name, value)| (name, if name == "RUNNER_TOKEN" { "an-enrolment-token-of-a-test" } else { value }))
+        .collect();
+    assert!(settings.len() >= 7, "{settings:?}");
+    let config = Folder::new().parse(GOOD, &settings).expect("the example must load");
+    assert_eq!(config.lost_timeout, std::time::Duration::from_secs(30));
+    assert_eq!(config.heartbeat_interval, std::time::Duration::from_secs(5));
+}
