@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,8 @@ use crate::kinds::Kinds;
 use crate::ledger::Ledger;
 use crate::link::reports::Reports;
 use crate::link::{self, Link, LinkStatus, enrol};
-use crate::reconciler::{Inputs, Reconciler, notify};
+use crate::notice::{Notice, notify};
+use crate::reconciler::{Inputs, Reconciler};
 use crate::session::Context;
 use crate::session::plan::Host;
 use crate::session::probe::ReadyLines;
@@ -106,7 +106,7 @@ pub async fn run(config: Config, env: &Environment) -> anyhow::Result<()> {
         () = drained => Ok(()),
         failed = &mut reconciling => Err(failed.map_or_else(anyhow::Error::from, anyhow::Error::from)),
     };
-    notify(NotifyState::Stopping);
+    notify(Notice::Stopping);
     if result.is_ok() {
         // A second signal does not wait.
         tokio::select! {
@@ -157,13 +157,13 @@ async fn tell(mut link: watch::Receiver<LinkStatus>, reports: Reports) {
         let status = match &*link.borrow_and_update() {
             LinkStatus::Registered => {
                 if !std::mem::replace(&mut ready, true) {
-                    notify(NotifyState::Ready);
+                    notify(Notice::Ready);
                 }
                 format!("registered; {} sessions", reports.active())
             }
             LinkStatus::Away(reason) => format!("{} sessions; no server: {reason}", reports.active()),
         };
-        notify(NotifyState::Status(&status));
+        notify(Notice::Status(status));
         tokio::select! {
             changed = link.changed() => if changed.is_err() { return },
             _ = sessions.changed() => {}

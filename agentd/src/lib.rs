@@ -16,6 +16,7 @@ pub mod inventory;
 pub mod kinds;
 pub mod ledger;
 pub mod link;
+pub mod notice;
 pub mod reconciler;
 pub mod session;
 pub mod supervisor;

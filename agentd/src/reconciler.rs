@@ -16,6 +16,7 @@ use helix_protocol::{Epoch, SessionId};
 use tokio::sync::watch;
 
 use crate::ledger::Entry;
+use crate::notice::{Notice, notify};
 use crate::session::{Context, SessionHandle, new_entry};
 use crate::supervisor::Supervisor;
 
@@ -69,7 +70,7 @@ impl<S: Supervisor> Reconciler<S> {
             if let Err(failed) = self.activate().await {
                 return failed;
             }
-            notify(sd_notify::NotifyState::Watchdog);
+            notify(Notice::Watchdog);
             tokio::select! {
                 _ = self.inputs.desired.changed() => {}
                 _ = self.inputs.runner_stops.changed() => {}
@@ -131,12 +132,5 @@ impl<S: Supervisor> Reconciler<S> {
             self.known.send_modify(|known| _ = known.remove(&id.unit_key()));
             self.buried.insert(id, epoch);
         }
-    }
-}
-
-/// Tells whoever started us; without one this does nothing.
-pub(crate) fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::debug!(%error, "cannot notify the service manager");
     }
 }

@@ -298,6 +298,14 @@ impl Supervisor for ProcessSupervisor {
                 let tail = logs::tail(&layout.log(unit), &layout.rotated_log(unit), lines as usize)?;
                 all.extend(tail.into_iter().map(|text| LogLine { unit: unit.as_str().to_owned(), text }));
             }
+            // What a command wrote went to the terminal on the desktop: its end is in the result.
+            let output =
+                Record::load(&layout.record())?.and_then(|record| record.result).map(|result| result.output_tail);
+            let output: Vec<&str> = output.iter().flat_map(|output| output.lines()).collect();
+            let output = output[output.len().saturating_sub(lines as usize)..].iter();
+            all.extend(
+                output.map(|text| LogLine { unit: UnitName::App.as_str().to_owned(), text: (*text).to_owned() }),
+            );
             Ok(all)
         };
         blocking(read).await.map_err(|error| unreachable(session, &error))

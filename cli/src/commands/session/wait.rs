@@ -1,5 +1,6 @@
 //! Waiting on a session with the running step named: the event feed says when to look, a GET says what there is.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use helix_protocol::SessionId;
@@ -102,10 +103,14 @@ fn missed(session: &SessionView, goal: Goal) -> CliError {
     error.next(format!("helixctl session logs {id}"))
 }
 
-/// Prints each step of the timeline once, with its duration.
+/// Steps that are moments: they are over when they are seen.
+const MOMENTS: [&str; 6] = ["accepted", "assigned", "received", "ready", "stopped", "failed"];
+
+/// Prints each step of the timeline once, when it is over, with its duration.
 struct Steps {
     progress: Progress,
-    printed: usize,
+    /// Places in the timeline that were printed: steps run side by side and end in any order.
+    printed: BTreeSet<usize>,
     last: String,
     waiting: Option<String>,
 }
@@ -113,15 +118,13 @@ struct Steps {
 impl Steps {
     fn new(progress: Progress) -> Self {
         progress.now("waiting for the server");
-        Self { progress, printed: 0, last: "nothing was seen yet".to_owned(), waiting: None }
+        Self { progress, printed: BTreeSet::new(), last: "nothing was seen yet".to_owned(), waiting: None }
     }
 
     fn show(&mut self, session: &SessionView) {
-        // The last step may still be running: it is a line once it has ended.
-        let ended = session.timeline.iter().rposition(|step| step.duration_ms.is_some()).map_or(0, |last| last + 1);
-        let passed = session.timeline.len().saturating_sub(1);
-        self.print(session, ended.max(passed));
-        let running = session.timeline.last().map_or_else(String::new, |step| format!(", step {}", step.step));
+        self.print(session, is_over);
+        let running = session.timeline.iter().rfind(|step| !is_over(step));
+        let running = running.map_or_else(String::new, |step| format!(", step {}", step.step));
         self.last = format!("it is {}{running}", session.phase);
         self.progress.now(&format!("session {} {}{running}", session.id, session.phase));
         if session.phase == SessionPhase::Pending {
@@ -130,19 +133,19 @@ impl Steps {
     }
 
     fn finish(&mut self, session: &SessionView) {
-        self.print(session, session.timeline.len());
+        self.print(session, |_| true);
     }
 
     fn last_seen(&self) -> &str {
         &self.last
     }
 
-    fn print(&mut self, session: &SessionView, up_to: usize) {
-        let from = self.printed.min(up_to);
-        for step in &session.timeline[from..up_to] {
-            self.progress.done(&step_line(step));
+    fn print(&mut self, session: &SessionView, wanted: fn(&TimelineStep) -> bool) {
+        for (place, step) in session.timeline.iter().enumerate().filter(|(_, step)| wanted(step)) {
+            if self.printed.insert(place) {
+                self.progress.done(&step_line(step));
+            }
         }
-        self.printed = self.printed.max(up_to);
     }
 
     fn say_why_it_waits(&mut self, session: &SessionView) {
@@ -154,6 +157,10 @@ impl Steps {
             self.waiting = Some(text);
         }
     }
+}
+
+fn is_over(step: &TimelineStep) -> bool {
+    step.duration_ms.is_some() || MOMENTS.contains(&step.step.as_str())
 }
 
 fn step_line(step: &TimelineStep) -> String {
