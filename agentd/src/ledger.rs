@@ -17,6 +17,7 @@ use helix_protocol::assignment::DesiredSession;
 use helix_protocol::session::{Cause, Display, ObservedSession, SessionResult, TimelineStep, Unclaimed};
 use helix_protocol::{KindName, RunnerId, SessionId};
 use jiff::Timestamp;
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -183,6 +184,9 @@ impl Ledger {
             move |source| LedgerError::Io { path, source }
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io(&dir))?;
+        // Held by the writer until its last write: a ledger that was just closed is read when it is complete.
+        let lock = fs::File::open(&dir).map_err(io(&dir))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|error| io(&dir)(error.into()))?;
         let mut entries = Vec::new();
         for file in fs::read_dir(&dir).map_err(io(&dir))? {
             let path = file.map_err(io(&dir))?.path();
@@ -202,7 +206,10 @@ impl Ledger {
             .name("ledger".to_owned())
             .spawn({
                 let dir = dir.clone();
-                move || write_all(&dir, &queue)
+                move || {
+                    write_all(&dir, &queue);
+                    drop(lock);
+                }
             })
             .map_err(io(&dir))?;
         Ok((Self { ops }, entries))

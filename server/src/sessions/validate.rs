@@ -93,6 +93,12 @@ fn check_project(project: &Project) -> Result<()> {
     {
         return invalid("project is not a git URL or path; write for example https://example.org/project.git");
     }
+    if holds_credentials(git) {
+        return invalid(
+            "project holds credentials, which every user of the runner could read in its process list; give the URL \
+             without them and let git on the runner have them (a credential helper, or an SSH key)",
+        );
+    }
     let bad_branch = |branch: &String| {
         branch.is_empty()
             || branch.len() > 255
@@ -103,6 +109,14 @@ fn check_project(project: &Project) -> Result<()> {
         return invalid("project.branch is not the name of a branch or tag");
     }
     Ok(())
+}
+
+/// `https://TOKEN@host/…` and `scheme://user:password@host/…`. A user name alone is no secret to SSH.
+fn holds_credentials(git: &str) -> bool {
+    let Some((scheme, rest)) = git.split_once("://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let Some((userinfo, _)) = authority.rsplit_once('@') else { return false };
+    userinfo.contains(':') || scheme.to_ascii_lowercase().starts_with("http")
 }
 
 /// Names that a shell can carry, values without NUL, not too much of both.
@@ -209,5 +223,15 @@ mod tests {
         assert_eq!(hash(short.clone()), hash(long));
         assert_eq!(hash(short.clone()), hash(with_id));
         assert_ne!(hash(short), hash(command("true")));
+    }
+
+    #[test]
+    fn credentials_in_a_project_are_refused() {
+        for bad in ["https://token@h/p.git", "https://u:p@h/p", "HTTP://x@h/", "ssh://u:p@h/p"] {
+            assert!(holds_credentials(bad), "{bad}");
+        }
+        for good in ["https://h/p@v1", "ssh://git@h/p", "git@h:p.git", "/srv/a@b", "https://h/p?q=a@b"] {
+            assert!(!holds_credentials(good), "{good}");
+        }
     }
 }
