@@ -14,6 +14,7 @@ use crate::up::detach::{self, Outcome};
 use crate::up::leftovers::{self, Sessions};
 use crate::up::lock::{self, Lock, Role, Taken};
 use crate::up::record::{UpInfo, UpRecord};
+use crate::up::service::{LOG_CHECK, keep_small};
 use crate::up::state_dir::StateDir;
 use crate::up::supervise::{self, Plan, Signals};
 use crate::up::{config, preflight};
@@ -27,8 +28,8 @@ pub struct UpArgs {
     /// Address of the server; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Sessions at once; by memory when left out (512 MiB each, at least 8)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    /// Sessions at once; by memory when left out (512 MiB each, from 8 to 1000)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(config::MOST_SLOTS)))]
     pub slots: Option<u32>,
     /// This is the background process.
     #[arg(long, hide = true)]
@@ -64,7 +65,12 @@ async fn run_in_background(dir: &StateDir, args: &UpArgs, signals: &mut Signals)
         told = true;
         detach::tell(&Outcome::Ready(info.clone()))
     };
-    let Err(error) = supervise(dir, args, signals, tell).await else { return ExitCode::SUCCESS };
+    let log = dir.log_file("up");
+    let outcome = tokio::select! {
+        outcome = supervise(dir, args, signals, tell) => outcome,
+        never = keep_small(&log, LOG_CHECK) => match never {},
+    };
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
     tracing::error!("{error}");
     let code = ExitCode::from(error.kind.exit_code());
     if !told {

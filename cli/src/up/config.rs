@@ -12,6 +12,8 @@ use crate::error::{CliError, Result};
 const SESSION_BYTES: u64 = 512 << 20;
 /// Slots of a machine with little memory.
 const FEWEST_SLOTS: u32 = 8;
+/// agentd refuses to start with more.
+pub const MOST_SLOTS: u32 = 1000;
 /// Name of the one runner.
 const RUNNER_ID: &str = "local";
 const HEADER: &str =
@@ -106,7 +108,7 @@ fn mem_total(meminfo: &str) -> Option<u64> {
 }
 
 fn slots_for(bytes: u64) -> u32 {
-    u32::try_from(bytes / SESSION_BYTES).unwrap_or(u32::MAX).max(FEWEST_SLOTS)
+    u32::try_from(bytes / SESSION_BYTES).unwrap_or(u32::MAX).clamp(FEWEST_SLOTS, MOST_SLOTS)
 }
 
 #[cfg(test)]
@@ -119,6 +121,7 @@ mod tests {
     fn slots_follow_memory() {
         assert_eq!(slots_for(0), 8);
         assert_eq!(slots_for(24 << 30), 48);
+        assert_eq!([slots_for(2 << 40), slots_for(u64::MAX)], [MOST_SLOTS; 2]);
         assert_eq!(mem_total("MemFree: 1 kB\nMemTotal:       2048 kB\n"), Some(2 << 20));
         assert!(slots_by_memory() >= 8);
     }

@@ -61,7 +61,7 @@ pub fn take(dir: &StateDir, role: Role) -> Result<Taken> {
             .because(why)
             .next("helixctl up --state-dir with a directory that this user can write")
     };
-    let mut file = std::fs::OpenOptions::new()
+    let file = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -77,13 +77,25 @@ pub fn take(dir: &StateDir, role: Role) -> Result<Taken> {
         }
         Err(error) => return Err(bad(error.to_string())),
     }
-    let process = Process::current().ok_or_else(|| bad("this process is not listed in /proc".to_owned()))?;
-    let holder = serde_json::to_vec(&Holder { role, process }).map_err(|error| bad(error.to_string()))?;
+    signed(file, role).map(Taken::Ours).map_err(bad)
+}
+
+/// The lock on the locked `file`, with its holder in it. Ending must work on a full disk, too, and the text only tells
+/// others who it is: `down` goes without.
+fn signed(mut file: File, role: Role) -> std::result::Result<Lock, String> {
+    match sign(&mut file, role) {
+        Err(why) if role == Role::Up => Err(why),
+        _ => Ok(Lock { file }),
+    }
+}
+
+fn sign(file: &mut File, role: Role) -> std::result::Result<(), String> {
+    let process = Process::current().ok_or("this process is not listed in /proc")?;
+    let holder = serde_json::to_vec(&Holder { role, process }).map_err(|error| error.to_string())?;
     file.set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| file.write_all(&holder))
-        .map_err(|error| bad(error.to_string()))?;
-    Ok(Taken::Ours(Lock { file }))
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -99,5 +111,14 @@ mod tests {
         assert_eq!((holder.role, holder.process.pid), (Role::Up, std::process::id()));
         drop(lock);
         assert!(matches!(take(&dir, Role::Down), Ok(Taken::Ours(_))));
+    }
+
+    #[test]
+    fn only_up_needs_to_be_able_to_write_who_it_is() {
+        let temp = tempfile::NamedTempFile::new().expect("a file");
+        // A file that is open for reading refuses the text as one on a full disk does.
+        let refusing = || File::open(temp.path()).expect("opened");
+        assert!(signed(refusing(), Role::Up).is_err());
+        assert!(signed(refusing(), Role::Down).is_ok());
     }
 }

@@ -1,11 +1,13 @@
 //! One child: started, waited for until it is ready, started again when it dies, ended on request.
 //!
 //! One task per service owns the child. It says once whether the first start succeeded ([`Handle::ready`]); after that
-//! it restarts with a pause of 1, 2, 4 … 30 s, which begins anew once the child has been up for a minute. Dropping the
-//! handle without [`Handle::end`] ends the child, too.
+//! it restarts with a pause of 0.1, 1, 2, 4 … 30 s, which begins anew once the child has been up for a minute.
+//! Meanwhile its log is kept small. Dropping the handle without [`Handle::end`] ends the child, too.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -21,8 +23,12 @@ use super::nats::PortsFile;
 use super::notify::NotifySocket;
 use crate::error::{CliError, Kind, Result};
 
-/// Logs are begun anew at a start when they are larger.
+/// Logs are begun anew when they are larger.
 const LOG_BYTES: u64 = 10 << 20;
+/// Between two looks at the size of a log.
+pub const LOG_CHECK: Duration = Duration::from_mins(1);
+/// Before the first restart: everybody waits for it.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_AT_MOST: Duration = Duration::from_secs(30);
 /// Up for that long: the next death is a new one.
 const SETTLED: Duration = Duration::from_mins(1);
@@ -149,8 +155,16 @@ enum Ended {
 }
 
 impl Service {
-    async fn run(mut self) {
-        let mut failures = 0;
+    async fn run(self) {
+        let log = self.spec.log.clone();
+        tokio::select! {
+            () = self.supervise() => {}
+            never = keep_small(&log, LOG_CHECK) => match never {},
+        }
+    }
+
+    async fn supervise(mut self) {
+        let mut deaths = 0;
         loop {
             let begun = Instant::now();
             let why = match self.once().await {
@@ -162,11 +176,11 @@ impl Service {
                 let _ = ready.send(Err(why));
                 return;
             }
-            failures = if begun.elapsed() >= SETTLED { 0 } else { failures + 1 };
-            let pause = restart_pause(failures);
+            deaths = if begun.elapsed() >= SETTLED { 1 } else { deaths + 1 };
+            let pause = restart_pause(deaths);
             warn!(
                 service = self.spec.name,
-                pause_s = pause.as_secs(),
+                pause_s = pause.as_secs_f64(),
                 why = why.why.as_deref(),
                 "child ended, starting it again"
             );
@@ -255,8 +269,12 @@ fn start_failed(spec: &Spec, why: &str) -> CliError {
         .next(format!("read its log: {}", spec.log.display()))
 }
 
-fn restart_pause(failures: u32) -> Duration {
-    Duration::from_secs(1 << failures.saturating_sub(1).min(5)).min(PAUSE_AT_MOST)
+/// Pause after that many deaths in a row.
+fn restart_pause(deaths: u32) -> Duration {
+    match deaths.checked_sub(2) {
+        None => FIRST_PAUSE,
+        Some(doublings) => Duration::from_secs(1 << doublings.min(5)).min(PAUSE_AT_MOST),
+    }
 }
 
 /// SIGTERM, and SIGKILL after `grace`. What the child says meanwhile is still read: it would block on a full socket.
@@ -301,7 +319,7 @@ impl Waiter {
     }
 
     /// Reads and drops what the child says from now on.
-    async fn drain(&self) -> std::convert::Infallible {
+    async fn drain(&self) -> Infallible {
         match self {
             Self::PortsFile(_) => std::future::pending().await,
             Self::Notify(socket) => socket.drain().await,
@@ -317,10 +335,36 @@ pub fn open_log(path: &Path) -> std::io::Result<File> {
     std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
-/// What was written to the log since `start`: its last lines, each on one of its own.
+/// Looks at a log from time to time and empties it when it has become too large.
+pub async fn keep_small(path: &Path, every: Duration) -> Infallible {
+    loop {
+        tokio::time::sleep(every).await;
+        if let Err(error) = put_aside(path) {
+            warn!(log = %path.display(), %error, "cannot put a large log aside");
+        }
+    }
+}
+
+/// Empties a log that is too large and that a child goes on appending to; its end becomes `<name>.log.1`. What is
+/// written between the copy and the cut is lost. The copy is bounded, so it does not block for long.
+fn put_aside(path: &Path) -> std::io::Result<()> {
+    let length = match std::fs::metadata(path) {
+        Ok(meta) if meta.len() > LOG_BYTES => meta.len(),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => return Ok(()),
+    };
+    let mut log = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+    let aside = path.with_added_extension("1");
+    let mut aside = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(aside)?;
+    log.seek(SeekFrom::Start(length - LOG_BYTES))?;
+    std::io::copy(&mut (&log).take(2 * LOG_BYTES), &mut aside)?;
+    log.set_len(0)
+}
+
+/// What was written to the log since `start`, or since it was emptied: its last lines, each on one of its own.
 pub fn tail(log: &Path, start: u64) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
-    let fresh = bytes.get(usize::try_from(start).unwrap_or(usize::MAX)..).unwrap_or_default();
+    let fresh = bytes.get(usize::try_from(start).unwrap_or(usize::MAX)..).unwrap_or(&bytes);
     let text = String::from_utf8_lossy(fresh);
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines.iter().skip(lines.len().saturating_sub(TAIL_LINES)).flat_map(|line| ["\n| ", line]).collect()

@@ -105,8 +105,8 @@ async fn one_that_talks_at_its_end_is_listened_to() {
 
 #[test]
 fn pauses_grow_up_to_a_limit() {
-    let pauses: Vec<_> = [0, 1, 2, 3, 5, 6, 60].map(|failures| restart_pause(failures).as_secs()).into();
-    assert_eq!(pauses, [1, 1, 2, 4, 16, 30, 30]);
+    let pauses = [1, 2, 3, 4, 6, 7, 60].map(|deaths| restart_pause(deaths).as_millis());
+    assert_eq!(pauses, [100, 1000, 2000, 4000, 16_000, 30_000, 30_000]);
 }
 
 #[test]
@@ -117,4 +117,37 @@ fn a_large_log_is_put_aside() {
     let log = open_log(&path).expect("opened");
     assert_eq!(log.metadata().expect("its size").len(), 0);
     assert!(temp.path().join("a.log.1").exists());
+}
+
+#[tokio::test]
+async fn a_log_that_grows_is_emptied_under_its_writer() {
+    use std::io::Write as _;
+
+    let temp = tempfile::tempdir().expect("a directory");
+    let path = temp.path().join("a.log");
+    let aside = temp.path().join("a.log.1");
+    std::fs::write(&aside, "of a former time").expect("written");
+    let mut log = open_log(&path).expect("opened");
+    log.write_all(b"small\n").expect("written");
+    put_aside(&path).expect("looked at");
+    assert_eq!(std::fs::read(&path).expect("a log"), b"small\n");
+
+    log.set_len(LOG_BYTES).and_then(|()| log.write_all(b"the end\n")).expect("a large file");
+    let emptied = async {
+        while std::fs::metadata(&path).expect("a log").len() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        never = keep_small(&path, Duration::from_millis(5)) => match never {},
+        done = tokio::time::timeout(PATIENCE, emptied) => done.expect("in time"),
+    }
+    let kept = std::fs::read(&aside).expect("a copy");
+    assert_eq!(u64::try_from(kept.len()), Ok(LOG_BYTES));
+    assert!(kept.ends_with(b"the end\n"));
+    // The writer goes on at the beginning, without a hole, and that is what is shown.
+    log.write_all(b"afterwards\n").expect("written");
+    assert_eq!(std::fs::read(&path).expect("a log"), b"afterwards\n");
+    assert_eq!(tail(&path, LOG_BYTES), "\n| afterwards");
+    put_aside(&temp.path().join("missing.log")).expect("nothing to do");
 }
