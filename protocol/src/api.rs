@@ -90,8 +90,11 @@ pub struct SessionView {
     pub unclaimed: bool,
     /// Where it runs.
     pub runner: Option<RunnerId>,
-    /// Counter of its assignments.
+    /// Fence of its assignments: grows with each, and never starts again for an id.
     pub epoch: Epoch,
+    /// Assignments after the first.
+    #[serde(default)]
+    pub retries: u32,
     /// Counter of its spec's changes.
     pub generation: Generation,
     /// Kind that runs (or was asked for).

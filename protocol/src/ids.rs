@@ -177,7 +177,8 @@ macro_rules! counter {
 }
 
 counter!(
-    /// Counter of a session's assignments: the fence. What a runner says with an old epoch is refused.
+    /// Fence of a session's assignments: begins at the milliseconds of its creation and grows with each assignment.
+    /// What a runner says with an old epoch never counts.
     Epoch
 );
 counter!(

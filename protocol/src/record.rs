@@ -31,8 +31,12 @@ pub struct SessionRecord {
     pub desired: Desired,
     /// Counter of spec changes.
     pub generation: Generation,
-    /// Epoch of the last assignment; 0 = never assigned.
+    /// Epoch of the last assignment. Before the first it is the seed: milliseconds of the creation, so that an id
+    /// that is made again never meets an epoch of its former life. `assignment` tells whether it was ever assigned.
     pub epoch: Epoch,
+    /// How often it was assigned.
+    #[serde(default)]
+    pub assignments: u32,
     /// Where it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignment: Option<Assignment>,

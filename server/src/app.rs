@@ -47,7 +47,8 @@ pub struct App {
     pub events: Events,
     /// Viewers waiting for a runner to dial back.
     pub relay: Relay,
-    /// Cancelled when the process shall end: stop accepting, drain, leave.
+    /// Cancelled when the process shall end: stop accepting, drain, leave. Also by a task without which it is of no
+    /// use.
     pub shutdown: CancellationToken,
     /// Ends the background tasks once nothing is served any more.
     background: CancellationToken,
@@ -116,7 +117,7 @@ impl App {
             server_id: Arc::clone(&self.server_id),
             config: Arc::clone(&self.config),
         };
-        reconciler.spawn(&self.tasks, &self.background);
+        reconciler.spawn(&self.tasks, &self.background, &self.shutdown);
         Ok(())
     }
 

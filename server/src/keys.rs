@@ -46,8 +46,7 @@ impl Keys {
         self.callout.sign(bytes)
     }
 
-    /// The session's own bearer under this epoch. A session that was never assigned has the token of its first
-    /// assignment already, so that what its creator was told stays true.
+    /// The session's own bearer under this epoch; see [`token_epoch`].
     pub fn session_token(&self, session: &SessionId, epoch: Epoch) -> String {
         let proof = self.session_proof(session, epoch);
         format!("{SESSION_TOKEN_PREFIX}{}.{}", URL_SAFE_NO_PAD.encode(session.as_str()), URL_SAFE_NO_PAD.encode(proof))
@@ -59,9 +58,14 @@ impl Keys {
     }
 
     fn session_proof(&self, session: &SessionId, epoch: Epoch) -> [u8; 32] {
-        let epoch = epoch.0.max(1).to_be_bytes();
-        mac(&self.session, &[session.as_str().as_bytes(), &[0], &epoch])
+        mac(&self.session, &[session.as_str().as_bytes(), &[0], &epoch.0.to_be_bytes()])
     }
+}
+
+/// The epoch of a session's token. A session that was never assigned has the token of its first assignment already,
+/// so that what its creator was told stays true.
+pub fn token_epoch(epoch: Epoch, assigned: bool) -> Epoch {
+    if assigned { epoch } else { Epoch(epoch.0.saturating_add(1)) }
 }
 
 /// The session that a token claims to be for; says nothing about its truth.
@@ -129,8 +133,9 @@ mod tests {
     #[test]
     fn the_token_told_at_creation_is_that_of_the_first_assignment() {
         let (keys, id) = (keys(), session("s"));
-        assert_eq!(keys.session_token(&id, Epoch(0)), keys.session_token(&id, Epoch(1)));
-        assert_ne!(keys.session_token(&id, Epoch(1)), keys.session_token(&id, Epoch(2)));
+        let token = |epoch, assigned| keys.session_token(&id, token_epoch(Epoch(epoch), assigned));
+        assert_eq!(token(7, false), token(8, true));
+        assert_ne!(token(7, false), token(7, true));
     }
 
     #[test]

@@ -92,9 +92,19 @@ impl Link {
                 })
             }
             Request::Heartbeat { heartbeat } => self.heartbeat(runner, heartbeat).await,
-            Request::Sync {} => Ok(Reply::DesiredSet { sessions: self.app.sessions.desired_set(runner).await? }),
-            Request::Report { observed } => self.report(runner, *observed).await,
-            Request::Dials {} => Ok(Reply::Dials { dials: self.app.relay.take_dials(runner) }),
+            // Its connection outlives its removal: the credentials do until they expire.
+            Request::Sync {} => {
+                self.app.runners.known(runner).await?;
+                Ok(Reply::DesiredSet { sessions: self.app.sessions.desired_set(runner).await? })
+            }
+            Request::Report { observed } => {
+                self.app.runners.known(runner).await?;
+                self.report(runner, *observed).await
+            }
+            Request::Dials {} => {
+                self.app.runners.known(runner).await?;
+                Ok(Reply::Dials { dials: self.app.relay.take_dials(runner) })
+            }
         }
     }
 

@@ -1,22 +1,30 @@
 //! helix-server: args → telemetry → config → build → serve → drain.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::serve::ListenerExt as _;
+use axum::serve::{Listener as _, ListenerExt as _};
 use clap::{Args, Parser, Subcommand};
 use helix_server::app::App;
 use helix_server::config::{Overrides, ServerConfig};
 use helix_server::nats_config::{self, NatsSettings};
 use helix_server::telemetry;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How long requests and sockets may take to end once the process shall.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection may take to send the head of its next request: who only holds one open is cut off.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// `EX_CONFIG` of sysexits.h: a supervisor that starts it again changes nothing.
 const BAD_CONFIG: u8 = 78;
 
@@ -116,26 +124,22 @@ async fn run(config: ServerConfig) -> anyhow::Result<()> {
         _ = interrupt.recv() => return Ok(()),
     };
     let shutdown = app.shutdown.clone();
-    let stopping = app.shutdown.clone();
     let router = helix_server::http::router(app.clone());
-    // Small frames of a desktop shall not wait for each other.
-    let listener = listener.tap_io(|socket| {
-        let _ = socket.set_nodelay(true);
-    });
-    let mut serving = tokio::spawn(
-        axum::serve(listener, router).with_graceful_shutdown(async move { stopping.cancelled().await }).into_future(),
-    );
+    let mut serving = tokio::spawn(serve(listener, router, shutdown.clone()));
     tracing::info!(%address, server.id = %app.server_id, version = env!("CARGO_PKG_VERSION"), "listening");
     notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {address}"))]);
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    // In this order: a task that failed ends HTTP too.
+    let failed = tokio::select! {
+        biased;
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = shutdown.cancelled() => true,
         served = &mut serving => {
-            served.context("the HTTP task ended badly")?.context("HTTP failed")?;
+            served.context("the HTTP task ended badly")?;
             anyhow::bail!("HTTP ended by itself");
         }
-    }
+    };
     tracing::info!("draining");
     notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     shutdown.cancel();
@@ -144,7 +148,7 @@ async fn run(config: ServerConfig) -> anyhow::Result<()> {
         serving.await
     };
     if let Ok(served) = tokio::time::timeout(DRAIN_DEADLINE, drained).await {
-        served.context("the HTTP task ended badly")?.context("HTTP failed")?;
+        served.context("the HTTP task ended badly")?;
     } else {
         tracing::warn!(deadline = ?DRAIN_DEADLINE, "some requests did not end in time and are cut off");
     }
@@ -152,7 +156,37 @@ async fn run(config: ServerConfig) -> anyhow::Result<()> {
         tracing::warn!("some tasks did not end in time");
     }
     tracing::info!("ended");
+    anyhow::ensure!(!failed, "a task that this process cannot do without is dead; its log says which");
     Ok(())
+}
+
+/// Serves until `stopping`, then finishes what was begun. Upgraded sockets are not waited for. Not `axum::serve`: that
+/// one waits for a request's head for ever.
+async fn serve(listener: TcpListener, router: axum::Router, stopping: CancellationToken) {
+    // Small frames of a desktop shall not wait for each other.
+    let mut listener = listener.tap_io(|socket| {
+        let _ = socket.set_nodelay(true);
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+    let service = TowerToHyperService::new(router);
+    let connections = TaskTracker::new();
+    while let Some((socket, _)) = stopping.run_until_cancelled(listener.accept()).await {
+        let connection = http.serve_connection(TokioIo::new(socket), service.clone()).with_upgrades();
+        let stopping = stopping.clone();
+        connections.spawn(async move {
+            let mut connection = pin!(connection);
+            // How a connection ends is its client's matter.
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
 }
 
 /// Tells whoever started us (systemd, `helixctl up`); nobody listening is fine.

@@ -11,9 +11,11 @@ mod leases;
 mod removal;
 mod runners;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -55,8 +57,9 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Starts both tasks.
-    pub fn spawn(self, tasks: &TaskTracker, shutdown: &CancellationToken) {
+    /// Starts both tasks. Should one end or panic before `shutdown`, `failed` is cancelled: the process must end, so
+    /// that another one leads.
+    pub fn spawn(self, tasks: &TaskTracker, shutdown: &CancellationToken, failed: &CancellationToken) {
         let leading = Arc::new(watch::Sender::new(None));
         let leadership = leases::Leadership {
             bus: self.bus.clone(),
@@ -64,13 +67,13 @@ impl Reconciler {
             server_id: Arc::clone(&self.server_id),
             leading: Arc::clone(&leading),
         };
-        tasks.spawn(leadership.run(shutdown.clone()).instrument(tracing::info_span!("leader")));
-        let shutdown = shutdown.clone();
+        let lead = leadership.run(shutdown.clone());
+        tasks.spawn(guarded(lead, shutdown.clone(), failed.clone()).instrument(tracing::info_span!("leader")));
+        let stop = shutdown.clone();
+        let reconcile =
+            async move { stop.run_until_cancelled(self.run(leading.subscribe())).await.unwrap_or_default() };
         let span = tracing::info_span!("reconciler");
-        tasks.spawn(
-            async move { shutdown.run_until_cancelled(self.run(leading.subscribe())).await.unwrap_or(()) }
-                .instrument(span),
-        );
+        tasks.spawn(guarded(reconcile, shutdown.clone(), failed.clone()).instrument(span));
     }
 
     async fn run(self, mut leading: watch::Receiver<Option<Instant>>) {
@@ -123,5 +126,35 @@ impl Reconciler {
         self.repair_projection().await?;
         self.remove_deleted().await?;
         Ok(due)
+    }
+}
+
+/// Runs `task`; cancels `failed` if it ends or panics before `shutdown`.
+async fn guarded(task: impl Future<Output = ()>, shutdown: CancellationToken, failed: CancellationToken) {
+    let ended = AssertUnwindSafe(task).catch_unwind().await;
+    if !shutdown.is_cancelled() {
+        tracing::error!(panicked = ended.is_err(), "the task is dead; this process ends");
+        failed.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_task_is_noticed_unless_it_shall_end() {
+        let (shutdown, failed) = (CancellationToken::new(), CancellationToken::new());
+        guarded(async { panic!("as a bug would") }, shutdown.clone(), failed.clone()).await;
+        assert!(failed.is_cancelled());
+
+        let failed = CancellationToken::new();
+        guarded(async {}, shutdown.clone(), failed.clone()).await;
+        assert!(failed.is_cancelled());
+
+        let failed = CancellationToken::new();
+        shutdown.cancel();
+        guarded(async {}, shutdown, failed.clone()).await;
+        assert!(!failed.is_cancelled());
     }
 }

@@ -123,11 +123,12 @@ impl Runners {
             let detail = format!("runner {id} is online; stop its agentd first, then remove it");
             return Err(Error::new(ErrorCode::Conflict, detail));
         }
-        // The token first: a crash in between leaves a runner that can be removed again, never a token without one.
+        // The record first: if the runner came back meanwhile, its revision differs and the token stays. A token whose
+        // runner is gone is refused wherever the record is asked for.
+        store.runners.delete(id.as_str(), entry.revision).await?;
         if let Some(token) = store.tokens.get(&entry.value.token_hash).await?.found() {
             store.tokens.delete(&entry.value.token_hash, token.revision).await?;
         }
-        store.runners.delete(id.as_str(), entry.revision).await?;
         self.tell(id, RunnerStatus::Offline, Liveness::Lost, entry.revision).await;
         tracing::info!(runner.id = %id, "runner removed");
         Ok(())
@@ -174,7 +175,8 @@ impl Runners {
         Ok(record.liveness == Liveness::Lost)
     }
 
-    async fn known(&self, id: &RunnerId) -> Result<Arc<RunnerRecord>> {
+    /// The record of a runner; `RunnerNotFound` once it was removed.
+    pub async fn known(&self, id: &RunnerId) -> Result<Arc<RunnerRecord>> {
         let store = &self.inner.store;
         if let Some(entry) = store.runners.view().get(id.as_str()) {
             return Ok(entry.value);

@@ -27,7 +27,7 @@ use self::view::Known;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::keys::{Keys, random_id};
+use crate::keys::{Keys, random_id, token_epoch};
 use crate::store::{Store, Versioned};
 
 /// Rules for sessions over the store. Cheap to clone.
@@ -103,6 +103,7 @@ impl Sessions {
             let detail = format!("session {id} runs without a record; adopt it, or stop it first");
             return Err(Error::new(ErrorCode::SessionExists, detail));
         }
+        let created_at = Timestamp::now();
         let record = SessionRecord {
             id: id.clone(),
             owner: by.name.clone(),
@@ -112,10 +113,11 @@ impl Sessions {
             request_hash,
             desired: Desired::Running,
             generation: Generation(1),
-            epoch: Epoch(0),
+            epoch: Epoch(u64::try_from(created_at.as_millisecond()).unwrap_or_default()),
+            assignments: 0,
             assignment: None,
             cause: None,
-            created_at: Timestamp::now(),
+            created_at,
             deleted: false,
         };
         match self.inner.store.sessions.create(id.as_str(), &record).await {
@@ -163,23 +165,26 @@ impl Sessions {
     pub async fn get(&self, by: &Principal, id: &SessionId) -> Result<SessionView> {
         let Some(entry) = self.inner.store.sessions.get(id.as_str()).await?.found() else {
             let seen = self.unclaimed(id).filter(|_| by.may_see(id, "")).ok_or_else(|| not_found(id))?;
-            return Ok(self.known(id, None, Some(&seen), &seen.runner).view(None, &self.inner.public_url));
+            let view = self.known(id, None, Some(&seen), &seen.runner).view(None, &self.inner.public_url);
+            return Ok(view::shown_to(by, view));
         };
         let record = entry.value;
         if !by.may_see(id, &record.owner) {
             return Err(not_found(id));
         }
-        let Some(assignment) = &record.assignment else { return Ok(self.view_of(&record)) };
+        let Some(assignment) = &record.assignment else { return Ok(view::shown_to(by, self.view_of(&record))) };
         let key = subject::runner_session_key(&assignment.runner, id);
         let seen = self.inner.store.observed.get(&key).await?.found();
         let seen = seen.as_ref().map(|entry| &*entry.value);
-        Ok(self.known(id, Some(&record), seen, &assignment.runner).view(None, &self.inner.public_url))
+        let view = self.known(id, Some(&record), seen, &assignment.runner).view(None, &self.inner.public_url);
+        Ok(view::shown_to(by, view))
     }
 
     /// A page of the sessions that `by` may see, newest first. Knows all that was written before the call.
     pub async fn list(&self, by: &Principal, filter: &Filter) -> Result<SessionPage> {
         self.catch_up().await?;
-        self.page(by, filter)
+        let SessionPage { sessions, next_cursor } = self.page(by, filter)?;
+        Ok(SessionPage { sessions: sessions.into_iter().map(|view| view::shown_to(by, view)).collect(), next_cursor })
     }
 
     /// Asks for the end; answers at once with desired = stopped. Idempotent.
@@ -228,7 +233,8 @@ impl Sessions {
         Ok(Versioned::new(record, revision))
     }
 
-    /// Changes what has not started yet (phase `Pending` or `Assigned` without report), else `SessionStarted`.
+    /// Changes what has no runner yet (phase `Pending`), else `SessionStarted`: a runner may have begun with what it
+    /// was told already.
     pub async fn amend(&self, by: &Principal, id: &SessionId, change: Amendment) -> Result<SessionView> {
         if let Some(env) = &change.env {
             validate::check_env(env)?;
@@ -236,13 +242,11 @@ impl Sessions {
         if let Some(path) = &change.project_path {
             validate::check_project_path(path)?;
         }
-        // A report that another replica stored a moment ago counts.
-        self.inner.store.observed.catch_up().await?;
         let amend = |record: &SessionRecord| {
             check_change(by, record)?;
             let phase = self.known_of(record).phase();
-            if !matches!(phase, SessionPhase::Pending | SessionPhase::Assigned) {
-                let detail = format!("session {id} is {phase}; only what has not started can be changed");
+            if record.assignment.is_some() || phase != SessionPhase::Pending {
+                let detail = format!("session {id} is {phase}; only what waits for a runner can be changed");
                 return Err(Error::new(ErrorCode::SessionStarted, detail));
             }
             let mut new = record.clone();
@@ -317,7 +321,7 @@ impl Sessions {
             }
             let entry = store.sessions.view().get(id.as_str());
             view = match entry {
-                Some(entry) => self.view_of(&entry.value),
+                Some(entry) => view::shown_to(by, self.view_of(&entry.value)),
                 // Deleted meanwhile, or the view is behind: the store knows.
                 None => self.get(by, id).await?,
             };
@@ -334,7 +338,7 @@ impl Sessions {
     /// anyone else gets None.
     pub fn auth_token(&self, by: &Principal, view: &SessionView) -> Option<String> {
         let told = !view.unclaimed && by.may_know_session_token(&view.owner);
-        told.then(|| self.inner.keys.session_token(&view.id, view.epoch))
+        told.then(|| self.inner.keys.session_token(&view.id, token_epoch(view.epoch, view.runner.is_some())))
     }
 
     async fn catch_up(&self) -> Result<()> {
@@ -449,6 +453,7 @@ fn claim(by: &Principal, seen: &ObservedSession) -> Result<SessionRecord> {
         desired: Desired::Running,
         generation: seen.generation,
         epoch: seen.epoch,
+        assignments: 1,
         assignment: Some(assignment),
         cause: None,
         created_at: unclaimed.received_at,

@@ -13,7 +13,7 @@ use crate::auth::Principal;
 use crate::bus::schema::TICKET_TTL;
 use crate::config::Secrets;
 use crate::error::{Error, Result};
-use crate::keys::{Keys, SESSION_TOKEN_PREFIX, random_secret, same_secret, session_of_token};
+use crate::keys::{Keys, SESSION_TOKEN_PREFIX, random_secret, same_secret, session_of_token, token_epoch};
 use crate::sessions::view::has_ended;
 use crate::store::{Lookup, Store, Versioned};
 
@@ -64,23 +64,48 @@ impl Tokens {
         }
         let hash = secret_hash(secret);
         let record = self.stored(&hash).await?.filter(|record| !is_over(record)).ok_or_else(invalid)?;
+        if let Scope::Desktop(session) = &record.scope {
+            self.check_desktop(session, record.created_at).await?;
+        }
         Ok(Principal { name: record.name.clone(), scope: record.scope.clone(), token_hash: hash })
     }
 
     async fn verify_session(&self, secret: &str) -> Result<Principal> {
         let session = session_of_token(secret).ok_or_else(invalid)?;
         let store = &self.inner.store;
+        let is_its = |record: &SessionRecord| self.inner.keys.is_session_token(secret, &session, epoch_of(record));
         let record = match store.sessions.view().get(session.as_str()) {
-            Some(entry) if self.inner.keys.is_session_token(secret, &session, entry.value.epoch) => Some(entry),
+            Some(entry) if is_its(&entry.value) => Some(entry),
             // Another replica may have made or assigned it a moment ago.
             _ => store.sessions.get(session.as_str()).await?.found(),
         };
         let record = record.ok_or_else(invalid)?.value;
-        if !self.inner.keys.is_session_token(secret, &session, record.epoch) || self.session_ended(&record) {
+        if !is_its(&record) || self.session_ended(&record) {
             return Err(invalid());
         }
-        let token_hash = derived_name(&session, record.epoch);
+        let token_hash = derived_name(&session, epoch_of(&record));
         Ok(Principal { name: format!("session {session}"), scope: Scope::Session(session), token_hash })
+    }
+
+    /// A desktop's token is for the session that there was when it was made, not for a later one of the same id.
+    async fn check_desktop(&self, session: &SessionId, issued_at: Timestamp) -> Result<()> {
+        let sessions = &self.inner.store.sessions;
+        let was_there = |record: &SessionRecord| record.created_at <= issued_at;
+        let record = match sessions.view().get(session.as_str()) {
+            Some(entry) if was_there(&entry.value) => return Ok(()),
+            // Another replica may have made it, or made it anew, a moment ago.
+            _ => sessions.get(session.as_str()).await?.found(),
+        };
+        let valid = match record {
+            Some(entry) => was_there(&entry.value),
+            None => !sessions.view().read().was_deleted(session.as_str()) && self.runs_unclaimed(session),
+        };
+        if valid { Ok(()) } else { Err(invalid()) }
+    }
+
+    fn runs_unclaimed(&self, session: &SessionId) -> bool {
+        let observed = self.inner.store.observed.view().read();
+        observed.iter().any(|(_, entry)| entry.value.session == *session && entry.value.unclaimed.is_some())
     }
 
     fn session_ended(&self, record: &SessionRecord) -> bool {
@@ -184,9 +209,7 @@ impl Tokens {
             records.borrow_and_update();
             reports.borrow_and_update();
             let record = store.sessions.view().get(session.as_str());
-            // Epoch 0 and 1 have the same token.
-            let over = record
-                .is_none_or(|entry| entry.value.epoch.0.max(1) != epoch.0.max(1) || self.session_ended(&entry.value));
+            let over = record.is_none_or(|entry| epoch_of(&entry.value) != epoch || self.session_ended(&entry.value));
             if over {
                 return;
             }
@@ -216,6 +239,10 @@ fn until(end: Timestamp) -> Duration {
 
 fn is_over(record: &TokenRecord) -> bool {
     record.expires_at.is_some_and(|end| end <= Timestamp::now())
+}
+
+fn epoch_of(record: &SessionRecord) -> Epoch {
+    token_epoch(record.epoch, record.assignment.is_some())
 }
 
 fn derived_name(session: &SessionId, epoch: Epoch) -> String {

@@ -54,7 +54,8 @@ async fn a_session_goes_from_asked_to_ready_to_gone() {
     within("nudged", async { assert_eq!(runner.nudge().await, Nudge::Sync {}) }).await;
     let desired = runner.sync().await;
     assert_eq!(desired.len(), 1);
-    assert_eq!((desired[0].epoch, desired[0].desired), (Epoch(1), Desired::Running));
+    let Epoch(epoch) = desired[0].epoch;
+    assert_eq!((epoch, desired[0].desired), (created.view.epoch.0 + 1, Desired::Running));
     assert_eq!(app.sessions.get(&admin(), &id("s")).await.expect("found").phase, SessionPhase::Assigned);
 
     // All slots taken: the second waits with its place.
@@ -66,20 +67,24 @@ async fn a_session_goes_from_asked_to_ready_to_gone() {
     })
     .await;
 
-    // Reports: newer ones count, older ones are acknowledged without effect, those of an old epoch are refused.
+    // Reports: newer ones count, older ones and those of an old epoch are acknowledged without effect.
     let waiting = {
         let app = app.clone();
         tokio::spawn(async move { app.sessions.wait(&admin(), &id("s"), &[SessionPhase::Ready], PATIENCE).await })
     };
-    let starting = runner.seen("s", 1, 1, SessionPhase::Starting);
-    let ready = runner.seen("s", 1, 2, SessionPhase::Ready);
+    let starting = runner.seen("s", epoch, 1, SessionPhase::Starting);
+    let ready = runner.seen("s", epoch, 2, SessionPhase::Ready);
     assert!(matches!(runner.report(&starting).await, Reply::ReportAck { report: 1, .. }));
     assert!(matches!(runner.report(&ready).await, Reply::ReportAck { report: 2, .. }));
     assert!(matches!(runner.report(&starting).await, Reply::ReportAck { report: 1, .. }));
     let view = within("ready", async { waiting.await.expect("joined").expect("ready") }).await;
     assert!(view.phase == SessionPhase::Ready && view.endpoints.view.is_some());
-    let stale = runner.seen("s", 0, 9, SessionPhase::Failed);
-    assert!(matches!(runner.report(&stale).await, Reply::Refused { code: ErrorCode::Conflict, .. }));
+    let stale = runner.seen("s", epoch - 1, 9, SessionPhase::Failed);
+    assert!(matches!(runner.report(&stale).await, Reply::ReportAck { report: 9, .. }));
+    assert_eq!(app.sessions.get(&admin(), &id("s")).await.expect("found").phase, SessionPhase::Ready);
+    assert!(runner.sync().await.iter().all(|order| order.desired == Desired::Running));
+    let absurd = runner.seen("s", u64::MAX, 1, SessionPhase::Failed);
+    assert!(matches!(runner.report(&absurd).await, Reply::Refused { code: ErrorCode::Conflict, .. }));
 
     // Its own token works while it lives.
     let token = app.sessions.auth_token(&admin(), &view).expect("told to an admin");
@@ -94,11 +99,11 @@ async fn a_session_goes_from_asked_to_ready_to_gone() {
         desired.iter().any(|order| order.deleted && order.desired == Desired::Stopped).then_some(())
     })
     .await;
-    let stopped = runner.seen("s", 1, 3, SessionPhase::Stopped);
+    let stopped = runner.seen("s", epoch, 3, SessionPhase::Stopped);
     runner.report(&stopped).await;
     assert_eq!(app.tokens.verify(&token).await.expect_err("over").code, ErrorCode::TokenInvalid);
     within("its socket is told", app.tokens.revoked(&principal.token_hash)).await;
-    let mut forgotten = runner.seen("s", 1, 4, SessionPhase::Stopped);
+    let mut forgotten = runner.seen("s", epoch, 4, SessionPhase::Stopped);
     forgotten.forgotten = true;
     runner.report(&forgotten).await;
     eventually("its records are gone", async || {
@@ -175,9 +180,9 @@ async fn a_runner_reaches_its_own_subjects_and_nothing_else() {
     assert!(hostile.raw("sync", &forged).await.is_none());
     // And it cannot report on the victim's session.
     app.sessions.create(&admin(), command("s", "make")).await.expect("created");
-    eventually("assigned", async || (!victim.sync().await.is_empty()).then_some(())).await;
-    let lie = hostile.seen("s", 7, 1, SessionPhase::Failed);
-    assert!(matches!(hostile.report(&lie).await, Reply::Refused { .. }));
+    let epoch = eventually("assigned", async || victim.sync().await.first().map(|order| order.epoch)).await;
+    let lie = hostile.seen("s", epoch.0 + 7, 1, SessionPhase::Failed);
+    assert!(matches!(hostile.report(&lie).await, Reply::ReportAck { .. }));
     assert_eq!(app.sessions.get(&admin(), &id("s")).await.expect("found").phase, SessionPhase::Assigned);
     // Nor take its id.
     let theft = EnrolRunner { id: harness::runner_id("victim"), token_hash: secret_hash("another token") };
@@ -275,7 +280,7 @@ async fn two_servers_serve_one_fleet_and_silence_is_told() {
     assert_eq!(one.tokens.consume_ticket(&ticket.secret).await.expect_err("once").code, ErrorCode::TicketInvalid);
 
     // The leader leaves: the other leads at once, hears silence, and calls the runner lost.
-    eventually("assigned", async || (runner.sync().await.len() == 1).then_some(())).await;
+    let epoch = eventually("assigned", async || runner.sync().await.first().map(|order| order.epoch)).await;
     one.stop().await;
     eventually("lost", async || {
         let lost = two.runners.get(&runner.id).await.ok()?.liveness == Liveness::Lost;
@@ -286,7 +291,7 @@ async fn two_servers_serve_one_fleet_and_silence_is_told() {
     // One heartbeat, and all is as it was.
     runner.heartbeat().await;
     let view = two.sessions.get(&admin(), &id("s")).await.expect("found");
-    assert_eq!((view.phase, view.epoch), (SessionPhase::Assigned, Epoch(1)));
+    assert_eq!((view.phase, view.epoch), (SessionPhase::Assigned, epoch));
 
     // Deleted while nobody can be told: the records go, and whoever comes back with it is told to end and forget it.
     two.sessions.delete(&admin(), &id("s")).await.expect("deleted");
@@ -294,7 +299,7 @@ async fn two_servers_serve_one_fleet_and_silence_is_told() {
     assert_eq!(two.runners.get(&runner.id).await.expect("found").liveness, Liveness::Lost);
     runner.heartbeat().await;
     assert!(runner.sync().await.is_empty());
-    let mut seen = runner.seen("s", 1, 1, SessionPhase::Ready);
+    let mut seen = runner.seen("s", epoch.0, 1, SessionPhase::Ready);
     seen.unclaimed = Some(Unclaimed { spec: SessionSpec::default(), received_at: jiff::Timestamp::now() });
     runner.drain_nudges().await;
     runner.report(&seen).await;
@@ -306,6 +311,69 @@ async fn two_servers_serve_one_fleet_and_silence_is_told() {
     runner.report(&seen).await;
     assert!(runner.sync().await.is_empty());
     fleet.stop(&[two]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_is_made_again_has_nothing_of_its_former_life() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let mut runner = SimRunner::enrol(&fleet, &app, "r1").await;
+    runner.register(1).await;
+    let created = app.sessions.create(&admin(), command("s", "make")).await.expect("created");
+    let token = app.sessions.auth_token(&admin(), &created.view).expect("told to an admin");
+    app.tokens.verify(&token).await.expect("valid from the start");
+    let first = eventually("assigned", async || runner.sync().await.first().map(|order| order.epoch)).await;
+    let session = app.tokens.verify(&token).await.expect("still valid when it is assigned");
+    let desktop = Scope::Desktop(id("s"));
+    let link = app.tokens.issue("a link", desktop.clone(), Duration::from_mins(5)).await.expect("issued");
+    assert_eq!(app.tokens.verify(&link.secret).await.expect("valid").scope, desktop);
+
+    app.sessions.delete(&admin(), &id("s")).await.expect("deleted");
+    let mut gone = runner.seen("s", first.0, 1, SessionPhase::Stopped);
+    gone.forgotten = true;
+    runner.drain_nudges().await;
+    runner.report(&gone).await;
+    eventually("gone", async || app.sessions.get(&admin(), &id("s")).await.is_err().then_some(())).await;
+    assert_eq!(within("nudged", runner.nudge()).await, Nudge::Sync {});
+    assert_eq!(app.tokens.verify(&link.secret).await.expect_err("gone").code, ErrorCode::TokenInvalid);
+
+    let created = app.sessions.create(&admin(), command("s", "make")).await.expect("made again");
+    let second = eventually("assigned", async || runner.sync().await.first().map(|order| order.epoch)).await;
+    assert!(second > first, "{second} after {first}");
+    for old in [&token, &link.secret] {
+        assert_eq!(app.tokens.verify(old).await.expect_err("over").code, ErrorCode::TokenInvalid);
+    }
+    within("its socket is told", app.tokens.revoked(&session.token_hash)).await;
+    let token = app.sessions.auth_token(&admin(), &created.view).expect("told to an admin");
+    app.tokens.verify(&token).await.expect("valid");
+    fleet.stop(&[app]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_where_it_is_not_assigned_is_ended_there() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let owner = SimRunner::enrol(&fleet, &app, "owner").await;
+    owner.register(1).await;
+    app.sessions.create(&admin(), command("s", "make")).await.expect("created");
+    let epoch = eventually("assigned", async || owner.sync().await.first().map(|order| order.epoch)).await;
+
+    let mut other = SimRunner::enrol(&fleet, &app, "other").await;
+    other.drain_nudges().await;
+    let mut seen = other.seen("s", epoch.0 - 1, 1, SessionPhase::Ready);
+    assert!(matches!(other.report(&seen).await, Reply::ReportAck { report: 1, .. }));
+    assert_eq!(within("nudged", other.nudge()).await, Nudge::Sync {});
+    let orders = other.sync().await;
+    assert!(orders.len() == 1 && orders[0].deleted && orders[0].desired == Desired::Stopped, "{orders:?}");
+    assert_eq!(orders[0].epoch, seen.epoch);
+    // The one that it is assigned to goes on.
+    let orders = owner.sync().await;
+    assert!(orders.len() == 1 && !orders[0].deleted && orders[0].desired == Desired::Running, "{orders:?}");
+    assert_eq!(app.sessions.get(&admin(), &id("s")).await.expect("found").phase, SessionPhase::Assigned);
+    (seen.phase, seen.forgotten, seen.report) = (SessionPhase::Stopped, true, 2);
+    assert!(matches!(other.report(&seen).await, Reply::ReportAck { report: 2, .. }));
+    assert!(other.sync().await.is_empty());
+    fleet.stop(&[app]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,7 +108,8 @@ impl Watcher<'_> {
             };
             match frame {
                 Ok(Some(frame)) => {
-                    if socket.send(frame).await.is_err() {
+                    // A watcher that takes nothing shows no life either.
+                    if !matches!(timeout(SILENCE, socket.send(frame)).await, Ok(Ok(()))) {
                         return End::Broken;
                     }
                 }

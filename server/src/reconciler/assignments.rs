@@ -75,7 +75,8 @@ impl Reconciler {
                         // Above whatever the runner saw under this id, also before the store was emptied.
                         let seen = observed.get(&subject::runner_session_key(&chosen.id, &entry.value.id));
                         let epoch = seen.map_or(entry.value.epoch, |seen| seen.value.epoch.max(entry.value.epoch));
-                        decisions.push(Decision::Assign(entry.clone(), chosen.id.clone(), epoch.next()));
+                        let epoch = Epoch(epoch.0.saturating_add(1));
+                        decisions.push(Decision::Assign(entry.clone(), chosen.id.clone(), epoch));
                         continue;
                     }
                     Err(Refusal(reason)) => vacant.insert(Cause::new(QUEUED, reason)),
@@ -123,7 +124,13 @@ impl Reconciler {
 
     async fn assign(&self, entry: Versioned<SessionRecord>, runner: RunnerId, epoch: Epoch) -> Result<()> {
         let assignment = Assignment { runner: runner.clone(), epoch, assigned_at: Timestamp::now() };
-        let record = SessionRecord { epoch, assignment: Some(assignment), cause: None, ..(*entry.value).clone() };
+        let record = SessionRecord {
+            epoch,
+            assignments: entry.value.assignments.saturating_add(1),
+            assignment: Some(assignment),
+            cause: None,
+            ..(*entry.value).clone()
+        };
         let written = self.store.sessions.update(record.id.as_str(), &record, entry.revision).await;
         // Stopped or amended meanwhile, or assigned by another server: the next pass sees it.
         let Some(revision) = unless_conflict(written)? else { return Ok(()) };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::event::Event;
+use helix_protocol::link::Nudge;
 use helix_protocol::record::{RunnerRecord, SessionRecord};
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::ObservedSession;
@@ -41,7 +42,13 @@ impl Reconciler {
             drop_key(&self.store.observed, &key).await?;
         }
         match self.store.sessions.delete(record.id.as_str(), entry.revision).await {
-            Ok(revision) => self.tell_deleted(&record.id, revision).await,
+            Ok(revision) => {
+                self.tell_deleted(&record.id, revision).await;
+                // What it remembers of a forgotten session goes once it is not wanted any more.
+                if let Some(assignment) = &record.assignment {
+                    self.bus.nudge(&assignment.runner, Nudge::Sync {}).await;
+                }
+            }
             Err(err) if err.code == ErrorCode::Conflict => {}
             Err(err) => return Err(err),
         }

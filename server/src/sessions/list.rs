@@ -44,7 +44,6 @@ impl Sessions {
     pub(super) fn page(&self, by: &Principal, filter: &Filter) -> Result<SessionPage> {
         let after = filter.cursor.as_deref().map(parse_cursor).transpose()?;
         let limit = filter.limit.clamp(1, MAX_LIMIT);
-        let runners = self.inner.store.runners.view().read();
         let mut rows = self.rows(|record, seen| {
             let owner = record.map_or("", |record| record.owner.as_str());
             let Some(id) = record.map(|record| &record.id).or_else(|| seen.map(|seen| &seen.session)) else {
@@ -52,6 +51,9 @@ impl Sessions {
             };
             by.may_see(id, owner) && matches(filter, record, seen)
         });
+        let positions = self.queue_positions();
+        // After the others: see the order of locks at `View::read`.
+        let runners = self.inner.store.runners.view().read();
         rows.retain(|row| {
             after.as_ref().is_none_or(|after| row.place > *after)
                 && (filter.phases.is_empty() || filter.phases.contains(&row.known(&runners).phase()))
@@ -64,7 +66,6 @@ impl Sessions {
         }
         rows.sort_unstable_by(|a, b| a.place.cmp(&b.place));
         let next_cursor = rows.last().filter(|_| more).map(|row| cursor(&row.place));
-        let positions = self.queue_positions();
         let view = |row: &Row| {
             let position = positions.get(&row.place.1).copied();
             row.known(&runners).view(position, &self.inner.public_url)
@@ -73,9 +74,11 @@ impl Sessions {
     }
 
     pub(super) fn phases(&self) -> BTreeMap<PhaseName, u32> {
+        let rows = self.rows(|_, _| true);
+        // After the others: see the order of locks at `View::read`.
         let runners = self.inner.store.runners.view().read();
         let mut counts = BTreeMap::new();
-        for row in self.rows(|_, _| true) {
+        for row in rows {
             *counts.entry(PhaseName(row.known(&runners).phase())).or_insert(0) += 1;
         }
         counts

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use helix_protocol::assignment::DesiredSession;
+use helix_protocol::assignment::{Assignment, DesiredSession};
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::AgentResponse;
 use helix_protocol::record::SessionRecord;
@@ -14,8 +14,14 @@ use super::Sessions;
 use super::view::desired_of_deleted;
 use crate::error::{Error, Result};
 
-/// Sessions of one runner above which those without a record are refused.
-const MAX_REPORTED: usize = 10_000;
+/// Sessions that one runner reports although they are not its own, above which more are refused.
+const MAX_REPORTED: usize = 500;
+/// Largest report, encoded.
+const MAX_REPORT_BYTES: usize = 256 * 1024;
+/// A report may be this far ahead of its record: the store went back in time. More is no epoch that was ever given.
+const MAX_EPOCHS_AHEAD: u64 = 1 << 32;
+/// Largest number that every reader of JSON has exactly.
+const MAX_EPOCH: u64 = (1 << 53) - 1;
 /// How often a report is tried again after another replica was faster.
 const MAX_TRIES: usize = 5;
 
@@ -32,26 +38,29 @@ pub enum Recorded {
 }
 
 impl Sessions {
-    /// Stores a report of `runner`; durable when this returns. Refuses what an old epoch says.
+    /// Stores a report of `runner` under its own key; durable when this returns. A leftover (see [`is_leftover`])
+    /// never counts as its record's session and is told to nobody, but it must be known to be ended.
     pub async fn record(&self, runner: &RunnerId, observed: ObservedSession) -> Result<Recorded> {
+        check_size(&observed)?;
         let store = &self.inner.store;
         let id = observed.session.clone();
         let record = match store.sessions.view().get(id.as_str()) {
-            Some(entry) => Some(entry),
-            // The view may be a moment behind the replica that made it.
-            None => store.sessions.get(id.as_str()).await?.found(),
+            Some(entry) if !is_leftover(runner, &observed, &entry.value) => Some(entry),
+            // The view may be a moment behind the replica that made, assigned or removed it.
+            _ => store.sessions.get(id.as_str()).await?.found(),
         };
         let record = record.map(|entry| entry.value);
-        if let Some(record) = &record {
-            check_fence(runner, &observed, record)?;
-        }
+        check_epoch(&observed, record.as_deref())?;
+        let leftover = record.as_ref().is_some_and(|record| is_leftover(runner, &observed, record));
+        let told = record.as_ref().is_none_or(|record| !leftover && record.assignment.is_some());
         let key = subject::runner_session_key(runner, &id);
-        if record.is_none() && observed.forgotten {
-            self.forget(&key).await?;
+        if (record.is_none() || leftover) && observed.forgotten {
+            self.forget(&key, &observed).await?;
             return Ok(Recorded::Stored);
         }
+        let verdict = |deleted: bool| if leftover || deleted { Recorded::Unwanted } else { Recorded::Stored };
         let mut before = store.observed.view().get(&key);
-        if record.is_none() && before.is_none() {
+        if (record.is_none() || leftover) && before.is_none() {
             self.check_room(runner)?;
         }
         for _ in 0..MAX_TRIES {
@@ -59,10 +68,10 @@ impl Sessions {
                 // A repeat: the store may have gone between the report and its event. Their message ids keep an
                 // event that is there already from coming twice, for as long as the stream remembers them.
                 let same = (observed.epoch, observed.report) == (entry.value.epoch, entry.value.report);
-                if same && entry.seen.elapsed() < EVENT_MEMORY {
+                if told && same && entry.seen.elapsed() < EVENT_MEMORY {
                     self.tell_report(record.as_deref(), None, &observed).await?;
                 }
-                return Ok(Recorded::Stored);
+                return Ok(verdict(false));
             }
             let written = match &before {
                 Some(entry) => store.observed.update(&key, &observed, entry.revision).await,
@@ -70,10 +79,12 @@ impl Sessions {
             };
             match written {
                 Ok(_) => {
-                    let former = before.map(|entry| entry.value);
-                    self.tell_report(record.as_deref(), former.as_deref(), &observed).await?;
-                    let unwanted = record.is_none() && store.sessions.view().read().was_deleted(id.as_str());
-                    return Ok(if unwanted { Recorded::Unwanted } else { Recorded::Stored });
+                    if told {
+                        let former = before.map(|entry| entry.value);
+                        self.tell_report(record.as_deref(), former.as_deref(), &observed).await?;
+                    }
+                    let deleted = record.is_none() && store.sessions.view().read().was_deleted(id.as_str());
+                    return Ok(verdict(deleted));
                 }
                 Err(err) if err.code == ErrorCode::Conflict => before = store.observed.get(&key).await?.found(),
                 Err(err) => return Err(err),
@@ -85,19 +96,25 @@ impl Sessions {
         ))
     }
 
-    /// A runner cannot fill the store with sessions that nobody asked for.
+    /// A runner cannot fill the store with sessions that nobody asked it for.
     fn check_room(&self, runner: &RunnerId) -> Result<()> {
-        let observed = self.inner.store.observed.view().read();
-        if observed.with_prefix(&format!("{runner}.")).count() < MAX_REPORTED {
+        let (sessions, observed) = (self.inner.store.sessions.view().read(), self.inner.store.observed.view().read());
+        let prefix = format!("{runner}.");
+        let not_its_own = observed.with_prefix(&prefix).filter(|(_, entry)| {
+            let record = sessions.get(entry.value.session.as_str());
+            record.is_none_or(|record| is_leftover(runner, &entry.value, &record.value))
+        });
+        if not_its_own.count() < MAX_REPORTED {
             return Ok(());
         }
-        let detail = format!("runner {runner} reports too many sessions without a record; stop or adopt some");
+        let detail = format!("runner {runner} reports too many sessions that are not its own; stop or adopt some");
         Err(Error::new(ErrorCode::Conflict, detail))
     }
 
-    async fn forget(&self, key: &str) -> Result<()> {
+    async fn forget(&self, key: &str, gone: &ObservedSession) -> Result<()> {
         let observed = &self.inner.store.observed;
-        let Some(entry) = observed.get(key).await?.found() else { return Ok(()) };
+        let found = observed.get(key).await?.found();
+        let Some(entry) = found.filter(|entry| entry.value.epoch <= gone.epoch) else { return Ok(()) };
         match observed.delete(key, entry.revision).await {
             Err(err) if err.code != ErrorCode::Conflict => Err(err),
             _ => Ok(()),
@@ -112,11 +129,16 @@ impl Sessions {
         let (sessions, observed, desired) =
             (store.sessions.view().read(), store.observed.view().read(), store.desired.view().read());
         let mut set: Vec<_> = desired.with_prefix(&prefix).map(|(_, entry)| (*entry.value).clone()).collect();
-        let deleted = observed.with_prefix(&prefix).map(|(_, entry)| &entry.value).filter(|seen| {
+        // A record that is merely absent orders nothing.
+        let unwanted = observed.with_prefix(&prefix).map(|(_, entry)| &entry.value).filter(|seen| {
             let id = seen.session.as_str();
-            !seen.forgotten && sessions.get(id).is_none() && sessions.was_deleted(id)
+            let unwanted = match sessions.get(id) {
+                None => sessions.was_deleted(id),
+                Some(entry) => is_leftover(runner, seen, &entry.value) && !is_superseded(runner, seen, &entry.value),
+            };
+            !seen.forgotten && unwanted
         });
-        for seen in deleted {
+        for seen in unwanted {
             set.retain(|desired| desired.session != seen.session);
             set.push(desired_of_deleted(seen));
         }
@@ -156,17 +178,36 @@ impl Sessions {
     }
 }
 
-fn check_fence(runner: &RunnerId, observed: &ObservedSession, record: &SessionRecord) -> Result<()> {
-    let id = &record.id;
-    if observed.epoch < record.epoch {
-        let detail = format!("epoch {} of session {id} is over: it has epoch {} now", observed.epoch, record.epoch);
-        return Err(Error::new(ErrorCode::Conflict, format!("{detail}; ask for the desired set")));
+/// True when what was reported is not what the record is about: another runner has the assignment, or the report is
+/// of an assignment (or of a former life of the id) that is over.
+fn is_leftover(runner: &RunnerId, seen: &ObservedSession, record: &SessionRecord) -> bool {
+    seen.epoch < record.epoch || record.assignment.as_ref().is_some_and(|assignment| assignment.runner != *runner)
+}
+
+/// True when the same runner has a newer assignment: that order itself ends what it still has of the old one.
+fn is_superseded(runner: &RunnerId, seen: &ObservedSession, record: &SessionRecord) -> bool {
+    let newer = |assignment: &Assignment| assignment.runner == *runner && assignment.epoch > seen.epoch;
+    record.assignment.as_ref().is_some_and(newer)
+}
+
+fn check_size(observed: &ObservedSession) -> Result<()> {
+    let bytes = serde_json::to_vec(observed)
+        .map_err(|err| Error::new(ErrorCode::Internal, "a report cannot be encoded").because(err))?
+        .len();
+    if bytes <= MAX_REPORT_BYTES {
+        return Ok(());
     }
-    if record.assignment.as_ref().is_some_and(|assignment| assignment.runner != *runner) {
-        let detail = format!("session {id} is not assigned to runner {runner}; ask for the desired set");
-        return Err(Error::new(ErrorCode::Conflict, detail));
+    let detail = format!("the report has {bytes} bytes, at most {MAX_REPORT_BYTES} are taken");
+    Err(Error::new(ErrorCode::InvalidRequest, detail))
+}
+
+fn check_epoch(observed: &ObservedSession, record: Option<&SessionRecord>) -> Result<()> {
+    let epoch = observed.epoch.0;
+    if epoch <= record.map_or(MAX_EPOCH, |record| record.epoch.0.saturating_add(MAX_EPOCHS_AHEAD).min(MAX_EPOCH)) {
+        return Ok(());
     }
-    Ok(())
+    let detail = format!("session {} never had epoch {epoch}", observed.session);
+    Err(Error::new(ErrorCode::Conflict, detail))
 }
 
 fn is_newer(new: &ObservedSession, known: &ObservedSession) -> bool {

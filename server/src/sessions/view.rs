@@ -7,6 +7,7 @@ use helix_protocol::runner::Liveness;
 use helix_protocol::session::{Cause, Desired, ObservedSession, SessionPhase, SessionSpec, TimelineStep};
 use helix_protocol::{SessionId, subject};
 
+use crate::auth::Principal;
 use crate::store::view::Content;
 
 /// Everything that is known about one session. At least one of `record` and `observed` is there.
@@ -91,6 +92,7 @@ impl Known<'_> {
                 .map(|assignment| assignment.runner.clone())
                 .or_else(|| seen.filter(|_| record.is_none()).map(|seen| seen.runner.clone())),
             epoch: record.map(|record| record.epoch).or_else(|| seen.map(|seen| seen.epoch)).unwrap_or_default(),
+            retries: record.map_or(0, |record| record.assignments.saturating_sub(1)),
             generation: record
                 .map(|record| record.generation)
                 .or_else(|| seen.map(|seen| seen.generation))
@@ -128,6 +130,14 @@ impl Known<'_> {
         timeline.extend(self.current().into_iter().flat_map(|seen| seen.timeline.clone()));
         timeline
     }
+}
+
+/// What `by` is shown of it: values of the environment may be secrets, and are only for who may change the session.
+pub fn shown_to(by: &Principal, mut view: SessionView) -> SessionView {
+    if !by.may_change(&view.id, &view.owner) {
+        view.spec.env.values_mut().for_each(String::clear);
+    }
+    view
 }
 
 fn alive(phase: SessionPhase, liveness: Option<Liveness>) -> SessionPhase {

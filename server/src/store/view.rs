@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
+use helix_protocol::subject::BUCKET_LEASES;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -20,9 +21,10 @@ use tracing::Instrument as _;
 
 use super::jetstream::{Bucket, is_marker};
 use crate::bus::follow::{Follow, Stored};
+use crate::bus::unavailable;
 use crate::error::Result;
 
-/// Longest silence within the first read of a bucket. Keys that expire while they are read never arrive.
+/// Longest silence within the first read of a bucket.
 const SNAPSHOT_SILENCE: Duration = Duration::from_secs(2);
 /// Before a watch that failed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -148,7 +150,9 @@ impl<T> View<T> {
         }
     }
 
-    /// Looks at the records.
+    /// Looks at the records. Who looks at several views at once: locks are taken in the order sessions, observed,
+    /// desired, runners, leases, and none twice. A writer that waits keeps new readers out, so that readers in
+    /// different orders would wait for each other for ever.
     pub fn read(&self) -> Snapshot<'_, T> {
         Snapshot(self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -279,8 +283,13 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> 
         let mut last = follow.last;
         let mut pending = follow.pending;
         while pending > 0 {
-            let Ok(stored) = tokio::time::timeout(SNAPSHOT_SILENCE, follow.next()).await else { break };
-            let stored = stored?;
+            let stored = match tokio::time::timeout(SNAPSHOT_SILENCE, follow.next()).await {
+                Ok(stored) => stored?,
+                // What expired while the bucket was read never arrives. Of leases that is the rule: all there is came.
+                Err(_) if self.expires() => break,
+                // Elsewhere half a bucket would be taken for the truth.
+                Err(_) => return Err(unavailable(format!("{pending} records of a bucket did not arrive"))),
+            };
             pending = stored.pending;
             last = last.max(stored.sequence);
             if let Some((key, entry)) = self.entry(&stored) {
@@ -288,6 +297,11 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> 
             }
         }
         Ok(last)
+    }
+
+    /// True where records, not only markers, end by a TTL.
+    fn expires(&self) -> bool {
+        self.stream_name().strip_prefix("KV_") == Some(BUCKET_LEASES)
     }
 
     /// Key and record of a message, no record for a marker. `None` for what cannot be read: that is neither a record

@@ -71,7 +71,7 @@ pub fn session(view: &SessionView, auth_token: Option<String>) -> ZedAgentRespon
         error: cause.map(|cause| cause.message.clone()).unwrap_or_default(),
         status: view.phase.documents_word().to_owned(),
         pid: view.pid.unwrap_or_default(),
-        retries: view.epoch.0.saturating_sub(1),
+        retries: view.retries.into(),
         id: view.id.to_string(),
         active_tasks: u32::from(runs(view.phase)),
         max_tasks: 1,

@@ -26,6 +26,7 @@ fn view(phase: SessionPhase) -> SessionView {
         unclaimed: false,
         runner: RunnerId::parse("r-1").ok(),
         epoch: Epoch(2),
+        retries: 1,
         generation: Generation(1),
         kind: None,
         pool: None,

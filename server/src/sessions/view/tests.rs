@@ -25,6 +25,7 @@ fn record(assigned: Option<u64>, desired: Desired) -> SessionRecord {
         desired,
         generation: Generation(1),
         epoch: Epoch(assigned.unwrap_or(0)),
+        assignments: u32::from(assigned.is_some()),
         assignment,
         cause: Some(Cause::new("queued", "all slots taken")),
         created_at: Timestamp::UNIX_EPOCH,
@@ -126,4 +127,21 @@ fn an_ended_session_is_never_started_again() {
     let record = record(Some(1), Desired::Running);
     assert_eq!(desired_of(&record, false).map(|desired| desired.desired), Some(Desired::Running));
     assert_eq!(desired_of(&record, true).map(|desired| desired.desired), Some(Desired::Stopped));
+}
+
+#[test]
+fn values_of_the_environment_are_for_who_may_change_the_session() {
+    use helix_protocol::record::Scope;
+    let mut record = record(None, Desired::Running);
+    record.spec.env.insert("KEY".to_owned(), "secret".to_owned());
+    let shown = |name: &str, scope| {
+        let by = Principal { name: name.to_owned(), scope, token_hash: String::new() };
+        let known = Known { id: &id(), record: Some(&record), observed: None, liveness: None };
+        shown_to(&by, known.view(None, "https://h")).spec.env["KEY"].clone()
+    };
+    assert_eq!(shown("a", Scope::Admin), "secret");
+    assert_eq!(shown("o", Scope::User), "secret");
+    for scope in [Scope::Viewer, Scope::Session(id()), Scope::Desktop(id())] {
+        assert_eq!(shown("o", scope), "");
+    }
 }
