@@ -164,7 +164,9 @@ nats_from_debian() {
   # As root, apt downloads as the user _apt, who must be able to write here.
   if [ "$(id -u)" = 0 ] && id _apt >/dev/null 2>&1; then chmod 755 "$work" && chown -R _apt "$work"; fi
   options=(-q -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
-    -o "Dir::Cache=$work/cache")
+    -o "Dir::Cache=$work/cache"
+    # A mirror may be a frozen copy, whose date is over; its signature is still checked.
+    -o Acquire::Check-Valid-Until=false)
   apt-get "${options[@]}" update || return 1
   (cd "$work" && apt-get "${options[@]}" download nats-server && dpkg -x nats-server_*.deb x) || return 1
   nats_found=$work/x/usr/sbin/nats-server

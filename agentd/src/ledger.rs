@@ -324,6 +324,7 @@ mod tests {
         ledger.remove(second.session()).await.expect("removed");
         ledger.remove(second.session()).await.expect("removing twice is the same");
 
+        drop(ledger);
         let (_ledger, found) = Ledger::open(dir.path()).expect("opened again");
         first.report = 7 + REPORT_GAP;
         assert_eq!(found, [first]);
@@ -339,6 +340,7 @@ mod tests {
             ledger.note(&entry);
         }
         ledger.save(&entry).await.expect("saved");
+        drop(ledger);
         let (_ledger, found) = Ledger::open(dir.path()).expect("opened again");
         assert_eq!(found[0].report, 50 + REPORT_GAP);
     }

@@ -22,7 +22,7 @@ use helix_protocol::assignment::DesiredSession;
 use helix_protocol::session::{Cause, Desired, TimelineStep};
 use helix_protocol::{KindName, SessionId};
 use jiff::Timestamp;
-use tokio::sync::watch as watch_channel;
+use tokio::sync::{Notify, watch as watch_channel};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
@@ -110,7 +110,7 @@ impl SessionHandle {
         let order = Order { desired: entry.desired.clone(), unclaimed: entry.unclaimed, runner_stops: false };
         let (orders, receiver) = watch_channel::channel(order);
         let span = tracing::info_span!("session", HELIX_SESSION = %entry.session());
-        let session = Session { context, entry: Mutex::new(entry) };
+        let session = Session { context, entry: Mutex::new(entry), unwritten: Notify::new() };
         let task = tokio::spawn(session.run(receiver).instrument(span));
         Self { orders, task }
     }
@@ -145,12 +145,26 @@ pub fn new_entry(config: &Config, desired: DesiredSession) -> Entry {
 struct Session<S> {
     context: Arc<Context<S>>,
     entry: Mutex<Entry>,
+    /// The entry could not be written: [`Session::write_later`] does it.
+    unwritten: Notify,
 }
 
 impl<S: Supervisor> Session<S> {
-    async fn run(self, mut orders: watch_channel::Receiver<Order>) {
-        // Before anything is done for it. A session out of the ledger is written again: its report number jumped.
-        self.commit(|_| {}).await;
+    async fn run(self, orders: watch_channel::Receiver<Order>) {
+        tokio::select! {
+            () = self.live(orders) => {}
+            never = self.write_later() => match never {},
+        }
+    }
+
+    async fn live(&self, mut orders: watch_channel::Receiver<Order>) {
+        if self.entry().report == 0 {
+            // New: before anything is done for it.
+            self.commit(|_| {}).await;
+        } else {
+            // Out of the ledger: written again because its report number jumped.
+            self.commit_or_later(|_| {}).await;
+        }
         let mut live: Option<Live> = None;
         loop {
             let state = self.entry().state;
@@ -230,7 +244,7 @@ impl<S: Supervisor> Session<S> {
 
     async fn begin_end(&self, ending: Ending) {
         tracing::info!(code = ending.cause.code, why = ending.cause.message, "session ends");
-        self.commit(|entry| {
+        self.commit_or_later(|entry| {
             if let Some(state) = entry.state.after(Event::End(ending.outcome)) {
                 entry.state = state;
                 entry.cause = Some(*ending.cause);
@@ -263,14 +277,38 @@ impl<S: Supervisor> Session<S> {
     }
 
     /// Changes the entry and returns when that is on disk; then reports it. A disk that cannot be written stops the
-    /// session here, visibly in the log, until it can.
+    /// session here, visibly in the log, until it can: only for what must be known before a process is started.
     async fn commit(&self, change: impl FnOnce(&mut Entry)) {
-        let entry = self.changed(change);
+        let mut entry = self.changed(change);
         while let Err(error) = self.context.ledger.save(&entry).await {
             tracing::error!(%error, "the ledger cannot be written; waiting before this session goes on");
             tokio::time::sleep(RETRY).await;
+            entry = self.entry().clone();
         }
         self.report(&entry);
+    }
+
+    /// The same for everything else: a disk that cannot be written does not keep a session from ending. What is lost
+    /// with agentd then is found again: starting and ending are idempotent.
+    async fn commit_or_later(&self, change: impl FnOnce(&mut Entry)) {
+        let entry = self.changed(change);
+        if let Err(error) = self.context.ledger.save(&entry).await {
+            tracing::error!(%error, "the ledger cannot be written; the session goes on without");
+            self.unwritten.notify_one();
+        }
+        self.report(&entry);
+    }
+
+    /// Writes the entry as it is then, for whoever could not wait for it.
+    async fn write_later(&self) -> std::convert::Infallible {
+        loop {
+            self.unwritten.notified().await;
+            tokio::time::sleep(RETRY).await;
+            let entry = self.entry().clone();
+            if self.context.ledger.save(&entry).await.is_err() {
+                self.unwritten.notify_one();
+            }
+        }
     }
 
     fn changed(&self, change: impl FnOnce(&mut Entry)) -> Entry {

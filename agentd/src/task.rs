@@ -18,6 +18,7 @@ use std::io::Write as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -33,6 +34,8 @@ use crate::supervisor::process::layout::Layout;
 
 /// Writing the outcome waits for the disk.
 const RESULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two attempts to have the outcome written: the disk may be full.
+const RESULT_RETRY: Duration = Duration::from_secs(5);
 
 /// Lines of the command that are shown before it runs.
 const ANNOUNCED_LINES: usize = 20;
@@ -85,12 +88,9 @@ async fn run(root: &Path) -> anyhow::Result<()> {
     let break_line = if result.output_tail.is_empty() || result.output_tail.ends_with('\n') { "" } else { "\r\n" };
     write!(copy.terminal, "{break_line}\x1b[0m\r\n[exit status {exit_status}]\r\n")?;
     let socket = Layout::new(root).guest_socket();
-    match call(&socket, &Request::Result { result }, RESULT_TIMEOUT) {
-        Ok(Answer::Done) => {}
-        Ok(other) => write!(copy.terminal, "[the result was not recorded: {other:?}]\r\n")?,
-        Err(error) => write!(copy.terminal, "[the result was not recorded: {error}]\r\n")?,
-    }
-    copy.for_ever().await
+    copy.deliver(socket, Request::Result { result }).await?;
+    // The screen stays. Processes that the command left running are still shown.
+    copy.show_while(std::future::pending()).await
 }
 
 fn shell_status(status: ExitStatus) -> i32 {
@@ -153,11 +153,36 @@ impl Copy {
         Ok(status)
     }
 
-    /// The screen stays. Processes that the command left running are still shown.
-    async fn for_ever(&mut self) -> anyhow::Result<()> {
-        let mut resized = signal(SignalKind::window_change())?;
+    /// Gives the outcome to the guest until that has it on disk.
+    async fn deliver(&mut self, socket: PathBuf, result: Request) -> anyhow::Result<()> {
+        let message = Arc::new((socket, result));
+        let mut complained = false;
         loop {
-            self.step(&mut resized, None).await?;
+            let message = message.clone();
+            let attempt = tokio::task::spawn_blocking(move || call(&message.0, &message.1, RESULT_TIMEOUT));
+            let refused = match self.show_while(attempt).await?? {
+                Ok(Answer::Done) => return Ok(()),
+                Ok(other) => format!("{other:?}"),
+                Err(error) => error.to_string(),
+            };
+            if !complained {
+                complained = true;
+                write!(self.terminal, "[the result is not recorded yet: {refused}]\r\n")?;
+            }
+            self.show_while(tokio::time::sleep(RESULT_RETRY)).await?;
+        }
+    }
+
+    /// Goes on copying until `work` is done.
+    async fn show_while<T>(&mut self, work: impl Future<Output = T>) -> anyhow::Result<T> {
+        let mut resized = signal(SignalKind::window_change())?;
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                step = self.step(&mut resized, None) => step?,
+            }
         }
     }
 

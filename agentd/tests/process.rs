@@ -101,8 +101,13 @@ async fn task_result(events: &mut Receiver<SliceEvent>) -> SessionResult {
 
 /// Runs `script` as the session's task, without a desktop: its terminal is the log.
 async fn run_task(runner: &Runner, name: &str, script: &str) -> (Identity, SessionResult) {
+    let identity = runner.supervisor().open(&session(name)).await.unwrap();
+    (identity, run_task_in(runner, name, script).await)
+}
+
+/// The same in a session that is open.
+async fn run_task_in(runner: &Runner, name: &str, script: &str) -> SessionResult {
     let (supervisor, session) = (runner.supervisor(), session(name));
-    let identity = supervisor.open(&session).await.unwrap();
     let mut events = supervisor.events(&session).await.unwrap();
     let paths = supervisor.paths(&session);
     std::fs::write(paths.root.join("input"), script).unwrap();
@@ -113,7 +118,7 @@ async fn run_task(runner: &Runner, name: &str, script: &str) -> (Identity, Sessi
     let result = task_result(&mut events).await;
     let units = supervisor.units(&session).await.unwrap();
     assert!(units[0].pid.is_some(), "the task did not stay: {units:?}");
-    (identity, result)
+    result
 }
 
 #[tokio::test]
@@ -247,6 +252,28 @@ async fn a_tasks_outcome_survives_agentd_and_guest() {
     supervisor.kill(&session("task")).await.unwrap();
     let gone = supervisor.adopt(&session("task"), &identity).await.unwrap();
     assert!(matches!(gone, Adopted::Gone { result: Some(_), .. }), "the result went with the session");
+}
+
+#[tokio::test]
+async fn a_tasks_outcome_is_repeated_until_it_can_be_written() {
+    let runner = Runner::new();
+    let (supervisor, session) = (runner.supervisor(), session("full"));
+    supervisor.open(&session).await.unwrap();
+    // The guest cannot write its record while this is in the way.
+    let obstacle = supervisor.paths(&session).root.join("guest.json.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let log = async {
+        let complained = async || {
+            conformance::log(&supervisor, &session, UnitName::App).await.iter().any(|l| l.contains("not recorded"))
+        };
+        while !complained().await {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        std::fs::remove_dir(&obstacle).unwrap();
+    };
+    let (result, ()) = tokio::join!(run_task_in(&runner, "full", "echo done; exit 4"), log);
+    assert_eq!((result.exit_status, result.output_tail.as_str()), (4, "done\n"));
+    supervisor.kill(&session).await.unwrap();
 }
 
 #[tokio::test]

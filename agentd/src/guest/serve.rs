@@ -220,8 +220,14 @@ impl Guest {
                 }
             }
             Request::Result { result } => {
-                self.record.result = Some(result.clone());
+                if self.record.result.as_ref() == Some(&result) {
+                    // Repeated: the task did not hear that it is on disk.
+                    return Some(Answer::Done);
+                }
+                let former = self.record.result.replace(result.clone());
                 if let Err(error) = self.record.save(&self.layout.record(), true) {
+                    // Nobody hears of an outcome that is not on disk; the task tries again.
+                    self.record.result = former;
                     return Some(Answer::Failed { reason: format!("the result cannot be written: {error}") });
                 }
                 self.publish(&Event::TaskFinished { result });

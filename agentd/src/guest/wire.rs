@@ -35,7 +35,7 @@ pub enum Request {
         /// Milliseconds between SIGTERM and SIGKILL.
         grace_ms: u64,
     },
-    /// The task's outcome. Answered by [`Answer::Done`] once it is on disk.
+    /// The task's outcome. Answered by [`Answer::Done`] once it is on disk; may be repeated until then.
     Result {
         /// The outcome.
         result: SessionResult,

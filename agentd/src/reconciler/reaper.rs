@@ -14,9 +14,12 @@ pub(super) async fn run<S: Supervisor>(supervisor: S, known: watch::Receiver<BTr
     loop {
         match supervisor.found().await {
             Ok(found) => {
-                // Read after looking: a session that began in between is known by now.
-                let known = known.borrow().clone();
-                for key in found.into_iter().filter(|key| !known.contains(key)) {
+                for key in found {
+                    // Read after looking and before each reap, which takes its time: a session that began in between
+                    // is known by now.
+                    if known.borrow().contains(&key) {
+                        continue;
+                    }
                     tracing::warn!(unit_key = key, "reaping what no known session has left");
                     if let Err(error) = supervisor.reap(&key).await {
                         tracing::error!(unit_key = key, %error, "not reaped; trying again in a minute");

@@ -1,13 +1,17 @@
 //! Getting hold of a session's slice: a new one, or the one that a former agentd left.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use helix_protocol::session::SessionResult;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::plan::{self, Plan};
-use super::{Ending, Session};
-use crate::supervisor::{Adopted, SliceEvent, Supervisor, UnitName, UnitStatus};
+use super::state::State;
+use super::{Ending, RETRY, Session};
+use crate::kinds::Restart;
+use crate::supervisor::{Adopted, SliceEvent, Supervisor, SupervisorError, UnitName, UnitStatus};
 
 /// A slice that is watched.
 #[derive(Debug)]
@@ -16,7 +20,12 @@ pub(super) struct Live {
     pub events: mpsc::Receiver<SliceEvent>,
     /// Units that have ended and were not started again, with their exit status.
     pub exits: BTreeMap<UnitName, i32>,
+    /// Units that a Ready session has and this one has not: a former agentd died between their end and their start.
+    pub missing: Vec<UnitName>,
 }
+
+/// How long a session that is starting waits for a guest that lives and does not answer. One that is Ready waits on.
+const DEADLINE: Duration = Duration::from_mins(1);
 
 impl<S: Supervisor> Session<S> {
     /// Opens the session's slice, or adopts it where the ledger knows one.
@@ -34,25 +43,35 @@ impl<S: Supervisor> Session<S> {
                 entry.workspace = Some(workspace);
             })
             .await;
-            let lost = |error: crate::supervisor::SupervisorError| Ending::failed("slice_failed", error.to_string());
+            let lost = |error: SupervisorError| Ending::failed("slice_failed", error.to_string());
             let events = supervisor.events(&id).await.map_err(lost)?;
             let units = supervisor.units(&id).await.map_err(lost)?;
-            return Ok(Live { plan, events, exits: exits(&units) });
+            return Ok(Live { plan, events, exits: exits(&units), missing: Vec::new() });
         };
-        // Subscribed first: what ends after this is told, what ended before is in the answer.
-        let events = supervisor.events(&id).await;
-        match supervisor.adopt(&id, &identity).await {
-            Ok(Adopted::Alive { units, result }) => {
-                self.note_result(result);
-                tracing::info!(units = units.len(), "session adopted");
-                let events = events.map_err(|error| Ending::failed("slice_failed", error.to_string()))?;
-                Ok(Live { plan, events, exits: exits(&units) })
+        let begun = Instant::now();
+        loop {
+            // Subscribed first: what ends after this is told, what ended before is in the answer.
+            let events = supervisor.events(&id).await;
+            let error = match (supervisor.adopt(&id, &identity).await, events) {
+                (Ok(Adopted::Alive { units, result }), Ok(events)) => {
+                    self.note_result(result);
+                    tracing::info!(units = units.len(), "session adopted");
+                    let missing = missing(&plan, &units);
+                    return Ok(Live { plan, events, exits: exits(&units), missing });
+                }
+                (Ok(Adopted::Gone { code, message, result }), _) => {
+                    self.note_result(result);
+                    return Err(Ending::failed(code, message));
+                }
+                (Err(error), _) | (Ok(Adopted::Alive { .. }), Err(error)) => error,
+            };
+            // Not to answer is no proof of an end. A Ready session is ended by an order or its time-out only.
+            let late = self.entry().state == State::Starting && begun.elapsed() >= DEADLINE;
+            if late || !matches!(error, SupervisorError::Unreachable { .. }) {
+                return Err(Ending::failed("slice_failed", error.to_string()));
             }
-            Ok(Adopted::Gone { code, message, result }) => {
-                self.note_result(result);
-                Err(Ending::failed(code, message))
-            }
-            Err(error) => Err(Ending::failed("slice_failed", error.to_string())),
+            tracing::warn!(%error, "session not adopted yet");
+            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -84,4 +103,12 @@ impl<S: Supervisor> Session<S> {
 
 fn exits(units: &[UnitStatus]) -> BTreeMap<UnitName, i32> {
     units.iter().filter_map(|unit| Some((unit.name, unit.exit_status?))).collect()
+}
+
+/// Units that are started again whenever they end, and that nobody has started.
+fn missing(plan: &Plan, units: &[UnitStatus]) -> Vec<UnitName> {
+    let wanted =
+        [(UnitName::Dbus, plan.dbus.is_some()), (UnitName::Wm, true), (UnitName::App, plan.restart != Restart::No)];
+    let started = |name: UnitName| units.iter().any(|unit| unit.name == name);
+    wanted.into_iter().filter(|(name, kept)| *kept && !started(*name)).map(|(name, _)| name).collect()
 }

@@ -41,7 +41,7 @@ impl<S: Supervisor> Session<S> {
                 }
             }
         };
-        self.commit(|entry| {
+        self.commit_or_later(|entry| {
             finish_step(entry, "stopping", None);
             if let Some(error) = &left {
                 entry.state = entry.state.after(Event::End(Outcome::Failed)).unwrap_or(entry.state);
@@ -77,7 +77,7 @@ impl<S: Supervisor> Session<S> {
                         self.begin_anew(&order).await;
                         return ControlFlow::Continue(());
                     }
-                    Desired::Stopped => self.commit(|entry| take_order(entry, &order.desired)).await,
+                    Desired::Stopped => self.commit_or_later(|entry| take_order(entry, &order.desired)).await,
                 }
             }
             if orders.changed().await.is_err() {
@@ -102,7 +102,7 @@ impl<S: Supervisor> Session<S> {
                 }
             }
         }
-        self.commit(|entry| {
+        self.commit_or_later(|entry| {
             take_order(entry, &order.desired);
             entry.forgotten = true;
         })

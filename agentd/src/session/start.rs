@@ -40,7 +40,7 @@ type Exits = watch::Receiver<BTreeMap<UnitName, i32>>;
 impl<S: Supervisor> Session<S> {
     /// Starts everything that is not started yet.
     pub(super) async fn start(&self) -> Result<Live, Ending> {
-        let Live { plan, mut events, exits } = self.attach().await?;
+        let Live { plan, mut events, exits, .. } = self.attach().await?;
         let paths = self.context.supervisor.paths(&self.id());
         write_files(&paths, &plan).map_err(|error| Ending::failed("files_failed", error.to_string()))?;
 
@@ -51,7 +51,7 @@ impl<S: Supervisor> Session<S> {
         };
         done?;
         let ready_at = Timestamp::now();
-        self.commit(|entry| {
+        self.commit_or_later(|entry| {
             if let Some(state) = entry.state.after(Event::AgentReady) {
                 entry.state = state;
                 entry.ready_at = Some(ready_at);
@@ -61,7 +61,7 @@ impl<S: Supervisor> Session<S> {
         .await;
         tracing::info!("session ready");
         let exits = receiver.borrow().clone();
-        Ok(Live { plan, events, exits })
+        Ok(Live { plan, events, exits, missing: Vec::new() })
     }
 
     async fn steps(&self, plan: &Plan, paths: &SessionPaths, exits: &Exits) -> Result<(), Cause> {

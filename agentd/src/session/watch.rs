@@ -39,11 +39,15 @@ impl<S: Supervisor> Session<S> {
             Some(live) => Ok(live),
             None => self.attach().await,
         };
-        let Live { plan, mut events, exits } = match live {
+        let Live { plan, mut events, exits, missing } = match live {
             Ok(live) => live,
             Err(ending) => return ending,
         };
         let mut restarts = BTreeMap::new();
+        for unit in missing {
+            tracing::warn!(unit = unit.as_str(), "unit is missing, will be started again");
+            restarts.insert(unit, Restarts { due: Some(Instant::now()), ..Restarts::default() });
+        }
         for (unit, code) in exits {
             if let Some(ending) = self.exited(&plan, &mut restarts, unit, code).await {
                 return ending;

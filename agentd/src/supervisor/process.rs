@@ -211,7 +211,15 @@ impl Supervisor for ProcessSupervisor {
             let same_boot = procfs::boot_id()? == asked.boot_id;
             // A process that is being killed closes its sockets a moment before it is gone.
             let alive = same_boot && !procfs::wait_for_end(&asked, EXIT_TIMEOUT);
-            Ok((Record::load(&record_path)?, same_boot, alive))
+            let record = match Record::load(&record_path) {
+                // A record that a power cut destroyed says nothing about whether the guest lives.
+                Err(error) if !alive => {
+                    tracing::warn!(%error, "the record of a guest that is gone cannot be read");
+                    None
+                }
+                record => record?,
+            };
+            Ok((record, same_boot, alive))
         };
         let (record, same_boot, alive) = blocking(look).await.map_err(|error| unreachable(session, &error))?;
         if alive {

@@ -13,8 +13,8 @@ use helix_agentd::link::reports::Reports;
 use helix_agentd::reconciler::{Inputs, Reconciler};
 use helix_agentd::session::Context;
 use helix_agentd::session::probe::ReadyLines;
-use helix_agentd::supervisor::Supervisor as _;
 use helix_agentd::supervisor::process::{ProcessConfig, ProcessSupervisor, reap_all};
+use helix_agentd::supervisor::{Supervisor as _, UnitName};
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::session::{Desired, ObservedSession, SessionPhase, SessionSpec};
 use helix_protocol::{Epoch, Generation, KindName, SessionId};
@@ -207,6 +207,30 @@ impl Runner {
 
     pub fn remove_ledger(&self) {
         std::fs::remove_dir_all(self.config.state_dir.join("ledger")).expect("removed");
+    }
+
+    /// From now on the ledger cannot be written.
+    pub fn hide_ledger(&self) {
+        let state = &self.config.state_dir;
+        std::fs::rename(state.join("ledger"), state.join("hidden")).expect("renamed");
+    }
+
+    pub fn show_ledger(&self) {
+        let state = &self.config.state_dir;
+        std::fs::rename(state.join("hidden"), state.join("ledger")).expect("renamed");
+    }
+
+    pub fn ledger_text(&self, session: &str) -> String {
+        let file = format!("ledger/{}.json", id(session).unit_key());
+        std::fs::read_to_string(self.config.state_dir.join(file)).expect("readable")
+    }
+
+    pub fn root(&self, session: &str) -> PathBuf {
+        self.supervisor.paths(&id(session)).root
+    }
+
+    pub async fn stop_unit(&self, session: &str, unit: UnitName) {
+        self.supervisor.stop(&id(session), unit, Duration::from_secs(1)).await.expect("stopped");
     }
 
     pub async fn unit_pid(&self, session: &str, unit: &str) -> Option<u32> {

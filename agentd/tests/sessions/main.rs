@@ -6,6 +6,7 @@ mod harness;
 use std::time::Duration;
 
 use harness::{Ready as _, Runner, command, git, spec, terminal};
+use helix_agentd::supervisor::UnitName;
 use helix_protocol::session::{Desired, Project, SessionPhase, SessionSpec};
 use helix_protocol::{Epoch, KindName};
 
@@ -190,4 +191,49 @@ async fn what_nobody_knows_is_reaped() {
     runner.start_daemon();
     runner.until_nothing_found().await;
     runner.assert_nothing_runs("s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_also_when_the_ledger_cannot_be_written() {
+    let mut runner = Runner::start();
+    runner.want("s", 1, Desired::Running, command("true"));
+    runner.phase("s", SessionPhase::Ready).await;
+    runner.hide_ledger();
+    runner.want("s", 1, Desired::Stopped, command("true"));
+    runner.phase("s", SessionPhase::Stopped).await;
+    runner.assert_nothing_runs("s");
+
+    // Written when that is possible again: a restart knows the end.
+    runner.show_ledger();
+    harness::eventually("the end is in the ledger", async || runner.ledger_text("s").contains("stopped_by_user")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_does_not_answer_yet_is_adopted_later_and_its_missing_unit_started() {
+    let mut runner = Runner::start();
+    runner.want("s", 1, Desired::Running, command("true"));
+    runner.phase("s", SessionPhase::Ready).await;
+    // As if agentd had been killed in the middle of a restart of the window manager.
+    runner.stop_daemon();
+    runner.stop_unit("s", UnitName::Wm).await;
+    assert_eq!(runner.unit_pid("s", "wm").await, None);
+    runner.start_daemon();
+    runner.phase("s", SessionPhase::Ready).await;
+    harness::eventually("a new window manager", async || runner.unit_pid("s", "wm").await.is_some()).await;
+
+    runner.stop_daemon();
+    let before = runner.observed("s");
+    let wm = runner.unit_pid("s", "wm").await.expect("a window manager");
+    let root = runner.root("s");
+    std::fs::rename(root.join("guest.sock"), root.join("hidden.sock")).expect("renamed");
+    runner.start_daemon();
+    // Longer than the first attempt takes.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    std::fs::rename(root.join("hidden.sock"), root.join("guest.sock")).expect("renamed");
+    let after = runner.until("s", |observed| observed.report > before.report).await;
+    assert_eq!(after.phase, SessionPhase::Ready);
+    harness::kill(wm);
+    harness::eventually("a watched session", async || runner.unit_pid("s", "wm").await.is_some_and(|pid| pid != wm))
+        .await;
+    assert_eq!(runner.observed("s").phase, SessionPhase::Ready);
 }

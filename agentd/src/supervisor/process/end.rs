@@ -1,5 +1,6 @@
 //! Ends a slice, with its guest or without. Synchronous: run it on a blocking thread.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -43,7 +44,20 @@ pub fn end_slice(state_dir: &Path, unit_key: &str) -> Result<(), String> {
         sweep::end_marked(&mark)?;
         display_files::remove(&layout).map_err(|error| format!("files of its display: {error}"))?;
     }
-    sweep::remove_session_files(&layout).map_err(|error| format!("files in {}: {error}", layout.root.display()))
+    remove_files(&layout)
+}
+
+/// [`end_slice`] for a session whose guest has ended everything before, if that is known without looking at every
+/// process: no marker of it lives and its record says so. None where it is not known.
+pub fn end_ended_slice(state_dir: &Path, unit_key: &str, markers: &HashSet<String>) -> Option<Result<(), String>> {
+    let mark = session_mark(state_dir, unit_key);
+    let layout = Layout::new(sessions_dir(state_dir).join(unit_key));
+    let ended = matches!(Record::load(&layout.record()), Ok(Some(record)) if record.ended);
+    (ended && !markers.iter().any(|marker| marker.starts_with(&mark))).then(|| remove_files(&layout))
+}
+
+fn remove_files(layout: &Layout) -> Result<(), String> {
+    sweep::remove_session_files(layout).map_err(|error| format!("files in {}: {error}", layout.root.display()))
 }
 
 /// True when the guest ended everything: it is the subreaper of all processes and said that no child is left, which
@@ -60,6 +74,11 @@ fn guest_ends_itself(layout: &Layout) -> bool {
 
 /// Unit keys of everything that the runner has or had here: by directory, and by processes whose directory is gone.
 pub fn found(state_dir: &Path) -> io::Result<Vec<String>> {
+    found_with(state_dir, &sweep::markers(&runner_mark(state_dir))?)
+}
+
+/// The same with the markers of the runner's living processes.
+pub fn found_with(state_dir: &Path, markers: &HashSet<String>) -> io::Result<Vec<String>> {
     let mut keys: Vec<String> = match fs::read_dir(sessions_dir(state_dir)) {
         Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -67,8 +86,7 @@ pub fn found(state_dir: &Path) -> io::Result<Vec<String>> {
     };
     keys.retain(|key| is_unit_key(key));
     let mark = runner_mark(state_dir);
-    let marked = sweep::markers(&mark)?;
-    keys.extend(marked.iter().filter_map(|marker| Some(marker.strip_prefix(&mark)?.split_once('.')?.0.to_owned())));
+    keys.extend(markers.iter().filter_map(|marker| Some(marker.strip_prefix(&mark)?.split_once('.')?.0.to_owned())));
     keys.sort_unstable();
     keys.dedup();
     Ok(keys)

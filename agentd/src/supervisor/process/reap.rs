@@ -1,8 +1,10 @@
 //! `agentd reap`: ends everything of a runner without an agentd.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 
@@ -12,19 +14,22 @@ use crate::guest::wire::Record;
 
 /// Looks for sessions that came up while others were ended.
 const LATECOMER_ROUNDS: u32 = 3;
+/// Sessions that are ended at the same time.
+const THREADS: usize = 16;
 
 /// Ends every slice of the runner with this state directory, and proves that nothing of it runs. Logs, records and
 /// workspaces stay; only empty workspaces go. Synchronous: for `agentd reap`, before any runtime.
 pub fn reap_all(state_dir: &Path, workspace_dir: Option<&Path>) -> anyhow::Result<()> {
     let state_dir =
         resolve(state_dir).with_context(|| format!("cannot read state directory {}", state_dir.display()))?;
-    let mut left = end_all(&state_dir)?;
+    let mut left = end_all(&state_dir, &markers(&state_dir)?)?;
     // A session that was just being started may have come up behind the first look; nobody starts another.
     for _ in 0..LATECOMER_ROUNDS {
-        if markers(&state_dir)?.is_empty() {
+        let late = markers(&state_dir)?;
+        if late.is_empty() {
             break;
         }
-        left = end_all(&state_dir)?;
+        left = end_all(&state_dir, &late)?;
     }
     left.extend(markers(&state_dir)?.into_iter().map(|marker| format!("processes with {}={marker}", sweep::VARIABLE)));
     if let Some(workspace_dir) = workspace_dir {
@@ -33,19 +38,30 @@ pub fn reap_all(state_dir: &Path, workspace_dir: Option<&Path>) -> anyhow::Resul
     if left.is_empty() { Ok(()) } else { bail!("left behind: {}", left.join("; ")) }
 }
 
-/// Ends every slice; what could not be ended.
-fn end_all(state_dir: &Path) -> anyhow::Result<Vec<String>> {
-    let found = end::found(state_dir).context("cannot look for sessions on this machine")?;
+/// Ends every slice; what could not be ended. `markers` are those of the runner's living processes.
+fn end_all(state_dir: &Path, markers: &HashSet<String>) -> anyhow::Result<Vec<String>> {
+    let found = end::found_with(state_dir, markers).context("cannot look for sessions on this machine")?;
     let mut left = Vec::new();
+    // Most have ended long ago and cost nothing.
+    let mut running = Vec::new();
+    for key in found {
+        match end::end_ended_slice(state_dir, &key, markers) {
+            Some(result) => left.extend(result.err().map(|left| format!("{key}: {left}"))),
+            None => running.push(key),
+        }
+    }
     // Side by side: one slow session does not make the others wait.
+    let threads = running.len().min(THREADS);
+    let queue = Mutex::new(running.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let end = |key: String| end::end_slice(state_dir, &key).err().map(|left| format!("{key}: {left}"));
     std::thread::scope(|scope| {
-        let ends: Vec<_> = found
-            .into_iter()
-            .map(|key| scope.spawn(move || end::end_slice(state_dir, &key).map_err(|left| format!("{key}: {left}"))))
+        let ends: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| std::iter::from_fn(next).filter_map(end).collect::<Vec<_>>()))
             .collect();
         for end in ends {
             match end.join() {
-                Ok(result) => left.extend(result.err()),
+                Ok(ended) => left.extend(ended),
                 Err(_) => bail!("ending a session panicked"),
             }
         }
@@ -53,7 +69,7 @@ fn end_all(state_dir: &Path) -> anyhow::Result<Vec<String>> {
     })
 }
 
-fn markers(state_dir: &Path) -> anyhow::Result<std::collections::HashSet<String>> {
+fn markers(state_dir: &Path) -> anyhow::Result<HashSet<String>> {
     sweep::markers(&end::runner_mark(state_dir)).context("/proc cannot be read")
 }
 
