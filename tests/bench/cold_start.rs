@@ -27,12 +27,17 @@ pub async fn run() -> Result<()> {
         let (to_ready, to_frame, session) = cold(&product).await?;
         our_cpu.push((cpu_seconds(&product.processes()) - before) * 1e3);
         product.delete(&session).await?;
-        let (peer_frame, peer_cpu) = peer(400 + round as u32).await?;
-        say(&format!("round {round}: helix {to_frame:.0} ms (ready {to_ready:.0}), script {peer_frame:.0} ms"));
         ours.push(to_frame);
         ready.push(to_ready);
-        theirs.push(peer_frame);
-        their_cpu.push(peer_cpu);
+        // The script hangs now and then (x11vnc at its start): that round has no figure of it.
+        match peer(400 + round as u32).await {
+            Ok((peer_frame, peer_cpu)) => {
+                say(&format!("round {round}: helix {to_frame:.0} ms (ready {to_ready:.0}), script {peer_frame:.0} ms"));
+                theirs.push(peer_frame);
+                their_cpu.push(peer_cpu);
+            }
+            Err(error) => say(&format!("round {round}: helix {to_frame:.0} ms, script failed: {error:#}")),
+        }
     }
     report("\n## T1 · cold start to the first full 1080p frame at a viewer");
     report(&format!("- helix: {}; Ready: {}", summary(&ours, "ms"), summary(&ready, "ms")));
@@ -60,7 +65,7 @@ async fn peer(display: u32) -> Result<(f64, f64)> {
         match Viewer::connect(&format!("ws://127.0.0.1:{port}/websockify")).await {
             Ok(viewer) => break viewer,
             // The peer has no readiness event: ask again soon.
-            Err(error) if begun.elapsed() > Duration::from_secs(20) => return Err(error).context("peer"),
+            Err(error) if begun.elapsed() > Duration::from_secs(5) => return Err(error).context("peer"),
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     };

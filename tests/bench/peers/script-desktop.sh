@@ -5,8 +5,15 @@ set -eu
 display=$1 port=$2 dir=$3
 mkdir -p "$dir"
 pids=()
-# x11vnc now and then does not end on SIGTERM.
-trap '[ -z "${x11vnc:-}" ] || kill -KILL "$x11vnc"; kill "${pids[@]}" 2>/dev/null; wait; rm -rf "$dir"' EXIT
+# x11vnc now and then does not end on SIGTERM, and killed outright it leaves its shared memory behind: a second's grace.
+finish() {
+  kill "${pids[@]}" ${x11vnc:-} 2>/dev/null || true
+  for _ in {1..50}; do kill -0 "${x11vnc:-none}" 2>/dev/null || break; sleep 0.02; done
+  [ -z "${x11vnc:-}" ] || kill -KILL "$x11vnc" 2>/dev/null || true
+  wait
+  rm -rf "$dir"
+}
+trap finish EXIT
 trap 'exit 0' TERM INT
 export DISPLAY=:$display
 
