@@ -33,7 +33,7 @@ set -eu
 printf '\nWritten by a session, %s.\n' "$(date -u +%Y-%m-%dT%H:%MZ)" >> README.md
 echo "--- the check"
 git add README.md
-git diff --cached --check && bash -n packaging/*.sh && echo ok
+git diff --cached --check && for script in packaging/*.sh; do bash -n "$script" || exit 1; done && echo ok
 echo "--- the commit"
 git commit -q -m 'demo: a line from a session'
 git --no-pager log --stat -1

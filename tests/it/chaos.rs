@@ -172,13 +172,15 @@ async fn round(
             .await
             .with_context(|| what.clone())?;
     }
-    // Nothing lost, nothing made up.
-    let sessions = apis[1].sessions().await?;
-    let known: Vec<_> = sessions.iter().map(|view| view.id.to_string()).collect();
-    ensure!(
-        known.len() == asked.len() && asked.keys().all(|id| known.contains(id)),
-        "{what}: {known:?} against {asked:?}"
-    );
+    // Nothing lost, nothing made up, also for the other server, which may just be finding NATS again.
+    let sessions = eventually(&format!("{what}: the other server lists what was asked"), TRUTH, || async {
+        let sessions = apis[1].sessions().await?;
+        let known: Vec<_> = sessions.iter().map(|view| view.id.to_string()).collect();
+        let all = known.len() == asked.len() && asked.keys().all(|id| known.contains(id));
+        ensure!(all, "{known:?} against {asked:?}");
+        Ok(sessions)
+    })
+    .await?;
     for view in sessions {
         match view.phase {
             SessionPhase::Ready => asked.insert(view.id.to_string(), Asked::Run),
