@@ -301,12 +301,18 @@ pub fn kill(pid: u32) {
     signal(pid, rustix::process::Signal::KILL);
 }
 
-/// Ends the children of a process: the shell in a terminal.
-pub fn end_children(pid: u32) {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it runs");
-    for child in children.split_whitespace() {
-        signal(child.parse().expect("a pid"), rustix::process::Signal::HUP);
-    }
+/// Ends the shell in a terminal. The terminal shows its window before it starts the shell.
+pub async fn end_shell(terminal: u32) {
+    let comm = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let own = comm(terminal);
+    let mut shells = Vec::new();
+    eventually("the terminal has a shell", async || {
+        let children = std::fs::read_to_string(format!("/proc/{terminal}/task/{terminal}/children")).expect("it runs");
+        shells = children.split_whitespace().map(|child| child.parse().expect("a pid")).collect::<Vec<u32>>();
+        shells.iter().any(|shell| comm(*shell) != own)
+    })
+    .await;
+    shells.into_iter().for_each(|shell| signal(shell, rustix::process::Signal::HUP));
 }
 
 fn signal(pid: u32, signal: rustix::process::Signal) {

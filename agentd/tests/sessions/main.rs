@@ -48,7 +48,7 @@ async fn a_terminal_ends_with_its_shell() {
     let ready = runner.phase("s", SessionPhase::Ready).await;
     assert!(ready.timeline.iter().any(|step| step.step == "dbus"));
     harness::print_timeline("terminal", &ready);
-    harness::end_children(ready.pid.expect("the agent's process"));
+    harness::end_shell(ready.pid.expect("the agent's process")).await;
     let ended = runner.until("s", |observed| observed.phase.is_terminal()).await;
     assert_eq!(ended.cause.expect("a cause").code, "agent_exited");
     runner.assert_nothing_runs("s");
