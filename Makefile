@@ -9,15 +9,22 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Rounds of `make soak`.
 HELIX_CHAOS_ROUNDS ?= 50
 helixctl := $(CARGO_TARGET_DIR)/release/helixctl
+install_options = --bin-dir $(CARGO_TARGET_DIR)/release $(if $(DESTDIR),--destdir $(DESTDIR)) --prefix $(or $(PREFIX),/usr)
 
 .NOTPARALLEL: # set-up comes before what it makes possible; cargo and npm use every processor themselves
-.PHONY: help build demo down test check soak bench setup-test web
+.PHONY: help build install uninstall demo down test test-hosts check soak bench setup-test web
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: web ## Build the pages and the three programs (release)
 	$(CARGO) build --release --locked -p helixctl -p helix-server -p helix-agentd
+
+install: ## Install what was built on this machine, as root; starts nothing (DESTDIR, PREFIX, SLOTS)
+	packaging/install.sh install $(install_options) $(if $(SLOTS),--slots $(SLOTS))
+
+uninstall: ## Remove it again; settings, state and users stay
+	packaging/install.sh uninstall $(install_options)
 
 demo: ## Install what is missing, build, start everything, show a session's live desktop; returns with all running
 	@packaging/demo.sh
@@ -35,6 +42,10 @@ check: web ## Formatting, lints, unit tests: what every commit passes
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) test --locked --workspace --lib --bins
 
+test-hosts: setup-test web ## Boot real systemd hosts and run the host suites
+	$(CARGO) build --locked --workspace
+	HELIX_TEST_HOSTS=all $(CARGO) test --locked -p helix-tests --test hosts
+
 soak: setup-test web ## The long form of the kill tests
 	$(CARGO) build --locked --workspace
 	HELIX_CHAOS_ROUNDS=$(HELIX_CHAOS_ROUNDS) $(CARGO) test --locked -p helix-tests --test it -- chaos --nocapture
@@ -47,7 +58,7 @@ bench: web ## Measure against the peers; a report in Markdown on standard output
 # --- parts of the above
 
 setup-test:
-	packaging/setup.sh test
+	packaging/setup.sh test test-hosts
 
 # npm runs only when the lock file changed; the pages are built again only when their sources did.
 web: web/dist/index.html

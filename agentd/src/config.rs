@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use helix_protocol::resources::{Reserve, Resources};
 use helix_protocol::session::Geometry;
 use helix_protocol::{KindName, RunnerId};
 
@@ -57,6 +58,17 @@ pub enum OnExit {
     Stop,
 }
 
+/// What runs sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// systemd where agentd is root and systemd is PID 1, the process backend otherwise.
+    Auto,
+    /// Transient units.
+    Systemd,
+    /// One guest process per session.
+    Process,
+}
+
 /// Valid settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -88,6 +100,20 @@ pub struct Config {
     pub health_port: u16,
     /// What SIGTERM does with sessions.
     pub on_exit: OnExit,
+    /// What runs sessions.
+    pub backend: Backend,
+    /// The users that sessions run as under systemd: this prefix and a number.
+    pub slot_user_prefix: String,
+    /// Number of the first of them; a second runner on one machine has others.
+    pub slot_user_first: u32,
+    /// What a session may use whose spec and kind say nothing.
+    pub default_resources: Resources,
+    /// Most that a session may use.
+    pub max_resources: Resources,
+    /// What is kept free for a session whose spec and kind say nothing.
+    pub default_reserve: Reserve,
+    /// What admission may give away in all; the machine's memory and processors where absent.
+    pub reservable: Reserve,
     /// Operator's labels.
     pub labels: BTreeMap<String, String>,
     /// Log filter (`info`, `debug`, `helix_agentd=debug,info`).

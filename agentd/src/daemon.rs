@@ -1,8 +1,8 @@
 //! `agentd run`: puts the parts together, and takes them apart again.
 //!
-//! Order: lock → own token → ledger and supervisor → reconciler (takes every known session over, needs no server) →
-//! link → READY=1 once registered. It ends on SIGTERM or SIGINT (sessions run on, or are stopped first: `on_exit`),
-//! when drained, or when the reconciler fails.
+//! Order: lock → own token → ledger and supervisor → reconciler (takes every known session over) → READY=1, which needs
+//! no server → link. It ends on SIGTERM or SIGINT (sessions run on, or are stopped first: `on_exit`), when drained, when
+//! the reconciler fails, or on SIGHUP to begin anew ([`crate::reload`]).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,24 +13,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Environment, OnExit};
+use crate::config::{Backend, Config, Environment, OnExit};
+use crate::fence::{self, Fence};
 use crate::health::{self, Health};
 use crate::kinds::Kinds;
 use crate::ledger::Ledger;
 use crate::link::reports::Reports;
 use crate::link::{self, Link, LinkStatus, enrol};
-use crate::notice::{Notice, notify};
+use crate::notice::{self, Notice, notify, notify_and_wait};
 use crate::reconciler::{Inputs, Reconciler};
+use crate::reload::{self, Program};
 use crate::session::Context;
 use crate::session::plan::Host;
 use crate::session::probe::ReadyLines;
+use crate::supervisor::Supervisor;
 use crate::supervisor::process::{ProcessConfig, ProcessSupervisor};
+use crate::supervisor::systemd::{SlotUsers, SystemdConfig, SystemdSupervisor};
+use crate::usage::{self, UsageBoard};
 use crate::{dial, drain, inventory};
 
+/// Exists where systemd is PID 1 (sd_booted(3)).
+const SYSTEMD_IS_PID_1: &str = "/run/systemd/system";
 /// Stopping every session and having that acknowledged, when `on_exit` is stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(70);
 /// Reports on their way when agentd exits and sessions run on.
@@ -38,20 +45,73 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 /// Nudges that wait to be dialled.
 const DIALS_WAITING: usize = 64;
 
-/// Runs the runner until it is told to end.
-pub async fn run(config: Config, env: &Environment) -> anyhow::Result<()> {
+/// What shall happen after the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing.
+    ForGood,
+    /// The program shall be executed anew, in this very process.
+    ToReload,
+}
+
+/// Runs the runner until it is told to end. `hangup` is SIGHUP, caught early.
+pub async fn run(config: Config, env: &Environment, program: &Program, hangup: Signal) -> anyhow::Result<Ended> {
     let config = Arc::new(config);
-    let _lock = lock(&config.state_dir)?;
+    let lock = lock(&config.state_dir)?;
     notes(&config);
-    let token = enrol::own_token(&config.state_dir).context("cannot keep this runner's own token")?;
-    let program = std::env::current_exe().context("cannot tell where agentd's own program is")?;
+    let reload = Reload { program: program.clone(), hangup };
+    let program = program.path().clone();
+    if backend(&config) == Backend::Systemd {
+        let supervisor = SystemdSupervisor::new(SystemdConfig {
+            state_dir: config.state_dir.clone(),
+            workspace_dir: config.workspace_dir.clone(),
+            program: program.clone(),
+            runner: config.runner.clone(),
+            slot_users: SlotUsers {
+                prefix: config.slot_user_prefix.clone(),
+                first: config.slot_user_first,
+                count: config.slots,
+            },
+        })
+        .await
+        .context("sessions cannot be run as systemd units")?;
+        // Sessions run as users of their own, which are nobody's login.
+        let host = Host { user: "agent".to_owned(), ..host(env, program) };
+        return serve(config, supervisor, host, reload, lock).await;
+    }
     let supervisor = ProcessSupervisor::new(ProcessConfig {
         state_dir: config.state_dir.clone(),
         workspace_dir: config.workspace_dir.clone(),
         program: program.clone(),
     })?;
+    serve(config, supervisor, host(env, program), reload, lock).await
+}
+
+/// What SIGHUP needs.
+struct Reload {
+    program: Program,
+    hangup: Signal,
+}
+
+/// What `auto` means here.
+fn backend(config: &Config) -> Backend {
+    let systemd = || rustix::process::geteuid().is_root() && Path::new(SYSTEMD_IS_PID_1).exists();
+    match config.backend {
+        Backend::Auto if systemd() => Backend::Systemd,
+        Backend::Auto => Backend::Process,
+        chosen => chosen,
+    }
+}
+
+async fn serve<S: Supervisor>(
+    config: Arc<Config>,
+    supervisor: S,
+    host: Host,
+    reload: Reload,
+    _lock: File,
+) -> anyhow::Result<Ended> {
+    let token = enrol::own_token(&config.state_dir).context("cannot keep this runner's own token")?;
     let (ledger, entries) = Ledger::open(&config.state_dir)?;
-    let host = host(env, program);
     let kinds = Kinds::load(std::slice::from_ref(&config.kinds_dir), &OsString::from(&host.path));
     let reports = Reports::default();
     let (ended, ended_count) = watch::channel(0);
@@ -65,6 +125,8 @@ pub async fn run(config: Config, env: &Environment) -> anyhow::Result<()> {
     let (draining_sender, draining) = watch::channel(false);
     let (status_sender, status) = watch::channel(LinkStatus::Away("starting".to_owned()));
     let (dials_sender, dials) = mpsc::channel(DIALS_WAITING);
+    let (cut_off_sender, cut_off) = watch::channel(false);
+    let (fence, usage) = (Fence::new(&config.state_dir), UsageBoard::default());
 
     let context = Arc::new(Context {
         supervisor: supervisor.clone(),
@@ -76,8 +138,8 @@ pub async fn run(config: Config, env: &Environment) -> anyhow::Result<()> {
         ready: ReadyLines::new().context("cannot use inotify")?,
         ended,
     });
-    tracing::info!(sessions = entries.len(), slots = config.slots, "agentd starts");
-    let reconciler = Reconciler::new(context, Inputs { desired, runner_stops }, entries);
+    tracing::info!(sessions = entries.len(), slots = config.slots, backend = supervisor.backend(), "agentd starts");
+    let reconciler = Reconciler::new(context, Inputs { desired, runner_stops, cut_off }, entries);
     let end_link = CancellationToken::new();
     let link = tokio::spawn(link::run(
         Link {
@@ -88,29 +150,50 @@ pub async fn run(config: Config, env: &Environment) -> anyhow::Result<()> {
             desired: desired_sender,
             draining,
             status: status_sender,
+            fence: fence.clone(),
+            usage: usage.clone(),
             dials: dials_sender,
         },
         end_link.clone(),
     ));
+    tokio::spawn(usage::run(supervisor.clone(), reports.clone(), usage));
     tokio::spawn(dial::run(supervisor, config.clone(), token, dials));
+    tokio::spawn(async {
+        if let Err(error) = fence::run(fence, cut_off_sender).await {
+            tracing::error!(%error, "cannot tell when this runner is cut off; sessions run on without being held");
+        }
+    });
     tokio::spawn(health::run(Health { config: config.clone(), reports: reports.clone(), status: status.clone() }));
-    tokio::spawn(tell(status, reports.clone()));
-
+    let (trouble_sender, trouble) = watch::channel(None);
+    let hangup_ends = reload::hangup_means_end();
     let mut reconciling = tokio::spawn(reconciler.run());
+    notify(Notice::Ready);
+    tokio::spawn(notice::keep_told(status, reports.clone(), trouble));
+
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let drained = drain::run(config.max_tasks, ended_count, reports.clone(), draining_sender);
     let result = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        () = drained => Ok(()),
+        _ = terminate.recv() => Ok(Ended::ForGood),
+        _ = interrupt.recv() => Ok(Ended::ForGood),
+        () = drained => Ok(Ended::ForGood),
+        () = reload::asked(&reload.program, reload.hangup, hangup_ends, trouble_sender) => {
+            Ok(if hangup_ends { Ended::ForGood } else { Ended::ToReload })
+        }
         failed = &mut reconciling => Err(failed.map_or_else(anyhow::Error::from, anyhow::Error::from)),
     };
-    notify(Notice::Stopping);
+    let on_exit = match result {
+        Ok(Ended::ToReload) => OnExit::Keep,
+        _ => config.on_exit,
+    };
+    match result {
+        Ok(Ended::ToReload) => notify_and_wait(Notice::Reloading),
+        _ => notify(Notice::Stopping),
+    }
     if result.is_ok() {
         // A second signal does not wait.
         tokio::select! {
-            () = wind_down(&config, &stop_sessions, &reports) => {}
+            () = wind_down(on_exit, &stop_sessions, &reports) => {}
             _ = terminate.recv() => tracing::warn!("second signal: not waiting for reports"),
             _ = interrupt.recv() => tracing::warn!("second signal: not waiting for reports"),
         }
@@ -122,8 +205,8 @@ pub async fn run(config: Config, env: &Environment) -> anyhow::Result<()> {
     result
 }
 
-async fn wind_down(config: &Config, stop_sessions: &watch::Sender<bool>, reports: &Reports) {
-    let limit = match config.on_exit {
+async fn wind_down(on_exit: OnExit, stop_sessions: &watch::Sender<bool>, reports: &Reports) {
+    let limit = match on_exit {
         OnExit::Keep => {
             tracing::info!(sessions = reports.active(), "ending; sessions run on");
             FLUSH_DEADLINE
@@ -135,7 +218,7 @@ async fn wind_down(config: &Config, stop_sessions: &watch::Sender<bool>, reports
         }
     };
     let settled = async {
-        match config.on_exit {
+        match on_exit {
             OnExit::Keep => drain::acknowledged(reports).await,
             OnExit::Stop => {
                 drain::stopped(reports).await;
@@ -146,28 +229,6 @@ async fn wind_down(config: &Config, stop_sessions: &watch::Sender<bool>, reports
     };
     if tokio::time::timeout(limit, settled).await.is_err() {
         tracing::warn!("ending although not everything is reported; the next start reports again");
-    }
-}
-
-/// READY=1 at the first registration, and a status line for people.
-async fn tell(mut link: watch::Receiver<LinkStatus>, reports: Reports) {
-    let mut sessions = reports.watch();
-    let mut ready = false;
-    loop {
-        let status = match &*link.borrow_and_update() {
-            LinkStatus::Registered => {
-                if !std::mem::replace(&mut ready, true) {
-                    notify(Notice::Ready);
-                }
-                format!("registered; {} sessions", reports.active())
-            }
-            LinkStatus::Away(reason) => format!("{} sessions; no server: {reason}", reports.active()),
-        };
-        notify(Notice::Status(status));
-        tokio::select! {
-            changed = link.changed() => if changed.is_err() { return },
-            _ = sessions.changed() => {}
-        }
     }
 }
 
@@ -216,7 +277,7 @@ pub fn host(env: &Environment, program: PathBuf) -> Host {
     Host {
         path: get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         lang: get("LANG", "C.UTF-8"),
-        shell: get("SHELL", "/bin/sh"),
+        shell: get("SHELL", if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" }),
         user: get("USER", &get("LOGNAME", "agent")),
         program,
     }

@@ -5,29 +5,31 @@
 //! then bytes are copied until either side ends. The server waits a few seconds for a dial: whatever cannot be served
 //! is dialled all the same and closed with the reason, so that its viewer is not kept waiting. Tickets are not logged.
 
+mod logs;
 mod splice;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::SinkExt as _;
 use helix_protocol::SessionId;
 use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Reply, Stream};
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
 use crate::config::{Config, Secret, normalise_origin};
 use crate::display::require_peer;
 use crate::link::connection::Connection;
-use crate::supervisor::{Supervisor, UnitName};
+use crate::supervisor::{Supervisor, SupervisorError, UnitName};
+
+use self::logs::Logs;
 
 /// From the nudge to an open WebSocket. The server gives up after 5 s.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -128,16 +130,10 @@ impl<S: Supervisor> Dialer<S> {
                 }
             }
             Stream::Logs => {
-                let lines = dial.lines.unwrap_or(LOG_LINES.0).min(LOG_LINES.1);
-                let (socket, logs) = tokio::join!(dialled, self.logs(&dial.session, lines));
-                let mut socket = socket.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
+                let (socket, logs) = tokio::join!(dialled, self.logs(&dial));
+                let socket = socket.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
                 match logs {
-                    Ok(logs) => {
-                        let sent = socket.send(Message::Text(logs.into())).await;
-                        sent.map_err(|error| DialError::Dial(error.to_string()))?;
-                        close(socket, CloseCode::Normal, "").await;
-                        Ok(())
-                    }
+                    Ok(logs) => logs::run(socket, logs).await,
                     Err(error) => refuse(socket, error).await,
                 }
             }
@@ -149,15 +145,25 @@ impl<S: Supervisor> Dialer<S> {
         let units = self.supervisor.units(session).await.map_err(|_| DialError::NoDesktop)?;
         let display = units.iter().find(|unit| unit.name == UnitName::Display);
         let pid = display.and_then(|unit| unit.pid).ok_or(DialError::NoDesktop)?;
-        let socket = self.supervisor.paths(session).vnc_socket;
+        let socket = self.supervisor.host_paths(session).vnc_socket;
         let stream = UnixStream::connect(socket).await.map_err(DialError::Display)?;
         require_peer(&stream, pid).map_err(DialError::Display)?;
         Ok(stream)
     }
 
-    async fn logs(&self, session: &SessionId, lines: u32) -> Result<String, DialError> {
-        let logs = self.supervisor.logs(session, lines).await.map_err(|error| DialError::Logs(error.to_string()))?;
-        serde_json::to_string(&logs).map_err(|error| DialError::Logs(error.to_string()))
+    async fn logs(&self, dial: &Dial) -> Result<Logs, DialError> {
+        let unit = match &dial.unit {
+            Some(word) => {
+                Some(UnitName::parse(word).ok_or_else(|| DialError::Logs(format!("there is no unit {word}")))?)
+            }
+            None => None,
+        };
+        let lines = dial.lines.unwrap_or(LOG_LINES.0).min(LOG_LINES.1);
+        let failed = |error: SupervisorError| DialError::Logs(error.to_string());
+        if dial.follow {
+            return self.supervisor.follow_logs(&dial.session, unit, lines).await.map(Logs::Following).map_err(failed);
+        }
+        self.supervisor.logs(&dial.session, unit, lines).await.map(Logs::Last).map_err(failed)
     }
 
     async fn open(&self, dial: &Dial) -> Result<Socket, DialError> {

@@ -23,6 +23,8 @@ use x11rb::protocol::xproto::{
 use x11rb::reexports::x11rb_protocol::connect::Connect;
 use x11rb::x11_utils::TryParse;
 
+use crate::supervisor::HostPaths;
+
 /// Bytes of an MIT-MAGIC-COOKIE-1.
 const COOKIE_BYTES: usize = 16;
 const COOKIE_NAME: &[u8] = b"MIT-MAGIC-COOKIE-1";
@@ -72,11 +74,11 @@ pub struct Display {
 }
 
 impl Display {
-    /// Connects to display `number` with the cookie of `authority`, if process `pid` is what listens there.
-    pub async fn connect(number: u32, authority: &Path, pid: u32) -> io::Result<Self> {
-        let record = std::fs::read(authority)?;
+    /// Connects to display `number` of the session with these paths, if process `pid` is what listens there.
+    pub async fn connect(number: u32, paths: &HostPaths, pid: u32) -> io::Result<Self> {
+        let record = std::fs::read(&paths.xauthority)?;
         let cookie = record.get(record.len().saturating_sub(COOKIE_BYTES)..).unwrap_or_default().to_vec();
-        let mut stream = open(number)?;
+        let mut stream = open(number, paths.x_sockets.as_deref())?;
         require_peer(&stream, pid)?;
         let (mut connect, request) = Connect::with_authorization(COOKIE_NAME.to_vec(), cookie);
         stream.write_all(&request).await?;
@@ -235,11 +237,15 @@ impl Display {
 }
 
 /// The abstract socket first: that is what makes a display number exclusive.
-fn open(number: u32) -> io::Result<UnixStream> {
-    let path = format!("/tmp/.X11-unix/X{number}");
-    let stream = SocketAddr::from_abstract_name(&path)
-        .and_then(|address| StdStream::connect_addr(&address))
-        .or_else(|_| StdStream::connect(&path))?;
+fn open(number: u32, sockets: Option<&Path>) -> io::Result<UnixStream> {
+    let stream = if let Some(sockets) = sockets {
+        StdStream::connect(sockets.join(format!("X{number}")))?
+    } else {
+        let path = format!("/tmp/.X11-unix/X{number}");
+        SocketAddr::from_abstract_name(&path)
+            .and_then(|address| StdStream::connect_addr(&address))
+            .or_else(|_| StdStream::connect(&path))?
+    };
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)
 }

@@ -8,6 +8,8 @@
 //! - `agentd guest serve …` ([`serve`]): subreaper, synchronous and small. One thread polls; a second one
 //!   ([`reaper`]) only waits for children, because a signal handler would need unsafe code.
 //!
+//! Under systemd there is only `agentd guest result …` ([`result`]), which takes the outcome of the session's task.
+//!
 //! Killed with SIGKILL, its processes go to init; [`crate::supervisor::process`] finds them by their `HELIX_SLICE`.
 //!
 //! `main.rs` calls [`main`] before any runtime starts.
@@ -19,6 +21,7 @@ mod inherited;
 mod launch;
 mod log;
 mod reaper;
+mod result;
 mod serve;
 mod units;
 pub mod wire;
@@ -71,11 +74,15 @@ impl GuestArgs {
 /// Runs `agentd guest`. `args` are the arguments after the word `guest`.
 pub fn main(mut args: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
     let stage = args.next().context("agentd guest is internal: agentd starts it")?;
+    if stage == "result" {
+        let root = args.next().context("agentd guest is internal: systemd starts it for a session")?;
+        return result::serve(PathBuf::from(root).as_path());
+    }
     let parsed = GuestArgs::parse(args).context("agentd guest is internal: agentd starts it with all its arguments")?;
     match stage.to_str() {
         Some("open") => launch::open(&parsed),
         Some("serve") => serve::serve(&parsed),
-        _ => bail!("agentd guest has the stages open and serve, not {}", stage.display()),
+        _ => bail!("agentd guest has the stages open, serve and result, not {}", stage.display()),
     }
 }
 

@@ -2,15 +2,18 @@
 
 use std::num::NonZero;
 
+use helix_protocol::resources::{Bytes, Cpus, Reserve};
 use helix_protocol::runner::RunnerFacts;
 
 use crate::config::Config;
 use crate::kinds::Kinds;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Enforcement, Supervisor};
 
 /// Facts as they are now.
 pub fn facts<S: Supervisor>(config: &Config, kinds: &Kinds, supervisor: &S) -> RunnerFacts {
-    let (isolation, limits) = separation(supervisor.backend());
+    let Enforcement { isolation, limits, enforced, missing } = supervisor.enforcement();
+    let (memory, cpus) = (memory_bytes(), std::thread::available_parallelism().map_or(1, NonZero::get) as u32);
+    let machine = Reserve { cpu: Some(Cpus(cpus.saturating_mul(1000))), memory: Some(Bytes(memory)) };
     RunnerFacts {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -21,22 +24,21 @@ pub fn facts<S: Supervisor>(config: &Config, kinds: &Kinds, supervisor: &S) -> R
         default_kind: config.default_kind.clone(),
         default_geometry: config.geometry,
         backend: supervisor.backend().to_owned(),
-        isolation: isolation.to_owned(),
-        limits: limits.to_owned(),
-        memory_bytes: memory_bytes(),
-        cpus: std::thread::available_parallelism().map_or(1, NonZero::get) as u32,
+        isolation,
+        limits,
+        enforced,
+        missing,
+        max_resources: config.max_resources,
+        reservable: config.reservable.or(machine),
+        kind_reserve: kinds
+            .reserves()
+            .into_iter()
+            .map(|(kind, reserve)| (kind, reserve.or(config.default_reserve)))
+            .filter(|(_, reserve)| !reserve.is_empty())
+            .collect(),
+        memory_bytes: memory,
+        cpus,
         labels: config.labels.clone(),
-    }
-}
-
-/// What separates and limits sessions, in words that promise nothing that is not enforced.
-fn separation(backend: &str) -> (&'static str, &'static str) {
-    match backend {
-        "process" => (
-            "none: sessions run as the operator's own user and can reach each other's processes and files",
-            "not enforced: a session can use all memory and processors of the machine",
-        ),
-        _ => ("unknown", "unknown"),
     }
 }
 

@@ -15,10 +15,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use helix_protocol::KindName;
+use helix_protocol::resources::Reserve;
 use helix_protocol::session::Geometry;
 
 pub use file::{FileTemplate, Input, KindFile, OnExit, Readiness, Requires, Restart};
-pub use render::{Context, RenderError, Rendered, RenderedFile, render};
+pub use render::{Context, RenderError, Rendered, render};
 
 use crate::supervisor::SessionPaths;
 
@@ -116,6 +117,13 @@ impl Kinds {
         self.kinds.iter().filter_map(reason).collect()
     }
 
+    /// What each kind that can run here reserves.
+    pub fn reserves(&self) -> BTreeMap<KindName, Reserve> {
+        let reserve =
+            |(name, kind): (&KindName, &Result<KindFile, String>)| Some((name.clone(), kind.as_ref().ok()?.reserve));
+        self.kinds.iter().filter_map(reserve).collect()
+    }
+
     fn names(&self) -> String {
         self.kinds.keys().map(KindName::as_str).collect::<Vec<_>>().join(", ")
     }
@@ -151,17 +159,20 @@ fn read_dir(dir: &Path) -> Vec<(KindName, Result<String, String>)> {
 /// Reads a file and renders it once, so that a wrong name in a template is found at start and not in a session.
 fn parse(text: &str) -> Result<KindFile, String> {
     let kind: KindFile = toml::from_str(text).map_err(|error| format!("its file is faulty: {error}"))?;
+    if let Some(fault) = kind.fault() {
+        return Err(fault);
+    }
     let root = PathBuf::from("/session");
     let at = |name: &str| root.join(name);
     let paths = SessionPaths {
         home: at("home"),
         tmp: at("tmp"),
         runtime: at("run"),
-        ready: at("ready"),
         vnc_socket: at("vnc.sock"),
         xauthority: at("Xauthority"),
         workspace: PathBuf::from("/workspace"),
         root: root.clone(),
+        private_tmp: false,
     };
     let context = Context {
         session: &helix_protocol::SessionId::parse("check").map_err(|error| error.to_string())?,
@@ -177,6 +188,11 @@ fn parse(text: &str) -> Result<KindFile, String> {
 }
 
 impl KindFile {
+    /// What stands in the way of its limits.
+    fn fault(&self) -> Option<String> {
+        Some(format!("its file is faulty: {}", self.resources.fault()?))
+    }
+
     /// The kind if the machine has what it needs, else what is missing and how to get it.
     fn check(self, path: &OsStr) -> Result<Self, String> {
         let missing = self.requires.programs.iter().filter(|(program, _)| !is_in_path(program, path));

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use helix_protocol::assignment::DesiredSession;
+use helix_protocol::resources::Limits;
 use helix_protocol::session::{Cause, Display, ObservedSession, SessionResult, TimelineStep, Unclaimed};
 use helix_protocol::{KindName, RunnerId, SessionId};
 use jiff::Timestamp;
@@ -64,6 +65,12 @@ pub struct Entry {
     /// Its workspace.
     #[serde(default)]
     pub workspace: Option<String>,
+    /// The limits that it runs under.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+    /// Held still until a server confirms its epoch.
+    #[serde(default)]
+    pub frozen: bool,
     /// The desired set does not name it.
     #[serde(default)]
     pub unclaimed: bool,
@@ -90,6 +97,8 @@ impl Entry {
             display: None,
             pid: None,
             workspace: None,
+            limits: None,
+            frozen: false,
             unclaimed: false,
             forgotten: false,
         }
@@ -121,6 +130,8 @@ impl Entry {
             display: self.display.clone(),
             pid: self.pid,
             workspace: self.workspace.clone(),
+            limits: self.limits.clone(),
+            frozen: self.frozen,
             forgotten: self.forgotten,
             unclaimed: self
                 .unclaimed

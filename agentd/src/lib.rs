@@ -5,11 +5,13 @@
 //! reports go back through [`link`] until acknowledged. Bytes of a desktop go through [`dial`]. [`daemon`] puts the
 //! parts together.
 
+pub mod cgroup;
 pub mod config;
 pub mod daemon;
 pub mod dial;
 pub mod display;
 pub mod drain;
+pub mod fence;
 pub mod guest;
 pub mod health;
 pub mod inventory;
@@ -18,7 +20,9 @@ pub mod ledger;
 pub mod link;
 pub mod notice;
 pub mod reconciler;
+pub mod reload;
 pub mod session;
 pub mod supervisor;
 pub mod task;
 pub mod telemetry;
+pub mod usage;

@@ -42,6 +42,8 @@ use self::enrol::EnrolError;
 use self::reports::Reports;
 use crate::config::{Config, Secret};
 use crate::dial::DialNudge;
+use crate::fence::Fence;
+use crate::usage::UsageBoard;
 
 /// A connection that lasted this long was a success: the next failure starts a new row of waiting times.
 const STEADY: Duration = Duration::from_mins(1);
@@ -72,6 +74,10 @@ pub struct Link {
     pub draining: watch::Receiver<bool>,
     /// Where to tell how the link is.
     pub status: watch::Sender<LinkStatus>,
+    /// Where contact is told.
+    pub fence: Fence,
+    /// What sessions use.
+    pub usage: UsageBoard,
     /// Nudges to dial a server.
     pub dials: mpsc::Sender<DialNudge>,
 }

@@ -6,16 +6,25 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use helix_agentd::config::{Config, RunArgs};
+use helix_agentd::daemon::Ended;
+use helix_agentd::reload::Program;
 use helix_agentd::session::workspace;
 use helix_agentd::supervisor::process::reap_all;
 use helix_agentd::{daemon, guest, task, telemetry};
 use rustix::fs::Mode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads of the runtime: the work is waiting, and every thread costs memory.
 const WORKER_THREADS: usize = 2;
+/// Work on files that is under way when agentd ends.
+const LAST_WORK: Duration = Duration::from_secs(1);
+/// `EX_CONFIG` of sysexits.h: a supervisor that starts it again changes nothing.
+const BAD_CONFIG: u8 = 78;
 
 #[derive(Debug, clap::Parser)]
 #[command(
@@ -60,20 +69,40 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Cli::Reap { state_dir, workspace_dir } => {
             reap_all(&state_dir, workspace_dir.as_deref())?;
         }
-        Cli::Run(args) => {
-            // Fails only if one is installed already.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let env = daemon::environment();
-            let config = Config::load(&args, &env)?;
-            telemetry::init(&config)?;
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(WORKER_THREADS)
-                .enable_all()
-                .build()?
-                .block_on(daemon::run(config, &env))?;
-        }
+        Cli::Run(args) => return daemon(&args),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn daemon(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    // Fails only if one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let program = Program::this().context("cannot tell where agentd's own program is")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
+    // First of all: a SIGHUP that nobody expects ends a process.
+    let hangup = runtime.block_on(async { signal(SignalKind::hangup()) }).context("cannot listen for SIGHUP")?;
+    let env = daemon::environment();
+    let config = match Config::load(args, &env) {
+        Ok(config) => config,
+        Err(faults) => {
+            complain(&faults.into());
+            return Ok(ExitCode::from(BAD_CONFIG));
+        }
+    };
+    if args.check_config {
+        let what =
+            args.config.as_deref().map_or_else(|| "the settings are".into(), |file| format!("{} is", file.display()));
+        // A closed pipe is no error of ours.
+        let _ = writeln!(std::io::stdout(), "{what} good");
+        return Ok(ExitCode::SUCCESS);
+    }
+    telemetry::init(&config)?;
+    let ended = runtime.block_on(daemon::run(config, &env, &program, hangup));
+    runtime.shutdown_timeout(LAST_WORK);
+    match ended? {
+        Ended::ForGood => Ok(ExitCode::SUCCESS),
+        Ended::ToReload => Err(program.execute()).context("cannot execute agentd anew"),
+    }
 }
 
 /// For the person or the log that started us; the subscriber may not exist yet.

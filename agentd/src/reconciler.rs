@@ -30,6 +30,8 @@ pub struct Inputs {
     pub desired: watch::Receiver<Option<Arc<Vec<DesiredSession>>>>,
     /// True once the sessions shall end with the runner.
     pub runner_stops: watch::Receiver<bool>,
+    /// True while this runner may have been called lost ([`crate::fence`]).
+    pub cut_off: watch::Receiver<bool>,
 }
 
 /// A session task ended that should not have.
@@ -74,6 +76,7 @@ impl<S: Supervisor> Reconciler<S> {
             tokio::select! {
                 _ = self.inputs.desired.changed() => {}
                 _ = self.inputs.runner_stops.changed() => {}
+                _ = self.inputs.cut_off.changed() => {}
                 _ = acknowledged.changed() => {}
                 () = &mut reaper => {}
                 () = tokio::time::sleep(watchdog) => {}
@@ -87,16 +90,21 @@ impl<S: Supervisor> Reconciler<S> {
             return Err(TaskFailed(id.clone()));
         }
         self.bury().await;
+        // Before the desired set: a set that is read after contact came back is one that was sent after it.
+        let cut_off = *self.inputs.cut_off.borrow_and_update();
         let desired = self.inputs.desired.borrow_and_update().clone();
         if let Some(desired) = desired {
             self.buried.retain(|id, _| desired.iter().any(|wanted| wanted.session == *id));
             for wanted in desired.iter() {
-                self.apply(wanted);
+                self.apply(wanted, cut_off);
             }
             let named: BTreeSet<&SessionId> = desired.iter().map(|wanted| &wanted.session).collect();
             for (id, handle) in &self.sessions {
                 handle.order(|order| order.unclaimed = !named.contains(id));
             }
+        }
+        if cut_off {
+            self.sessions.values().for_each(|handle| handle.order(|order| order.hold = true));
         }
         if *self.inputs.runner_stops.borrow_and_update() {
             self.sessions.values().for_each(|handle| handle.order(|order| order.runner_stops = true));
@@ -104,10 +112,13 @@ impl<S: Supervisor> Reconciler<S> {
         Ok(())
     }
 
-    fn apply(&mut self, wanted: &DesiredSession) {
+    fn apply(&mut self, wanted: &DesiredSession, cut_off: bool) {
         let id = &wanted.session;
         if let Some(handle) = self.sessions.get(id) {
-            return handle.order(|order| order.desired = wanted.clone());
+            return handle.order(|order| {
+                order.desired = wanted.clone();
+                order.hold = cut_off;
+            });
         }
         if self.buried.get(id).is_some_and(|epoch| wanted.epoch <= *epoch) {
             return;

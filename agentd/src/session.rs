@@ -6,6 +6,7 @@
 //! ledger: starting is idempotent, so a half-started session goes on where it was, and a ready one is watched again.
 //! Dropping a handle ends the task and leaves the session alone.
 
+mod adjust;
 mod attach;
 mod end;
 pub mod plan;
@@ -34,8 +35,10 @@ use crate::config::Config;
 use crate::kinds::Kinds;
 use crate::ledger::{Entry, Ledger};
 use crate::link::reports::Reports;
-use crate::supervisor::{Supervisor, UnitName};
+use crate::supervisor::{Supervisor, UnitName, UnitStatus};
 
+/// Cause of whatever the memory limit did.
+const OUT_OF_MEMORY: &str = "out_of_memory";
 /// Lines of a unit's log in a cause.
 const LOG_TAIL_LINES: u32 = 20;
 /// Between two attempts at something that must succeed in the end (ledger full, process that cannot be killed).
@@ -71,6 +74,8 @@ pub struct Order {
     pub unclaimed: bool,
     /// The runner stops with its sessions.
     pub runner_stops: bool,
+    /// This runner may have been called lost, and no server has confirmed this order since.
+    pub hold: bool,
 }
 
 /// Why and how a session ends.
@@ -97,6 +102,33 @@ impl From<Cause> for Ending {
     }
 }
 
+/// How a unit ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// As a shell tells it.
+    pub code: i32,
+    pub out_of_memory: bool,
+}
+
+impl Exit {
+    /// None while it runs.
+    fn of(status: &UnitStatus) -> Option<Self> {
+        Some(Self { code: status.exit_status?, out_of_memory: status.out_of_memory })
+    }
+
+    /// The word for a cause: a unit that was killed for its memory has that one.
+    fn code_or(self, code: &'static str) -> &'static str {
+        if self.out_of_memory { OUT_OF_MEMORY } else { code }
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let why = if self.out_of_memory { ", killed at the memory limit" } else { "" };
+        write!(f, "status {}{why}", self.code)
+    }
+}
+
 /// The reconciler's hold on a session task.
 #[derive(Debug)]
 pub struct SessionHandle {
@@ -107,7 +139,12 @@ pub struct SessionHandle {
 impl SessionHandle {
     /// Starts the task of a session: new, or out of the ledger.
     pub fn spawn<S: Supervisor>(context: Arc<Context<S>>, entry: Entry) -> Self {
-        let order = Order { desired: entry.desired.clone(), unclaimed: entry.unclaimed, runner_stops: false };
+        let order = Order {
+            desired: entry.desired.clone(),
+            unclaimed: entry.unclaimed,
+            runner_stops: false,
+            hold: entry.frozen,
+        };
         let (orders, receiver) = watch_channel::channel(order);
         let span = tracing::info_span!("session", HELIX_SESSION = %entry.session());
         let session = Session { context, entry: Mutex::new(entry), unwritten: Notify::new() };
@@ -218,6 +255,7 @@ impl<S: Supervisor> Session<S> {
                 let message = format!("replaced by a newer assignment (epoch {})", order.desired.epoch);
                 return Ending::stopped("replaced", message);
             }
+            self.adjust(&order).await;
             if orders.changed().await.is_err() {
                 // The daemon ends; the session does not.
                 return std::future::pending().await;
@@ -322,15 +360,30 @@ impl<S: Supervisor> Session<S> {
         self.context.reports.put(entry.observed(&self.context.config.runner));
     }
 
+    async fn display_died(&self, exit: Exit) -> Ending {
+        let message = format!("the display ended ({exit})");
+        self.cause(exit.code_or("display_died"), message, UnitName::Display).await.into()
+    }
+
+    /// A process of the session was killed at its memory limit: told at once, though the session may well go on.
+    fn note_out_of_memory(&self) {
+        let limit = self.entry().limits.as_ref().and_then(|limits| limits.resources.memory);
+        let limit = limit.map_or_else(|| "its memory limit".to_owned(), |limit| format!("its memory limit of {limit}"));
+        let message = format!(
+            "a process was killed because the session had used up {limit}; \
+             give it more: helixctl session limit {} --memory SIZE",
+            self.id()
+        );
+        tracing::warn!(message, "out of memory");
+        self.change(|entry| entry.cause = Some(Cause::new(OUT_OF_MEMORY, message)));
+    }
+
     /// A cause with the last lines of the unit that it is about.
     async fn cause(&self, code: &str, message: impl Into<String>, unit: UnitName) -> Cause {
         let mut cause = Cause::new(code, message);
         cause.unit = Some(unit.as_str().to_owned());
-        match self.context.supervisor.logs(&self.id(), LOG_TAIL_LINES).await {
-            Ok(lines) => {
-                let own = lines.into_iter().filter(|line| line.unit == unit.as_str());
-                cause.log_tail = own.map(|line| line.text).collect();
-            }
+        match self.context.supervisor.logs(&self.id(), Some(unit), LOG_TAIL_LINES).await {
+            Ok(lines) => cause.log_tail = lines.into_iter().map(|line| line.text).collect(),
             Err(error) => tracing::warn!(%error, "cannot read the log of a unit"),
         }
         cause

@@ -4,9 +4,12 @@
 //! the order that [`crate::session`] decides; the backend only starts, watches and ends them. Both outlive agentd:
 //! after `kill -9` and restart, [`Supervisor::adopt`] finds them again by proof of identity.
 //!
-//! Backends: [`process`] (one detached `agentd guest` per session is parent and subreaper of all its processes).
+//! Backends: [`systemd`] (transient units in one slice per session, over D-Bus: the production way) and [`process`]
+//! (one detached `agentd guest` per session is parent and subreaper of all its processes). Both are held to one
+//! suite, `supervisor/conformance.rs`.
 
 pub mod process;
+pub mod systemd;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,6 +18,7 @@ use std::time::Duration;
 
 use helix_protocol::SessionId;
 use helix_protocol::link::LogLine;
+use helix_protocol::resources::{Limits, Network, Resources, Usage};
 use helix_protocol::session::SessionResult;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -49,6 +53,11 @@ impl UnitName {
             Self::App => "app",
         }
     }
+
+    /// The unit of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|unit| unit.as_str() == word)
+    }
 }
 
 /// Where a unit's standard output goes. Standard error always goes to the unit's log.
@@ -57,8 +66,8 @@ impl UnitName {
 pub enum Stdout {
     /// To the unit's log.
     Log,
-    /// To `ready/<unit>` in the session's directory: a readiness line (`-displayfd 1`, `--print-address=1`) that
-    /// stays readable for an agentd that starts later.
+    /// To file `<unit>` in [`HostPaths::ready`]: a readiness line (`-displayfd 1`, `--print-address=1`) that stays
+    /// readable for an agentd that starts later.
     Ready,
 }
 
@@ -75,6 +84,9 @@ pub struct UnitSpec {
     pub cwd: PathBuf,
     /// Where standard output goes.
     pub stdout: Stdout,
+    /// Something in it runs `agentd task`, whose outcome becomes [`SliceEvent::TaskFinished`].
+    #[serde(default)]
+    pub has_task: bool,
 }
 
 /// How a unit is.
@@ -86,6 +98,9 @@ pub struct UnitStatus {
     pub pid: Option<u32>,
     /// Exit status as a shell tells it (128 + signal) once ended; None while it runs.
     pub exit_status: Option<i32>,
+    /// Its main process was killed because the session had used up its memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
 }
 
 /// Something happened in a slice.
@@ -93,6 +108,10 @@ pub struct UnitStatus {
 pub enum SliceEvent {
     /// A unit's main process ended.
     UnitExited(UnitStatus),
+    /// Somebody else started the unit anew: another main process has taken its place.
+    UnitReplaced(UnitStatus),
+    /// The session has used up its memory, and one of its processes was killed for it.
+    OutOfMemory,
     /// The session's task (kind `command`) has an outcome.
     TaskFinished(SessionResult),
     /// The slice itself is gone (its guest was killed): nothing in it is supervised any more.
@@ -101,11 +120,32 @@ pub enum SliceEvent {
 
 /// Proof that a slice is the one we started. Kept in the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// Guest process (process backend).
+#[serde(untagged)]
+pub enum Identity {
+    /// Of the process backend.
+    Guest(GuestIdentity),
+    /// Of the systemd backend.
+    Slice(SliceIdentity),
+}
+
+/// A process that cannot be mistaken for another with the same pid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestIdentity {
+    /// Guest process.
     pub pid: u32,
     /// Its start time in clock ticks since boot, `/proc/<pid>/stat` field 22.
     pub start_time: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+/// A systemd slice that cannot be mistaken for another with the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SliceIdentity {
+    /// `InvocationID` of the slice, 32 hex digits: new whenever somebody starts it.
+    pub invocation: String,
+    /// Number of the slot user that it runs as (`helix-u<slot>`).
+    pub slot: u32,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
 }
@@ -120,7 +160,7 @@ pub enum Adopted {
         /// Outcome of the session's task.
         result: Option<SessionResult>,
     },
-    /// It is gone, and why as far as known (`host_rebooted`, `guest_died`). Its record of exits may still hold a result.
+    /// It is gone, and why as far as known (`host_rebooted`, `slice_gone`). Its record of exits may still hold a result.
     Gone {
         /// Stable word.
         code: &'static str,
@@ -131,10 +171,10 @@ pub enum Adopted {
     },
 }
 
-/// Directories and sockets of one session. Paths only: who may open them is invariant 11's matter.
+/// Directories and files of one session as its own units see them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionPaths {
-    /// `<state>/s/<unit key>`, 0700.
+    /// Directory of the files that are written for the session.
     pub root: PathBuf,
     /// HOME.
     pub home: PathBuf,
@@ -142,14 +182,82 @@ pub struct SessionPaths {
     pub tmp: PathBuf,
     /// XDG_RUNTIME_DIR, holds `bus`.
     pub runtime: PathBuf,
-    /// Readiness files, `ready/<unit>`.
-    pub ready: PathBuf,
     /// RFB socket of the display.
     pub vnc_socket: PathBuf,
     /// X cookie file.
     pub xauthority: PathBuf,
-    /// Where the agent works: `<workspace_dir>/<session>`.
+    /// Where the agent works.
     pub workspace: PathBuf,
+    /// True where `/tmp` is the session's own, so that its display needs no abstract socket and is always `:0`.
+    pub private_tmp: bool,
+}
+
+/// What agentd itself opens of a session, in its own view of the file system. Nothing of it can be put elsewhere by
+/// the session (invariant 11); the two sockets are the exception, and count only after their peer is proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPaths {
+    /// Readiness files, one per unit with [`Stdout::Ready`].
+    pub ready: PathBuf,
+    /// X cookie file.
+    pub xauthority: PathBuf,
+    /// RFB socket of the display.
+    pub vnc_socket: PathBuf,
+    /// Directory of the X sockets (`X0`); None where the display's abstract socket is used.
+    pub x_sockets: Option<PathBuf>,
+    /// The workspace.
+    pub workspace: PathBuf,
+}
+
+/// What is made before the first unit starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SliceSpec {
+    /// Files for the session, written once.
+    pub files: Vec<SessionFile>,
+    /// What it may use.
+    pub resources: Resources,
+    /// Its network.
+    pub network: Network,
+    /// The agent brings a sandbox of its own, which needs namespaces (Chromium).
+    pub own_sandbox: bool,
+}
+
+/// A file that is written for the session, readable by its user alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionFile {
+    /// Below [`SessionPaths::root`]; below [`SessionPaths::home`] where it begins with `home/`.
+    pub path: PathBuf,
+    /// 0600 or 0700.
+    pub mode: u32,
+    /// What is in it.
+    pub content: Vec<u8>,
+}
+
+impl std::fmt::Debug for SessionFile {
+    /// Without the content, which may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { path, mode, content } = self;
+        write!(f, "{} {mode:04o} ({} bytes)", path.display(), content.len())
+    }
+}
+
+/// What a backend separates and enforces on this machine, in words that promise nothing that is not so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Enforcement {
+    /// What separates sessions from each other and from the operator.
+    pub isolation: String,
+    /// What limits are enforced, or why they are not, in one sentence.
+    pub limits: String,
+    /// Names of the limits that are enforced, as in [`Resources`].
+    pub enforced: Vec<String>,
+    /// What is missing, each with its reason.
+    pub missing: Vec<String>,
+}
+
+impl Enforcement {
+    /// How far `resources` are enforced.
+    pub fn limits(&self, resources: Resources) -> Limits {
+        Limits { resources, enforced: self.enforced.clone(), missing: self.missing.clone() }
+    }
 }
 
 /// Why the supervisor could not do something.
@@ -197,6 +305,22 @@ pub enum SupervisorError {
         /// What is left.
         left: String,
     },
+    /// Every slot user is busy: with sessions, or with files that could not be removed.
+    #[error("no slot user is free for session {session}: {reason}")]
+    NoSlot {
+        /// Which session.
+        session: SessionId,
+        /// Who holds them, and what to do.
+        reason: String,
+    },
+    /// Limits could not be changed.
+    #[error("the limits of session {session} cannot be set: {reason}")]
+    Limit {
+        /// Which session.
+        session: SessionId,
+        /// What failed.
+        reason: String,
+    },
     /// The machine could not be searched.
     #[error("cannot look for sessions on this machine: {reason}")]
     Search {
@@ -213,11 +337,17 @@ pub trait Supervisor: Clone + Send + Sync + 'static {
     /// `process` or `systemd`.
     fn backend(&self) -> &'static str;
 
-    /// Paths of a session, existing or not.
+    /// What this machine separates and enforces.
+    fn enforcement(&self) -> Enforcement;
+
+    /// Paths of a session in its own view, existing or not.
     fn paths(&self, session: &SessionId) -> SessionPaths;
 
-    /// Makes the session's directories and its slice, or finds the one that lives.
-    fn open(&self, session: &SessionId) -> impl Future<Output = Result<Identity>> + Send;
+    /// What agentd opens of it.
+    fn host_paths(&self, session: &SessionId) -> HostPaths;
+
+    /// Makes the session's directories, files, X cookie and slice, or finds the one that lives.
+    fn open(&self, session: &SessionId, spec: &SliceSpec) -> impl Future<Output = Result<Identity>> + Send;
 
     /// Finds a slice again after a restart of agentd.
     fn adopt(&self, session: &SessionId, identity: &Identity) -> impl Future<Output = Result<Adopted>> + Send;
@@ -235,12 +365,34 @@ pub trait Supervisor: Clone + Send + Sync + 'static {
     /// Every unit started so far.
     fn units(&self, session: &SessionId) -> impl Future<Output = Result<Vec<UnitStatus>>> + Send;
 
+    /// Changes the limits of a slice that lives.
+    fn limit(&self, session: &SessionId, resources: &Resources) -> impl Future<Output = Result<()>> + Send;
+
+    /// What the session uses now; empty where this machine does not say.
+    fn usage(&self, session: &SessionId) -> impl Future<Output = Result<Usage>> + Send;
+
+    /// Holds every process of the session still, or lets them go on.
+    fn freeze(&self, session: &SessionId, frozen: bool) -> impl Future<Output = Result<()>> + Send;
+
     /// Ends every process of the session, proves it, and removes its sockets and directories but for logs and
-    /// workspace. Works without its guest, too.
+    /// workspace. Works without its guest, and on a frozen session, too.
     fn kill(&self, session: &SessionId) -> impl Future<Output = Result<()>> + Send;
 
-    /// The last `lines` lines of each unit's log, also after the end.
-    fn logs(&self, session: &SessionId, lines: u32) -> impl Future<Output = Result<Vec<LogLine>>> + Send;
+    /// The last `lines` lines of each unit's log, or of one unit's, also after the end.
+    fn logs(
+        &self,
+        session: &SessionId,
+        unit: Option<UnitName>,
+        lines: u32,
+    ) -> impl Future<Output = Result<Vec<LogLine>>> + Send;
+
+    /// The same, then every new line as it is written. Ends when the receiver is dropped or the session is gone.
+    fn follow_logs(
+        &self,
+        session: &SessionId,
+        unit: Option<UnitName>,
+        lines: u32,
+    ) -> impl Future<Output = Result<mpsc::Receiver<LogLine>>> + Send;
 
     /// Removes what [`Supervisor::kill`] left: logs and workspace.
     fn forget(&self, session: &SessionId) -> impl Future<Output = Result<()>> + Send;

@@ -4,6 +4,7 @@
 //! span, so that `journalctl HELIX_SESSION=…` shows one session.
 
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -15,9 +16,7 @@ use crate::config::Config;
 /// Installs the subscriber. Call once, after the settings are read.
 pub fn init(config: &Config) -> anyhow::Result<()> {
     let registry = tracing_subscriber::registry().with(filter(&config.log_level)?);
-    // systemd sets JOURNAL_STREAM for services whose output goes to the journal; elsewhere entries that went to a
-    // journal would be missing where people look.
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let journal = is_journal(&std::io::stderr()).then(|| tracing_journald::layer().ok()).flatten();
     if let Some(layer) = journal {
         let fields = [("HELIX_RUNNER", config.runner.as_str())];
         registry.with(layer.with_field_prefix(None).with_custom_fields(fields)).try_init()?;
@@ -27,6 +26,13 @@ pub fn init(config: &Config) -> anyhow::Result<()> {
         registry.with(layer).try_init()?;
     }
     Ok(())
+}
+
+/// Whether this goes to the journal: systemd names that stream's device and inode. The variable alone says nothing, it
+/// is inherited by processes whose output goes elsewhere, where entries in the journal would be missed.
+fn is_journal(output: &impl AsFd) -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    rustix::fs::fstat(output).is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// A level for everything of ours, or a whole filter (`helix_agentd=debug,info`).

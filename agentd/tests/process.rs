@@ -5,13 +5,13 @@
 #[path = "../src/supervisor/conformance.rs"]
 mod conformance;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use conformance::{Fixture, PATIENCE, exit_status, next_event, session, shell};
+use conformance::{Fixture, PATIENCE, checks, exit_status, next_event, open, ready, session, shell};
 use helix_agentd::supervisor::process::procfs;
 use helix_agentd::supervisor::process::sweep::markers;
 use helix_agentd::supervisor::process::{ConfigError, ProcessConfig, ProcessSupervisor, reap_all, runner_mark};
-use helix_agentd::supervisor::{Adopted, Identity, SliceEvent, Stdout, Supervisor as _, UnitName};
+use helix_agentd::supervisor::{Adopted, GuestIdentity, Identity, SliceEvent, Stdout, Supervisor as _, UnitName};
 use helix_protocol::SessionId;
 use helix_protocol::session::{OUTPUT_TAIL_BYTES, SessionResult};
 use rustix::process::{Signal, kill_process};
@@ -37,11 +37,35 @@ impl Runner {
     }
 }
 
+impl Runner {
+    /// A backend without waiting: what only this one has.
+    fn backend(&self) -> ProcessSupervisor {
+        ProcessSupervisor::new(self.config()).unwrap()
+    }
+}
+
 impl Fixture for Runner {
     type Backend = ProcessSupervisor;
 
-    fn supervisor(&self) -> ProcessSupervisor {
-        ProcessSupervisor::new(self.config()).unwrap()
+    const ENVIRONMENT: &'static str = "HELIX_SLICE PATH PWD";
+    const GONE: &'static str = "slice_gone";
+    const FLOOD: u32 = 1_000_000;
+
+    async fn supervisor(&self) -> ProcessSupervisor {
+        self.backend()
+    }
+
+    fn program(&self) -> PathBuf {
+        AGENTD.into()
+    }
+
+    fn outside(&self, _: &SessionId, inside: &Path) -> PathBuf {
+        inside.to_owned()
+    }
+
+    fn log_bytes(&self, session: &SessionId) -> Vec<u64> {
+        let logs = std::fs::read_dir(self.backend().paths(session).root.join("log")).unwrap();
+        logs.map(|entry| entry.unwrap().metadata().unwrap().len()).collect()
     }
 
     fn processes(&self, session: &SessionId) -> Vec<String> {
@@ -67,24 +91,32 @@ impl Drop for Runner {
     }
 }
 
-conformance::conformance!(Runner::new();
-    open_is_idempotent_and_makes_private_directories,
-    a_unit_inherits_nothing,
-    start_is_idempotent_and_ends_are_told,
-    a_unit_that_cannot_start_says_why,
-    stop_asks_then_forces_and_the_unit_can_start_anew,
-    readiness_goes_to_its_file,
-    a_log_is_bounded_and_keeps_its_end,
-    a_restarted_agentd_finds_everything,
-    a_second_subscription_ends_the_first,
-    kill_leaves_nothing_but_logs_and_workspace,
-    kill_works_while_units_are_starting,
-    a_killed_session_can_be_opened_again,
-    reap_ends_what_nobody_knows,
-);
+/// One test per check, for the fixture that the expression makes.
+macro_rules! conformance {
+    ($fixture:expr; $($check:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $check() {
+                let fixture = $fixture;
+                tokio::time::timeout(4 * conformance::PATIENCE, conformance::$check(&fixture))
+                    .await
+                    .expect("the check takes too long");
+            }
+        )+
+    };
+}
+
+checks!(conformance!(Runner::new();));
+
+fn guest(identity: &Identity) -> &GuestIdentity {
+    match identity {
+        Identity::Guest(guest) => guest,
+        Identity::Slice(_) => panic!("{identity:?} is no guest"),
+    }
+}
 
 fn kill(identity: &Identity, signal: Signal) {
-    kill_process(procfs::pid(identity.pid).unwrap(), signal).unwrap();
+    kill_process(procfs::pid(guest(identity).pid).unwrap(), signal).unwrap();
 }
 
 async fn gone(events: &mut Receiver<SliceEvent>) {
@@ -101,13 +133,13 @@ async fn task_result(events: &mut Receiver<SliceEvent>) -> SessionResult {
 
 /// Runs `script` as the session's task, without a desktop: its terminal is the log.
 async fn run_task(runner: &Runner, name: &str, script: &str) -> (Identity, SessionResult) {
-    let identity = runner.supervisor().open(&session(name)).await.unwrap();
+    let identity = open(&runner.backend(), &session(name)).await;
     (identity, run_task_in(runner, name, script).await)
 }
 
 /// The same in a session that is open.
 async fn run_task_in(runner: &Runner, name: &str, script: &str) -> SessionResult {
-    let (supervisor, session) = (runner.supervisor(), session(name));
+    let (supervisor, session) = (runner.backend(), session(name));
     let mut events = supervisor.events(&session).await.unwrap();
     let paths = supervisor.paths(&session);
     std::fs::write(paths.root.join("input"), script).unwrap();
@@ -124,22 +156,20 @@ async fn run_task_in(runner: &Runner, name: &str, script: &str) -> SessionResult
 #[tokio::test]
 async fn a_killed_guest_is_told_and_nothing_of_its_session_survives() {
     let runner = Runner::new();
-    let (supervisor, session) = (runner.supervisor(), session("orphans"));
-    let identity = supervisor.open(&session).await.unwrap();
+    let (supervisor, session) = (runner.backend(), session("orphans"));
+    let identity = open(&supervisor, &session).await;
     let mut events = supervisor.events(&session).await.unwrap();
     let paths = supervisor.paths(&session);
     let script = "trap '' TERM; (setsid sh -c 'sleep 1000 & sleep 1000' &); (env -i sleep 1000 &); echo up; sleep 1000";
     let mut app = shell(UnitName::App, script);
     app.stdout = Stdout::Ready;
     supervisor.start(&session, &app).await.unwrap();
-    let wait = format!("until [ -s {}/app ]; do sleep 0.02; done", paths.ready.display());
-    supervisor.start(&session, &shell(UnitName::Workspace, &wait)).await.unwrap();
-    exit_status(&mut events, UnitName::Workspace).await;
+    ready(&supervisor, &session, UnitName::App).await;
 
     kill(&identity, Signal::KILL);
     gone(&mut events).await;
     let adopted = supervisor.adopt(&session, &identity).await.unwrap();
-    assert!(matches!(adopted, Adopted::Gone { code: "guest_died", .. }), "{adopted:?}");
+    assert!(matches!(adopted, Adopted::Gone { code: "slice_gone", .. }), "{adopted:?}");
     assert!(supervisor.units(&session).await.is_err());
     assert!(!runner.processes(&session).is_empty(), "nothing to prove: no orphan is left");
 
@@ -151,14 +181,15 @@ async fn a_killed_guest_is_told_and_nothing_of_its_session_survives() {
 #[tokio::test]
 async fn orphans_that_end_are_collected() {
     let runner = Runner::new();
-    let (supervisor, session) = (runner.supervisor(), session("zombies"));
-    let guest = supervisor.open(&session).await.unwrap();
+    let (supervisor, session) = (runner.backend(), session("zombies"));
+    let opened = open(&supervisor, &session).await;
     let mut events = supervisor.events(&session).await.unwrap();
     // Each of them is left by its parent and comes to the guest.
     let script = "for i in 1 2 3 4 5 6 7 8; do (sh -c 'exit 1' &); done; (sleep 0.1; echo late) | cat";
     supervisor.start(&session, &shell(UnitName::App, script)).await.unwrap();
     exit_status(&mut events, UnitName::App).await;
-    let children = || procfs::processes().unwrap().into_iter().filter(|process| process.ppid == guest.pid).count();
+    let children =
+        || procfs::processes().unwrap().into_iter().filter(|process| process.ppid == guest(&opened).pid).count();
     let none_left = async {
         while children() > 0 {
             tokio::task::yield_now().await;
@@ -171,14 +202,14 @@ async fn orphans_that_end_are_collected() {
 #[tokio::test]
 async fn a_session_whose_guest_was_killed_is_opened_without_a_rest() {
     let runner = Runner::new();
-    let (supervisor, session) = (runner.supervisor(), session("reopen"));
-    let first = supervisor.open(&session).await.unwrap();
+    let (supervisor, session) = (runner.backend(), session("reopen"));
+    let first = open(&supervisor, &session).await;
     let mut events = supervisor.events(&session).await.unwrap();
     let orphan = supervisor.start(&session, &shell(UnitName::App, "exec sleep 1000")).await.unwrap();
     kill(&first, Signal::KILL);
     gone(&mut events).await;
 
-    let second = supervisor.open(&session).await.unwrap();
+    let second = open(&supervisor, &session).await;
     assert_ne!(first, second);
     assert!(procfs::process(orphan.pid.unwrap()).is_none_or(|process| !process.alive), "the orphan lives");
     assert!(supervisor.units(&session).await.unwrap().is_empty());
@@ -188,8 +219,8 @@ async fn a_session_whose_guest_was_killed_is_opened_without_a_rest() {
 #[tokio::test]
 async fn a_guest_that_does_not_answer_is_ended_by_force() {
     let runner = Runner::new();
-    let (supervisor, session) = (runner.supervisor(), session("hung"));
-    let identity = supervisor.open(&session).await.unwrap();
+    let (supervisor, session) = (runner.backend(), session("hung"));
+    let identity = open(&supervisor, &session).await;
     supervisor.start(&session, &shell(UnitName::App, "exec sleep 1000")).await.unwrap();
     kill(&identity, Signal::STOP);
     supervisor.kill(&session).await.unwrap();
@@ -199,8 +230,8 @@ async fn a_guest_that_does_not_answer_is_ended_by_force() {
 #[tokio::test]
 async fn a_display_that_was_killed_leaves_no_socket() {
     let runner = Runner::new();
-    let (supervisor, session) = (runner.supervisor(), session("display"));
-    let identity = supervisor.open(&session).await.unwrap();
+    let (supervisor, session) = (runner.backend(), session("display"));
+    let identity = open(&supervisor, &session).await;
     let mut events = supervisor.events(&session).await.unwrap();
     let paths = supervisor.paths(&session);
     let mut display = shell(UnitName::Display, "");
@@ -210,10 +241,7 @@ async fn a_display_that_was_killed_leaves_no_socket() {
     display.argv.extend(["-rfbunixpath".to_owned(), paths.vnc_socket.display().to_string()]);
     display.stdout = Stdout::Ready;
     supervisor.start(&session, &display).await.unwrap();
-    let wait = format!("until [ -s {}/display ]; do sleep 0.02; done", paths.ready.display());
-    supervisor.start(&session, &shell(UnitName::Workspace, &wait)).await.unwrap();
-    exit_status(&mut events, UnitName::Workspace).await;
-    let number = std::fs::read_to_string(paths.ready.join("display")).unwrap();
+    let number = ready(&supervisor, &session, UnitName::Display).await;
     let socket = PathBuf::from(format!("/tmp/.X11-unix/X{}", number.trim()));
     assert!(socket.exists(), "{}", socket.display());
 
@@ -228,14 +256,14 @@ async fn a_tasks_outcome_survives_agentd_and_guest() {
     let runner = Runner::new();
     let script = "pwd; [ -t 1 ] && echo terminal; echo complaint >&2; exit 3";
     let (identity, result) = run_task(&runner, "task", script).await;
-    let workspace = runner.supervisor().paths(&session("task")).workspace;
+    let workspace = runner.backend().paths(&session("task")).workspace;
     assert_eq!(result.exit_status, 3);
     assert_eq!(result.output_tail, format!("{}\nterminal\ncomplaint\n", workspace.display()));
     assert!(!result.output_truncated);
-    let shown = conformance::log(&runner.supervisor(), &session("task"), UnitName::App).await;
+    let shown = conformance::log(&runner.backend(), &session("task"), UnitName::App).await;
     assert!(shown.iter().any(|line| line.contains("terminal")), "{shown:?}");
 
-    let supervisor = runner.supervisor();
+    let supervisor = runner.backend();
     let Adopted::Alive { result: Some(adopted), .. } = supervisor.adopt(&session("task"), &identity).await.unwrap()
     else {
         panic!("no result");
@@ -257,8 +285,8 @@ async fn a_tasks_outcome_survives_agentd_and_guest() {
 #[tokio::test]
 async fn a_tasks_outcome_is_repeated_until_it_can_be_written() {
     let runner = Runner::new();
-    let (supervisor, session) = (runner.supervisor(), session("full"));
-    supervisor.open(&session).await.unwrap();
+    let (supervisor, session) = (runner.backend(), session("full"));
+    open(&supervisor, &session).await;
     // The guest cannot write its record while this is in the way.
     let obstacle = supervisor.paths(&session).root.join("guest.json.new");
     std::fs::create_dir(&obstacle).unwrap();
@@ -291,7 +319,7 @@ async fn a_task_leaves_its_background_processes_to_the_session() {
     let (_, result) = run_task(&runner, "background", "(while :; do echo more; done) & echo started").await;
     assert_eq!(result.exit_status, 0);
     assert!(result.output_tail.contains("started"));
-    runner.supervisor().kill(&session("background")).await.unwrap();
+    runner.backend().kill(&session("background")).await.unwrap();
     assert_eq!(runner.processes(&session("background")), Vec::<String>::new());
 }
 
@@ -306,10 +334,10 @@ async fn a_script_longer_than_any_argument_runs() {
 #[tokio::test]
 async fn reap_all_ends_every_session_and_keeps_work() {
     let runner = Runner::new();
-    let supervisor = runner.supervisor();
+    let supervisor = runner.backend();
     for name in ["one", "two", "three"] {
         let session = session(name);
-        let identity = supervisor.open(&session).await.unwrap();
+        let identity = open(&supervisor, &session).await;
         supervisor.start(&session, &shell(UnitName::App, "trap '' TERM; sleep 1000 & wait")).await.unwrap();
         if name == "two" {
             kill(&identity, Signal::KILL);
@@ -334,8 +362,8 @@ async fn reap_all_ends_every_session_and_keeps_work() {
 async fn reap_all_finds_processes_whose_state_directory_is_gone() {
     let runner = Runner::new();
     let session = session("lost");
-    runner.supervisor().open(&session).await.unwrap();
-    runner.supervisor().start(&session, &shell(UnitName::App, "exec sleep 1000")).await.unwrap();
+    open(&runner.backend(), &session).await;
+    runner.backend().start(&session, &shell(UnitName::App, "exec sleep 1000")).await.unwrap();
     let state = runner.dir.path().join("state");
     let mark = runner_mark(&std::fs::canonicalize(&state).unwrap());
     std::fs::remove_dir_all(&state).unwrap();

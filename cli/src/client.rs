@@ -1,9 +1,11 @@
 //! HTTP client over `protocol::api`: one method per route, every failure a [`CliError`] with the right exit code.
 
+mod logs;
+
 use std::time::Duration;
 
 use helix_protocol::api::{
-    CreateLink, CreateSession, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionLogs, SessionPage,
+    AmendSession, CreateLink, CreateSession, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage,
     SessionView,
 };
 use helix_protocol::{ErrorCode, RunnerId, SessionId};
@@ -11,6 +13,7 @@ use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::logs::{FollowedLogs, LogsRequest};
 use crate::error::{CliError, Kind, Result, chain};
 use crate::settings::Connection;
 
@@ -30,7 +33,6 @@ impl Client {
     pub fn new(connection: Connection) -> Result<Self> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_WITHIN)
-            .timeout(ANSWER_WITHIN)
             // A redirect to another place would carry the request there; servers of ours send none.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("helixctl/", env!("CARGO_PKG_VERSION")));
@@ -73,10 +75,9 @@ impl Client {
         self.call("make a link", Method::POST, &["sessions", id.as_str(), "links"], &[], Some(request)).await
     }
 
-    /// `GET /sessions/{id}/logs`.
-    pub async fn logs(&self, id: &SessionId, lines: u32) -> Result<SessionLogs> {
-        let query = [("lines", lines.to_string())];
-        self.call("read the logs", Method::GET, &["sessions", id.as_str(), "logs"], &query, None::<&()>).await
+    /// `PATCH /sessions/{id}`.
+    pub async fn amend_session(&self, id: &SessionId, request: &AmendSession) -> Result<SessionView> {
+        self.call("change the limits", Method::PATCH, &["sessions", id.as_str()], &[], Some(request)).await
     }
 
     /// `GET /runners`.
@@ -98,6 +99,17 @@ impl Client {
         self.call(what, Method::GET, path, &[], None::<&()>).await
     }
 
+    /// A request with its token, and its place in words.
+    fn request(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> (reqwest::RequestBuilder, String) {
+        let url = api_url(&self.connection.url, path, query);
+        let place = format!("{method} {url}");
+        let mut request = self.http.request(method, url);
+        if let Some(token) = &self.connection.token {
+            request = request.bearer_auth(token.expose());
+        }
+        (request, place)
+    }
+
     async fn call<B: Serialize, T: DeserializeOwned>(
         &self,
         what: &str,
@@ -107,12 +119,8 @@ impl Client {
         body: Option<&B>,
     ) -> Result<T> {
         let what = format!("cannot {what}");
-        let url = api_url(&self.connection.url, path, query);
-        let place = format!("{method} {url}");
-        let mut request = self.http.request(method, url);
-        if let Some(token) = &self.connection.token {
-            request = request.bearer_auth(token.expose());
-        }
+        let (request, place) = self.request(method, path, query);
+        let mut request = request.timeout(ANSWER_WITHIN);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -154,15 +162,19 @@ pub fn api_url(base: &Url, path: &[&str], query: &[(&str, String)]) -> Url {
 
 fn transport_error(what: &str, place: &str, error: &reqwest::Error) -> CliError {
     if error.is_timeout() && !error.is_connect() {
-        return CliError::new(Kind::TimedOut, what)
-            .at(place)
-            .because(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))
-            .next("helixctl status");
+        return timed_out(what, place);
     }
     CliError::new(Kind::Unreachable, what)
         .at(place)
         .because(innermost(error))
         .next("on this machine: helixctl up --detach; elsewhere: check the address and that the server runs")
+}
+
+fn timed_out(what: &str, place: &str) -> CliError {
+    CliError::new(Kind::TimedOut, what)
+        .at(place)
+        .because(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))
+        .next("helixctl status")
 }
 
 /// The last cause is what people look for ("connection refused"); reqwest's own words repeat the address.
@@ -207,9 +219,10 @@ fn next_step(code: ErrorCode) -> (Kind, Option<&'static str>) {
             (Kind::Unreachable, Some("helixctl status"))
         }
         ErrorCode::WaitTimeout => (Kind::TimedOut, Some("helixctl status")),
-        ErrorCode::SessionNotFound => (Kind::Failed, Some("helixctl session list")),
+        ErrorCode::SessionNotFound | ErrorCode::SessionEnded => (Kind::Failed, Some("helixctl session list")),
         ErrorCode::RunnerNotFound | ErrorCode::UnknownKind => (Kind::Failed, Some("helixctl runner list")),
         ErrorCode::SessionExists => (Kind::Failed, Some("take another --id, or leave it out and get a new one")),
+        ErrorCode::AboveMaximum => (Kind::Failed, Some("helixctl runner show ID tells the maximum")),
         ErrorCode::SessionNotReady => (Kind::Failed, Some("helixctl session show ID")),
         ErrorCode::Conflict => (Kind::Failed, Some("repeat the command")),
         _ => (Kind::Failed, None),

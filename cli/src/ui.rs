@@ -35,25 +35,38 @@ impl Ui {
 
     /// One compact JSON object on one line of standard output.
     pub fn json<T: Serialize>(&self, value: &T) -> Result<()> {
-        let text = serde_json::to_string(value)
-            .map_err(|error| CliError::failed("cannot encode the answer as JSON").because(error))?;
-        self.raw(format!("{text}\n").as_bytes())
+        self.stream_json(value).map(|_| ())
+    }
+
+    /// The same as one of many lines; false when nobody reads them any more.
+    pub fn stream_json<T: Serialize>(&self, value: &T) -> Result<bool> {
+        self.write(format!("{}\n", json_text(value)?).as_bytes())
+    }
+
+    /// A line of data, one of many; false when nobody reads them any more.
+    pub fn stream_line(&self, text: &str) -> Result<bool> {
+        let text = if self.stdout_tty { printable(text) } else { text.to_owned() };
+        self.write(format!("{text}\n").as_bytes())
     }
 
     /// A line of data.
     pub fn line(&self, text: &str) -> Result<()> {
-        let text = if self.stdout_tty { printable(text) } else { text.to_owned() };
-        self.raw(format!("{text}\n").as_bytes())
+        self.stream_line(text).map(|_| ())
     }
 
     /// Bytes of data as they are: a completion script.
     pub fn raw(&self, bytes: &[u8]) -> Result<()> {
+        self.write(bytes).map(|_| ())
+    }
+
+    /// False when the reader went away.
+    #[expect(clippy::unused_self, reason = "printing goes through a Ui alone")]
+    fn write(&self, bytes: &[u8]) -> Result<bool> {
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(CliError::failed("cannot write the answer").at("standard output").because(error))
-            }
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(CliError::failed("cannot write the answer").at("standard output").because(error)),
         }
     }
 
@@ -137,6 +150,10 @@ impl Drop for Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+fn json_text<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| CliError::failed("cannot encode the answer as JSON").because(error))
 }
 
 /// The text without colours, and with a mark for every other control character but line ends and tabs.

@@ -1,5 +1,8 @@
 //! The real program in a home of its own: what bad input gets, and with which exit code.
 
+#[path = "command_line/logs.rs"]
+mod logs;
+
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -70,7 +73,7 @@ impl Home {
 #[test]
 fn what_cannot_be_understood_is_exit_code_2_and_nothing_on_standard_output() {
     let home = Home::new();
-    let lines: [&[&str]; 12] = [
+    let lines: [&[&str]; 21] = [
         &[],
         &["upp"],
         &["up", "--slots", "0"],
@@ -80,6 +83,15 @@ fn what_cannot_be_understood_is_exit_code_2_and_nothing_on_standard_output() {
         &["session", "create", "--branch", "main"],
         &["session", "create", "--env", "NOVALUE"],
         &["session", "create", "--wait=soon"],
+        &["session", "create", "--cpu", "0"],
+        &["session", "create", "--memory", "4 gigs"],
+        &["session", "create", "--network", "bridge"],
+        &["session", "create", "--on-lost", "cry"],
+        &["session", "limit", "a"],
+        &["session", "limit", "--memory", "4GiB"],
+        &["session", "limit", "a", "--io-weight", "0"],
+        &["session", "logs", "a", "--unit", "window"],
+        &["session", "logs", "a", "--lines", "5001"],
         &["session", "list", "--phase", "Redy"],
         &["session", "open", "a", "--ttl", "700000"],
         &["completions", "csh"],
@@ -95,6 +107,19 @@ fn what_cannot_be_understood_is_exit_code_2_and_nothing_on_standard_output() {
 
     For more information, try '--help'.
     "#);
+}
+
+#[test]
+fn a_change_without_a_limit_names_the_flags() {
+    let done = Home::new().run(&["session", "limit", "a"]);
+    insta::assert_snapshot!(done.stderr, @r"
+    error: the following required arguments were not provided:
+      <--cpu <N>|--memory <SIZE>|--memory-high <SIZE>|--tasks <N>|--io-weight <N>>
+
+    Usage: helixctl session limit <--cpu <N>|--memory <SIZE>|--memory-high <SIZE>|--tasks <N>|--io-weight <N>> <ID>
+
+    For more information, try '--help'.
+    ");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ErrorCode;
 use crate::ids::{Epoch, Generation, KindName, PoolName, RunnerId, SessionId};
 use crate::link::Stream;
+use crate::resources::{Limits, Network, OnLost, Reserve, Resources, Usage};
 use crate::runner::{Liveness, RunnerFacts, RunnerStatus};
 use crate::session::{
     Cause, Desired, Display, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
@@ -48,6 +49,28 @@ pub struct CreateSession {
     /// Extra environment of the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Most that it may use; the kind's and the runner's defaults where absent.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
+    /// What is kept free for it; the kind's and the runner's defaults where absent.
+    #[serde(default, skip_serializing_if = "Reserve::is_empty")]
+    pub reserve: Reserve,
+    /// `host` or `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// `wait` or `restart`: what becomes of it while its runner cannot be heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_lost: Option<OnLost>,
+}
+
+/// `PATCH /api/v1/sessions/{id}`: changes a session that may be running.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct AmendSession {
+    /// New limits; what is absent stays as it is.
+    #[serde(default)]
+    pub resources: Resources,
 }
 
 /// A project, short or long.
@@ -113,6 +136,13 @@ pub struct SessionView {
     pub pid: Option<u32>,
     /// Path of the workspace on its runner.
     pub workspace: Option<String>,
+    /// The limits that it runs under and what of them is enforced; `null` until its runner has said so.
+    pub limits: Option<Limits>,
+    /// What it uses now; `null` while nothing of it runs, or nobody says.
+    pub usage: Option<Usage>,
+    /// True while its runner, cut off from the servers, holds it still (`on_lost = restart`).
+    #[serde(default)]
+    pub frozen: bool,
     /// Where its desktop can be reached.
     pub endpoints: Endpoints,
     /// Every timed step, from acceptance.

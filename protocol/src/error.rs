@@ -58,6 +58,8 @@ codes! {
     SessionExists = 409, "a session with this id exists and differs";
     /// The change needs a session that has not started.
     SessionStarted = 409, "the session has started";
+    /// The change needs a session that has not ended.
+    SessionEnded = 409, "the session has ended";
     /// The session runs no desktop now.
     SessionNotReady = 409, "the session has no desktop now";
     /// The runner id is enrolled with another token.
@@ -74,6 +76,8 @@ codes! {
     BodyTooLarge = 413, "the body is too large";
     /// The body is not `application/json`.
     UnsupportedMediaType = 415, "the body must be application/json";
+    /// A limit is above the most that the session's runner gives; `detail` has both.
+    AboveMaximum = 422, "the limit is above the runner's maximum";
     /// A ticket is unknown, used or expired.
     TicketInvalid = 401, "the ticket is not valid";
     /// A fault of the server; `detail` has an id to look up in its log.

@@ -13,6 +13,7 @@ pub mod external_agents;
 pub mod ids;
 pub mod link;
 pub mod record;
+pub mod resources;
 pub mod runner;
 pub mod session;
 pub mod subject;

@@ -138,6 +138,12 @@ pub struct Dial {
     /// For [`Stream::Logs`]: last lines wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u32>,
+    /// For [`Stream::Logs`]: only this unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// For [`Stream::Logs`]: go on with every new line until the viewer leaves or the session ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follow: bool,
 }
 
 /// Header of the dial-back request that carries its one-use ticket (never in the URL: URLs are logged).
@@ -150,15 +156,18 @@ pub const DIAL_TICKET_HEADER: &str = "x-helix-dial-ticket";
 pub enum Stream {
     /// RFB bytes of the display, binary frames.
     Vnc,
-    /// The units' last log lines: one text frame with a JSON array of [`LogLine`], then close.
+    /// The units' last log lines: text frames, each a JSON array of [`LogLine`]; then close.
     Logs,
 }
+
+/// Names of a session's units, in the order of their start.
+pub const UNITS: [&str; 5] = ["workspace", "dbus", "display", "wm", "app"];
 
 /// One line that a unit wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogLine {
-    /// `display`, `wm`, `dbus`, `workspace`, `app`.
+    /// One of [`UNITS`].
     pub unit: String,
     /// The line without its end.
     pub text: String,

@@ -4,8 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::KindName;
+use crate::ids::{KindName, SessionId};
+use crate::resources::{Reserve, Resources, Usage};
 use crate::session::Geometry;
+
+/// What agentd tells its service manager, beside the words of sd_notify(3), once it is registered with a server. systemd
+/// ignores it; `READY=1` means only that every known session is taken over.
+pub const REGISTERED_NOTICE: &str = "X_HELIX_REGISTERED=1";
 
 /// What a runner offers. Sent at registration, kept in `helix_runners`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +39,21 @@ pub struct RunnerFacts {
     pub isolation: String,
     /// What limits are enforced, or why they are not, for people.
     pub limits: String,
+    /// What this machine enforces of a session's limits: `cpu`, `memory`, `memory_high`, `tasks`, `io_weight`.
+    #[serde(default)]
+    pub enforced: Vec<String>,
+    /// What it cannot, each with its reason.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// Most that a session may ask for. A session that asks for more is not placed here.
+    #[serde(default)]
+    pub max_resources: Resources,
+    /// What admission may give away in all; absent amounts are not counted.
+    #[serde(default)]
+    pub reservable: Reserve,
+    /// What a session of a kind reserves here where its spec says nothing: the kind's word, else the runner's.
+    #[serde(default)]
+    pub kind_reserve: BTreeMap<KindName, Reserve>,
     /// Memory of the machine in bytes.
     pub memory_bytes: u64,
     /// Processors of the machine.
@@ -52,6 +72,9 @@ pub struct Heartbeat {
     pub slots: u32,
     /// True while it takes nothing new (documents' word: offline when also empty).
     pub draining: bool,
+    /// What each live session uses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub usage: BTreeMap<SessionId, Usage>,
 }
 
 impl Heartbeat {

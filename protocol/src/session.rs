@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Generation, KindName, RunnerId, SessionId};
+use crate::resources::{Limits, Network, OnLost, Reserve, Resources};
 
 /// Most characters of a session's `input`.
 pub const MAX_INPUT_CHARS: usize = 50_000;
@@ -165,6 +166,18 @@ pub struct SessionSpec {
     /// Extra environment of the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Most that it may use; the kind's and the runner's defaults where absent.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
+    /// What is kept free for it; the kind's and the runner's defaults where absent.
+    #[serde(default, skip_serializing_if = "Reserve::is_empty")]
+    pub reserve: Reserve,
+    /// Its network; the machine's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// What becomes of it while its runner cannot be heard; it runs on where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_lost: Option<OnLost>,
 }
 
 /// What a session shall be. Smaller than [`SessionPhase`] on purpose.
@@ -282,6 +295,12 @@ pub struct ObservedSession {
     /// Path of the workspace on the runner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
+    /// The limits that it runs under, and what of them is enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// True while its runner, cut off from the servers, holds it still (`on_lost = restart`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
     /// Last report: nothing of it is left on the runner, workspace and logs included (after `deleted`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forgotten: bool,

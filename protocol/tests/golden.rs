@@ -1,5 +1,7 @@
 //! Wire JSON as it is, in `golden/`: whoever changes one of these changes what older peers, stored records and scripts read.
 
+use std::collections::BTreeMap;
+
 use helix_protocol::api::Problem;
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::{Event, FeedItem};
@@ -46,7 +48,7 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(val
 
 #[test]
 fn the_link() {
-    let heartbeat = Heartbeat { active_tasks: 1, slots: 8, draining: false };
+    let heartbeat = Heartbeat { active_tasks: 1, slots: 8, draining: false, usage: BTreeMap::default() };
     let request = Message { runner: runner(), body: Request::Heartbeat { heartbeat } };
     golden!("link_heartbeat", round_trip(request));
     let request = Message { runner: runner(), body: Request::Sync {} };
@@ -67,6 +69,8 @@ fn the_link() {
         session: session(),
         stream: Stream::Vnc,
         lines: None,
+        unit: None,
+        follow: false,
     };
     let reply = Message { runner: runner(), body: Reply::Dials { dials: vec![dial] } };
     golden!("link_dials", round_trip(reply));

@@ -20,6 +20,7 @@ mod guard;
 mod headers;
 mod health;
 mod leftover;
+mod logs;
 mod openapi;
 mod problem;
 mod registry;
@@ -66,6 +67,7 @@ fn registry(external_agents: bool) -> Registry {
     let registry = openapi::routes(registry);
     let registry = fleet::routes(registry);
     let registry = sessions::routes(registry);
+    let registry = logs::routes(registry);
     let registry = streams::routes(registry);
     let registry = runners::routes(registry);
     let registry = events::routes(registry);

@@ -5,30 +5,29 @@
 //! viewer's socket or with the process.
 //!
 //! Tasks: none of its own. A spliced pair lives in the task of the viewer's upgraded connection; the runner's side
-//! hands its socket over and ends. On failure a waiting viewer gets `RunnerUnavailable`, a spliced one a close
+//! hands its socket over and ends. Logs ([`logs`]) are read by who asked for them, followed ones for as long as the
+//! answer's body is wanted. On failure a waiting viewer gets `RunnerUnavailable`, a spliced one a close
 //! frame, and comes back with a fresh ticket.
 
 mod dials;
 mod frame;
+mod logs;
 mod splice;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws;
-use futures::StreamExt as _;
-use helix_protocol::link::{Dial, LogLine, Nudge, Stream};
+use helix_protocol::link::{Dial, Nudge, Stream};
 use helix_protocol::{ErrorCode, RunnerId, SessionId};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 pub use dials::Answer;
+pub use logs::LogQuery;
 pub use splice::splice;
 pub(crate) use splice::{GOODBYE, PING_EVERY, SILENCE};
 
@@ -39,10 +38,6 @@ use dials::Dials;
 
 /// How long a runner may take to dial back.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a dialled runner may take to read and send a session's logs.
-const LOGS_DEADLINE: Duration = Duration::from_secs(10);
-/// Largest answer to a request for logs: one text frame.
-const MAX_LOGS: usize = 16 << 20;
 
 /// A WebSocket after its handshake, as bytes of frames.
 pub type Socket = TokioIo<Upgraded>;
@@ -119,17 +114,25 @@ impl Relay {
         self.inner.dials.answer(runner, ticket)
     }
 
+    /// Asks the runner to dial back with a session's desktop; see [`Relay::dial_back`].
+    pub async fn dial_desktop(&self, runner: &RunnerId, session: &SessionId) -> Result<Socket> {
+        let session = session.clone();
+        self.dial_back(runner, |url, ticket| Dial {
+            url,
+            ticket,
+            session,
+            stream: Stream::Vnc,
+            lines: None,
+            unit: None,
+            follow: false,
+        })
+        .await
+    }
+
     /// Asks the runner to dial back and waits for its socket, at most 5 s. Dropping the future forgets the dial.
-    pub async fn dial(
-        &self,
-        runner: &RunnerId,
-        session: &SessionId,
-        stream: Stream,
-        lines: Option<u32>,
-    ) -> Result<Socket> {
+    async fn dial_back(&self, runner: &RunnerId, dial: impl FnOnce(String, String) -> Dial) -> Result<Socket> {
         let relay = &*self.inner;
-        let ticket = random_ticket()?;
-        let dial = Dial { url: relay.advertise_url.clone(), ticket, session: session.clone(), stream, lines };
+        let dial = dial(relay.advertise_url.clone(), random_ticket()?);
         let waiting = relay.dials.register(runner, dial);
         let nudge_then_wait = async {
             relay.bus.nudge(runner, Nudge::Dial { server: relay.server_id.to_string() }).await;
@@ -144,30 +147,6 @@ impl Relay {
                     runner,
                     &format!("it did not dial back within {seconds} s; see `helixctl runner show`"),
                 ))
-            }
-        }
-    }
-
-    /// The last `lines` lines that the units of a session wrote, read by its runner.
-    pub async fn fetch_logs(&self, runner: &RunnerId, session: &SessionId, lines: u32) -> Result<Vec<LogLine>> {
-        let socket = self.dial(runner, session, Stream::Logs, Some(lines)).await?;
-        let limits = WebSocketConfig::default().max_message_size(Some(MAX_LOGS)).max_frame_size(Some(MAX_LOGS));
-        let mut socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(limits)).await;
-        let answer = timeout(LOGS_DEADLINE, async {
-            // Pings and pongs may come first.
-            while let Some(Ok(message)) = socket.next().await {
-                if let Message::Text(text) = message {
-                    return serde_json::from_str(text.as_str()).ok();
-                }
-            }
-            None
-        });
-        match answer.await {
-            Ok(Some(lines)) => Ok(lines),
-            Ok(None) => Err(unavailable(runner, "it closed the stream without log lines; its own log says why")),
-            Err(_) => {
-                let seconds = LOGS_DEADLINE.as_secs();
-                Err(unavailable(runner, &format!("it sent no log lines within {seconds} s; try again")))
             }
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod occupancy;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,7 +113,7 @@ impl Runners {
             runners.iter().map(|(_, entry)| Arc::clone(&entry.value)).collect()
         };
         let active = self.occupancy();
-        Ok(records.iter().map(|record| self.view(record, active.get(&record.id).copied().unwrap_or(0))).collect())
+        Ok(records.iter().map(|record| self.view(record, slots_of(&active, &record.id))).collect())
     }
 
     /// Removes a runner that is not online and revokes its token, so that the id can be enrolled again.
@@ -215,11 +216,13 @@ impl Runners {
 
     fn occupancy(&self) -> occupancy::Occupancy {
         let store = &self.inner.store;
-        occupancy::count(&store.sessions.view().read(), &store.observed.view().read())
+        let (sessions, observed, runners) =
+            (store.sessions.view().read(), store.observed.view().read(), store.runners.view().read());
+        occupancy::count(&sessions, &observed, &runners)
     }
 
     fn active_tasks(&self, id: &RunnerId) -> u32 {
-        self.occupancy().get(id).copied().unwrap_or(0)
+        slots_of(&self.occupancy(), id)
     }
 
     fn view(&self, record: &RunnerRecord, active_tasks: u32) -> RunnerView {
@@ -228,13 +231,17 @@ impl Runners {
     }
 }
 
+fn slots_of(held: &occupancy::Occupancy, id: &RunnerId) -> u32 {
+    held.get(id).map_or(0, |held| held.slots)
+}
+
 fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u32) -> RunnerView {
     let heartbeat = lease.and_then(|lease| lease.value.heartbeat.as_ref());
     let draining = heartbeat.is_some_and(|heartbeat| heartbeat.draining);
     let facts_slots = record.facts.as_ref().map_or(0, |facts| facts.slots);
     let slots = heartbeat.map_or(facts_slots, |heartbeat| heartbeat.slots);
     let status = if record.liveness == Liveness::Online {
-        Heartbeat { active_tasks, slots, draining }.status()
+        Heartbeat { active_tasks, slots, draining, usage: BTreeMap::new() }.status()
     } else {
         RunnerStatus::Offline
     };

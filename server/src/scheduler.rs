@@ -5,6 +5,7 @@ mod score;
 
 use std::sync::Arc;
 
+use helix_protocol::resources::{Bytes, Cpus, Reserve, Resources};
 use helix_protocol::runner::{Liveness, RunnerFacts};
 use helix_protocol::{KindName, PoolName, RunnerId};
 
@@ -26,10 +27,35 @@ pub struct Candidate {
     pub draining: bool,
     /// Slots it has.
     pub slots: u32,
-    /// Slots in use.
-    pub used: u32,
+    /// What its sessions hold.
+    pub held: Held,
     /// What it offers; absent until it registered.
     pub facts: Option<Arc<RunnerFacts>>,
+}
+
+/// What sessions hold of a runner, used or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Slots.
+    pub slots: u32,
+    /// Reserved processors, in thousandths.
+    pub cpu_milli: u64,
+    /// Reserved memory in bytes.
+    pub memory_bytes: u64,
+}
+
+impl Held {
+    /// One more session.
+    pub fn add(&mut self, reserve: Reserve) {
+        self.slots = self.slots.saturating_add(1);
+        self.cpu_milli = self.cpu_milli.saturating_add(reserve.cpu.map_or(0, |Cpus(milli)| u64::from(milli)));
+        self.memory_bytes = self.memory_bytes.saturating_add(reserve.memory.map_or(0, |Bytes(bytes)| bytes));
+    }
+}
+
+/// What a session reserves on a runner: its own word, else the runner's for its kind (the default kind where `None`).
+pub fn reserve_on(facts: &RunnerFacts, kind: Option<&KindName>, own: Reserve) -> Reserve {
+    own.or(facts.kind_reserve.get(kind.unwrap_or(&facts.default_kind)).copied().unwrap_or_default())
 }
 
 /// What a session needs.
@@ -39,6 +65,10 @@ pub struct Ask<'a> {
     pub kind: Option<&'a KindName>,
     /// Pool whose runners it wants.
     pub pool: Option<&'a PoolName>,
+    /// Most that it may use.
+    pub resources: Resources,
+    /// What is kept free for it; the runner's word for its kind where absent.
+    pub reserve: Reserve,
 }
 
 /// Why no runner takes a session now, for people: the shortest true reason first, then each runner's.
@@ -61,10 +91,13 @@ pub fn place(runners: &[Candidate], ask: Ask<'_>) -> Result<usize, Refusal> {
 
 fn refuse(unfit: &[(&RunnerId, Unfit)], ask: Ask<'_>) -> Refusal {
     let any = |wanted: fn(&Unfit) -> bool| unfit.iter().any(|(_, reason)| wanted(reason));
+    let slots = any(|reason| matches!(reason, Unfit::Full { .. }));
+    let memory = any(|reason| matches!(reason, Unfit::Memory { .. }) && reason.is_passing());
+    let cpu = any(|reason| matches!(reason, Unfit::Cpu { .. }) && reason.is_passing());
     let summary = if unfit.is_empty() {
         "no runner is enrolled".to_owned()
-    } else if any(|reason| matches!(reason, Unfit::Full { .. })) {
-        "all slots taken".to_owned()
+    } else if let Some(short) = shortage(slots, memory, cpu) {
+        short.to_owned()
     } else if any(Unfit::is_passing) {
         "no runner takes sessions now".to_owned()
     } else {
@@ -72,6 +105,7 @@ fn refuse(unfit: &[(&RunnerId, Unfit)], ask: Ask<'_>) -> Refusal {
             (_, Some(pool)) if any(|reason| *reason == Unfit::OtherPool) => {
                 format!("no runner of pool {pool} can take it")
             }
+            _ if any(Unfit::is_too_much) => "no runner can give it that much".to_owned(),
             (Some(kind), _) => format!("no runner offers kind {kind}"),
             (None, _) => "no runner can take it".to_owned(),
         }
@@ -84,6 +118,17 @@ fn refuse(unfit: &[(&RunnerId, Unfit)], ask: Ask<'_>) -> Refusal {
         reasons.push(format!("{} more", unfit.len() - NAMED));
     }
     Refusal(format!("{summary} ({})", reasons.join("; ")))
+}
+
+/// What the runners that could take it have too little of, if that is why none does.
+fn shortage(slots: bool, memory: bool, cpu: bool) -> Option<&'static str> {
+    match (slots, memory, cpu) {
+        (false, false, false) => None,
+        (true, false, false) => Some("all slots taken"),
+        (false, true, false) => Some("not enough memory free to reserve"),
+        (false, false, true) => Some("not enough processors free to reserve"),
+        _ => Some("no runner has enough free"),
+    }
 }
 
 #[cfg(test)]

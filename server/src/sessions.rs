@@ -1,9 +1,10 @@
-//! Rules for a session: create, read, stop, delete, adopt, record what a runner saw. No HTTP and no NATS types.
+//! Rules for a session: create, read, amend, stop, delete, adopt, record what a runner saw. No HTTP and no NATS types.
 //!
 //! A session is its record (what was asked and decided) and the last report of its runner; [`view`] derives from both
 //! how it is. Everything here changes the record, revision-checked, and returns once that is durable; the leader's
 //! reconciler sees the change and acts.
 
+mod amend;
 pub mod list;
 pub mod report;
 pub mod validate;
@@ -17,11 +18,13 @@ use helix_protocol::api::{CreateSession, SessionPage, SessionView};
 use helix_protocol::assignment::Assignment;
 use helix_protocol::event::Event;
 use helix_protocol::record::{RunnerRecord, SessionRecord};
+use helix_protocol::resources::Usage;
 use helix_protocol::session::{Cause, Desired, ObservedSession, SessionPhase};
 use helix_protocol::{Epoch, ErrorCode, Generation, KindName, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+pub use self::amend::Amendment;
 use self::validate::Accepted;
 use self::view::Known;
 use crate::auth::Principal;
@@ -69,15 +72,6 @@ pub struct Filter {
     pub limit: usize,
     /// From a former page.
     pub cursor: Option<String>,
-}
-
-/// What `PUT /external-agents/{id}` may change before the start.
-#[derive(Debug, Clone, Default)]
-pub struct Amendment {
-    /// New environment, whole.
-    pub env: Option<BTreeMap<String, String>>,
-    /// New directory inside the workspace.
-    pub project_path: Option<String>,
 }
 
 impl Sessions {
@@ -233,39 +227,6 @@ impl Sessions {
         Ok(Versioned::new(record, revision))
     }
 
-    /// Changes what has no runner yet (phase `Pending`), else `SessionStarted`: a runner may have begun with what it
-    /// was told already.
-    pub async fn amend(&self, by: &Principal, id: &SessionId, change: Amendment) -> Result<SessionView> {
-        if let Some(env) = &change.env {
-            validate::check_env(env)?;
-        }
-        if let Some(path) = &change.project_path {
-            validate::check_project_path(path)?;
-        }
-        let amend = |record: &SessionRecord| {
-            check_change(by, record)?;
-            let phase = self.known_of(record).phase();
-            if record.assignment.is_some() || phase != SessionPhase::Pending {
-                let detail = format!("session {id} is {phase}; only what waits for a runner can be changed");
-                return Err(Error::new(ErrorCode::SessionStarted, detail));
-            }
-            let mut new = record.clone();
-            if let Some(env) = &change.env {
-                new.spec.env.clone_from(env);
-            }
-            if let Some(path) = &change.project_path {
-                new.spec.project_path = Some(path.clone());
-            }
-            if new.spec == record.spec {
-                return Ok(None);
-            }
-            new.generation = record.generation.next();
-            Ok(Some(new))
-        };
-        let entry = self.inner.store.sessions.modify(id.as_str(), amend, || not_found(id)).await?;
-        Ok(self.view_of(&entry.value))
-    }
-
     /// Makes a record for an unclaimed session, so that it is managed again.
     pub async fn adopt(&self, by: &Principal, id: &SessionId) -> Result<SessionView> {
         self.inner.store.observed.catch_up().await?;
@@ -351,8 +312,9 @@ impl Sessions {
         let observed = self.inner.store.observed.view().read();
         let key = record.assignment.as_ref().map(|of| subject::runner_session_key(&of.runner, &record.id));
         let seen = key.and_then(|key| observed.get(&key)).map(|entry| Arc::clone(&entry.value));
-        let liveness = record.assignment.as_ref().and_then(|of| self.runner(&of.runner)).map(|runner| runner.liveness);
-        KnownOwned { record, seen, liveness }
+        let runner = record.assignment.as_ref().map(|of| &of.runner);
+        let liveness = runner.and_then(|runner| self.runner(runner)).map(|runner| runner.liveness);
+        KnownOwned { record, seen, liveness, usage: runner.and_then(|runner| self.usage(runner, &record.id)) }
     }
 
     fn view_of(&self, record: &SessionRecord) -> SessionView {
@@ -368,7 +330,14 @@ impl Sessions {
         observed: Option<&'a ObservedSession>,
         runner: &RunnerId,
     ) -> Known<'a> {
-        Known { id, record, observed, liveness: self.runner(runner).map(|runner| runner.liveness) }
+        let liveness = self.runner(runner).map(|runner| runner.liveness);
+        Known { id, record, observed, liveness, usage: self.usage(runner, id) }
+    }
+
+    /// What a runner said in its last heartbeat that the session uses.
+    fn usage(&self, runner: &RunnerId, id: &SessionId) -> Option<Usage> {
+        let lease = self.inner.store.leases.view().get(&subject::runner_lease_key(runner))?;
+        lease.value.heartbeat.as_ref()?.usage.get(id).copied()
     }
 
     fn runner(&self, id: &RunnerId) -> Option<Arc<RunnerRecord>> {
@@ -422,6 +391,7 @@ struct KnownOwned<'a> {
     record: &'a SessionRecord,
     seen: Option<Arc<ObservedSession>>,
     liveness: Option<helix_protocol::runner::Liveness>,
+    usage: Option<Usage>,
 }
 
 impl KnownOwned<'_> {
@@ -431,6 +401,7 @@ impl KnownOwned<'_> {
             record: Some(self.record),
             observed: self.seen.as_deref(),
             liveness: self.liveness,
+            usage: self.usage,
         }
     }
 

@@ -3,6 +3,12 @@
 
 #[path = "core/harness.rs"]
 mod harness;
+#[path = "core/http.rs"]
+mod http;
+#[path = "core/limits.rs"]
+mod limits;
+#[path = "core/logs.rs"]
+mod logs;
 
 use std::time::Duration;
 

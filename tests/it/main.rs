@@ -13,4 +13,5 @@ mod refusals;
 mod replicas;
 mod routes;
 mod sessions;
+mod units;
 mod updown;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -34,6 +35,7 @@ pub struct Builder {
     servers: usize,
     runners: Vec<RunnerSpec>,
     times: Times,
+    seen_at: Option<IpAddr>,
 }
 
 /// A running fleet.
@@ -54,7 +56,7 @@ pub struct Cluster {
 impl Cluster {
     /// One server, no runner yet.
     pub fn builder() -> Builder {
-        Builder { servers: 1, runners: Vec::new(), times: Times::default() }
+        Builder { servers: 1, runners: Vec::new(), times: Times::default(), seen_at: None }
     }
 
     /// One server and one runner `r1` with four slots.
@@ -198,6 +200,13 @@ impl Builder {
         self
     }
 
+    /// With servers that other machines reach at this address, through a relay of the caller's.
+    #[must_use]
+    pub fn seen_at(mut self, address: IpAddr) -> Self {
+        self.seen_at = Some(address);
+        self
+    }
+
     /// Starts it and waits until every part is ready.
     pub async fn start(self) -> Result<Cluster> {
         crate::init();
@@ -209,14 +218,14 @@ impl Builder {
 
         // nats-server's configuration does not depend on its own port.
         let first = dir.path().join("nats.toml");
-        std::fs::write(&first, config(&secrets, 8080, None, &self.times))?;
+        std::fs::write(&first, config(&secrets, 8080, None, &self.times, None))?;
         let nats_dir = dir.path().join("nats");
         std::fs::create_dir(&nats_dir)?;
         let nats = Nats::start(&nats_dir, &first).await?;
 
         let mut servers = Vec::new();
         for number in 0..self.servers {
-            servers.push(Server::new(dir.path(), number, &secrets, &nats.url(), &self.times)?);
+            servers.push(Server::new(dir.path(), number, &secrets, &nats.url(), &self.times, self.seen_at)?);
         }
         let urls: Vec<_> = servers.iter().map(Server::url).collect();
         let mut runners = Vec::new();

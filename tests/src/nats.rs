@@ -38,6 +38,11 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().and_then(Process::pid)
@@ -89,6 +94,7 @@ impl Nats {
             args: vec!["-c".to_owned(), path(&conf)?.to_owned()],
             env: Vec::new(),
             dir: self.dir.clone(),
+            ready: "READY=1",
         };
         let mut process = launch.spawn()?;
         let pid = process.pid().context("nats-server ended at once")?;

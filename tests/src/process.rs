@@ -30,6 +30,8 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// Directory for the log and the notify socket; also HOME.
     pub dir: PathBuf,
+    /// What it says on the notify socket when it is ready.
+    pub ready: &'static str,
 }
 
 /// A running (or ended) program.
@@ -73,12 +75,12 @@ impl Launch {
             .stderr(file)
             .kill_on_drop(true);
         let (said, ready) = watch::channel(false);
-        let listener = AbortOnDrop(tokio::spawn(listen(notify, said)));
+        let listener = AbortOnDrop(tokio::spawn(listen(notify, self.ready, said)));
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         Ok(Process { name: self.name.clone(), log, child, ready, _listener: listener })
     }
 
-    /// Starts it and waits for `READY=1`.
+    /// Starts it and waits until it says that it is ready.
     pub async fn start(&self) -> Result<Process> {
         let mut process = self.spawn()?;
         process.ready(PATIENCE).await?;
@@ -92,7 +94,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Waits for `READY=1`; an end before it is an error with the log's last lines.
+    /// Waits until it says that it is ready; an end before it is an error with the log's last lines.
     pub async fn ready(&mut self, within: Duration) -> Result<()> {
         let mut ready = self.ready.clone();
         let outcome = tokio::select! {
@@ -144,10 +146,10 @@ impl Process {
 }
 
 /// Reads what the program says about itself, to its end: it would block on a full socket.
-async fn listen(socket: UnixDatagram, ready: watch::Sender<bool>) {
+async fn listen(socket: UnixDatagram, word: &'static str, ready: watch::Sender<bool>) {
     let mut buffer = [0; 4096];
     while let Ok(length) = socket.recv(&mut buffer).await {
-        if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1") {
+        if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == word) {
             ready.send_replace(true);
         }
     }

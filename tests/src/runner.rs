@@ -59,7 +59,7 @@ impl Runner {
         writeln!(text, "api_host = {servers:?}")?;
         writeln!(text, "api_token_file = {}", quoted(enrolment))?;
         writeln!(text, "runner_id = {:?}", spec.id)?;
-        writeln!(text, "concurrency = {}\nmax_tasks = {}", spec.slots, spec.max_tasks)?;
+        writeln!(text, "backend = \"process\"\nconcurrency = {}\nmax_tasks = {}", spec.slots, spec.max_tasks)?;
         writeln!(text, "session_timeout = {:?}", spec.session_timeout)?;
         writeln!(text, "state_dir = {}\nworkspace_dir = {}", quoted(&state_dir), quoted(&workspace_dir))?;
         writeln!(text, "display_width = 1024\ndisplay_height = 640")?;
@@ -72,6 +72,7 @@ impl Runner {
             args: vec!["run".into(), "--config".into(), file.to_str().context("path is not UTF-8")?.into()],
             env: Vec::new(),
             dir: dir.to_owned(),
+            ready: helix_protocol::runner::REGISTERED_NOTICE,
         };
         Ok(Self { spec, state_dir, workspace_dir, launch, process: None })
     }

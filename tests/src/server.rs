@@ -1,5 +1,6 @@
 //! One helix-server process of a cluster.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -56,11 +57,12 @@ pub fn quoted(path: &Path) -> String {
     format!("{:?}", path.to_string_lossy())
 }
 
-/// The text of a server.toml.
-pub fn config(secrets: &Secrets, port: u16, nats_url: Option<&str>, times: &Times) -> String {
+/// The text of a server.toml. `seen_at` is where runners of other machines reach it.
+pub fn config(secrets: &Secrets, port: u16, nats_url: Option<&str>, times: &Times, seen_at: Option<IpAddr>) -> String {
+    let advertise = seen_at.map(|at| format!("advertise_url = \"http://{at}:{port}\"\n")).unwrap_or_default();
     let url = nats_url.map(|url| format!("url = \"{url}\"\n")).unwrap_or_default();
     format!(
-        "listen = \"127.0.0.1:{port}\"\n\
+        "listen = \"127.0.0.1:{port}\"\n{advertise}\
          key_file = {}\n\
          admin_token_file = {}\n\
          enrolment_token_file = {}\n\
@@ -87,16 +89,24 @@ pub fn config(secrets: &Secrets, port: u16, nats_url: Option<&str>, times: &Time
 
 impl Server {
     /// Prepares server number `number` in `dir`; [`Server::start`] starts it.
-    pub fn new(dir: &Path, number: usize, secrets: &Secrets, nats_url: &str, times: &Times) -> Result<Self> {
+    pub fn new(
+        dir: &Path,
+        number: usize,
+        secrets: &Secrets,
+        nats_url: &str,
+        times: &Times,
+        seen_at: Option<IpAddr>,
+    ) -> Result<Self> {
         let port = ports::free()?;
         let file = dir.join(format!("server{number}.toml"));
-        std::fs::write(&file, config(secrets, port, Some(nats_url), times))?;
+        std::fs::write(&file, config(secrets, port, Some(nats_url), times, seen_at))?;
         let launch = Launch {
             name: format!("server{number}"),
             program: programs::ours("helix-server")?,
             args: vec!["--config".to_owned(), file.to_str().context("path is not UTF-8")?.to_owned()],
             env: Vec::new(),
             dir: dir.to_owned(),
+            ready: "READY=1",
         };
         Ok(Self { launch, port, process: None })
     }
@@ -104,6 +114,11 @@ impl Server {
     /// Base URL.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// `127.0.0.1:port`.

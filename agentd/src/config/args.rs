@@ -54,12 +54,18 @@ pub struct RunArgs {
     /// What SIGTERM does with sessions: keep or stop
     #[arg(long, value_name = "WHAT")]
     on_exit: Option<String>,
+    /// What runs sessions: systemd, process, or auto (systemd where agentd is root and systemd is PID 1)
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
     /// The Zed editor's program [env: ZED_BINARY]
     #[arg(long, value_name = "FILE")]
     zed_binary: Option<String>,
     /// What to log: error, warn, info, debug or a filter [env: LOG_LEVEL]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// Check the settings, tell every fault, and end
+    #[arg(long)]
+    pub check_config: bool,
 }
 
 impl RunArgs {
@@ -81,6 +87,7 @@ impl RunArgs {
             ("default_kind", &self.default_kind),
             ("health_port", &self.health_port),
             ("on_exit", &self.on_exit),
+            ("backend", &self.backend),
             ("zed_binary", &self.zed_binary),
             ("log_level", &self.log_level),
         ]

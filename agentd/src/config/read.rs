@@ -12,7 +12,7 @@ use helix_protocol::{KindName, RunnerId};
 use reqwest::Url;
 
 use super::source::{Environment, Value, Values};
-use super::{Config, MAX_SLOTS, OnExit, SAMPLE_TOKEN, Secret, default_state_dir};
+use super::{Backend, Config, MAX_SLOTS, OnExit, SAMPLE_TOKEN, Secret, default_state_dir};
 
 pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
     let state_dir = state_dir(values, env);
@@ -32,6 +32,13 @@ pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
         default_kind: default_kind(values),
         health_port: number(values, "health_port", 3030, (0, u16::MAX)),
         on_exit: on_exit(values),
+        backend: backend(values),
+        slot_user_prefix: slot_user_prefix(values),
+        slot_user_first: number(values, "slot_user_first", 1, (1, MAX_SLOTS)),
+        default_resources: values.amounts.default_resources,
+        max_resources: values.amounts.max_resources,
+        default_reserve: values.amounts.default_reserve,
+        reservable: values.amounts.reservable,
         labels: labels(values),
         log_level: log_level(values),
         zed_binary: path(values, "zed_binary"),
@@ -234,6 +241,34 @@ fn on_exit(values: &mut Values) -> OnExit {
             OnExit::Keep
         }
     }
+}
+
+fn backend(values: &mut Values) -> Backend {
+    let Some(value) = values.take("backend") else { return Backend::Auto };
+    match value.text.as_str() {
+        "auto" => Backend::Auto,
+        "systemd" => Backend::Systemd,
+        "process" => Backend::Process,
+        other => {
+            let what = format!("`{other}` is neither auto nor systemd nor process");
+            values.fault(value.place, what, "write backend = \"auto\"");
+            Backend::Auto
+        }
+    }
+}
+
+fn slot_user_prefix(values: &mut Values) -> String {
+    let Some(value) = values.take("slot_user_prefix") else { return "helix-u".to_owned() };
+    let mut characters = value.text.chars();
+    let lower = |c: char| c.is_ascii_lowercase();
+    let ok = characters.next().is_some_and(lower)
+        && characters.all(|c| lower(c) || c.is_ascii_digit() || c == '-')
+        && value.text.len() <= 24;
+    if !ok {
+        let what = format!("`{}` is not the beginning of a user's name", value.text);
+        values.fault(value.place, what, "write slot_user_prefix = \"helix-u\"");
+    }
+    value.text
 }
 
 fn log_level(values: &mut Values) -> String {

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use helix_protocol::resources::{Reserve, Resources};
+use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::RunArgs;
 
@@ -30,9 +32,30 @@ const SETTINGS: &[(&str, &[&str])] = &[
     ("health_port", &[]),
     ("on_exit", &[]),
     ("labels", &[]),
+    ("backend", &[]),
+    ("slot_user_prefix", &[]),
+    ("slot_user_first", &[]),
+    (DEFAULT_RESOURCES, &[]),
+    (MAX_RESOURCES, &[]),
+    (DEFAULT_RESERVE, &[]),
+    (RESERVABLE, &[]),
     ("zed_binary", &["ZED_BINARY"]),
     ("log_level", &["LOG_LEVEL"]),
 ];
+
+const DEFAULT_RESOURCES: &str = "default_resources";
+const MAX_RESOURCES: &str = "max_resources";
+const DEFAULT_RESERVE: &str = "default_reserve";
+const RESERVABLE: &str = "reservable";
+
+/// The tables of amounts; only a file can have them.
+#[derive(Debug, Default)]
+pub(super) struct Amounts {
+    pub default_resources: Resources,
+    pub max_resources: Resources,
+    pub default_reserve: Reserve,
+    pub reservable: Reserve,
+}
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +95,7 @@ pub(super) struct Value {
 pub(super) struct Values {
     settings: BTreeMap<&'static str, Value>,
     pub labels: BTreeMap<String, Value>,
+    pub amounts: Amounts,
     faults: Vec<Fault>,
 }
 
@@ -132,6 +156,10 @@ impl Values {
             };
             match (*name, value.get_ref()) {
                 ("labels", DeValue::Table(labels)) => self.add_labels(labels, &place),
+                (DEFAULT_RESOURCES, _) => self.amounts.default_resources = self.resources(at, name, value),
+                (MAX_RESOURCES, _) => self.amounts.max_resources = self.resources(at, name, value),
+                (DEFAULT_RESERVE, _) => self.amounts.default_reserve = self.table(at, name, value),
+                (RESERVABLE, _) => self.amounts.reservable = self.table(at, name, value),
                 ("labels", other) => {
                     self.fault(
                         at,
@@ -149,6 +177,22 @@ impl Values {
                 }
             }
         }
+    }
+
+    fn table<T: DeserializeOwned + Default>(&mut self, at: String, name: &str, value: &Spanned<DeValue<'_>>) -> T {
+        T::deserialize(ValueDeserializer::from(value.clone())).unwrap_or_else(|error| {
+            let fix = format!("write for example {name} = {{ cpu = 2, memory = \"4GiB\" }}");
+            self.fault(at, format!("`{name}`: {}", error.message()), fix);
+            T::default()
+        })
+    }
+
+    fn resources(&mut self, at: String, name: &str, value: &Spanned<DeValue<'_>>) -> Resources {
+        let resources: Resources = self.table(at.clone(), name, value);
+        if let Some(fault) = resources.fault() {
+            self.fault(at, format!("`{name}`: {fault}"), "choose a larger amount, or leave it out");
+        }
+        resources
     }
 
     fn add_labels(&mut self, labels: &DeTable<'_>, place: &dyn Fn(usize) -> String) {

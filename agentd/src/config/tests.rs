@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use clap::Parser as _;
 
+use helix_protocol::resources::{Bytes, Cpus};
+
 use super::*;
 
 #[derive(clap::Parser)]
@@ -70,7 +72,7 @@ fn all_mistakes_come_at_once_with_place_and_fix() {
     let env = [("API_TOKEN", SAMPLE_TOKEN), ("RUNNER_ID", "a.b"), ("DISPLAY_WIDTH", "0"), ("HOME", "/h")];
     insta::assert_snapshot!(faults(load(&["--api-host", "ftp://x"], &env, Some(file))).join("\n"), @r#"
     agentd.toml line 6: `labels` is of type integer; write labels = { name = "value" }
-    agentd.toml line 2: unknown setting `speed`; remove it or use one of: api_host, api_token_file, runner_id, concurrency, max_tasks, session_timeout, workspace_dir, nats_url, display_width, display_height, state_dir, kinds_dir, default_kind, health_port, on_exit, labels, zed_binary, log_level
+    agentd.toml line 2: unknown setting `speed`; remove it or use one of: api_host, api_token_file, runner_id, concurrency, max_tasks, session_timeout, workspace_dir, nats_url, display_width, display_height, state_dir, kinds_dir, default_kind, health_port, on_exit, labels, backend, slot_user_prefix, slot_user_first, default_resources, max_resources, default_reserve, reservable, zed_binary, log_level
     agentd.toml line 4: `here` is not an absolute path; write workspace_dir = "/…"
     flag --api-host: `ftp://x` is not a server's address; write http://host:port or https://host, without path, user or query
     environment variable API_TOKEN: is `oh-hallo-insecure-token`, the sample token of the documents, which everybody knows; use the server's own enrolment token (RUNNER_TOKEN)
@@ -80,6 +82,21 @@ fn all_mistakes_come_at_once_with_place_and_fix() {
     environment variable DISPLAY_WIDTH: `0` is not a whole number from 320 to 7680; write for example display_width = 1920
     agentd.toml line 5: `maybe` is neither keep nor stop; write on_exit = "keep"
     "#);
+}
+
+#[test]
+fn amounts_are_read_from_the_file_alone() {
+    let file = "backend = \"process\"\nmax_resources = { cpu = 2, memory = \"4GiB\" }\n\
+                [default_reserve]\ncpu = 0.5\nmemory = 1073741824\n";
+    let config = load(&["--state-dir", "/s"], &[], Some(file)).expect("valid");
+    assert_eq!(config.backend, Backend::Process);
+    assert_eq!((config.max_resources.cpu, config.max_resources.memory), (Some(Cpus(2000)), Some(Bytes(4 << 30))));
+    assert_eq!(config.default_reserve, Reserve { cpu: Some(Cpus(500)), memory: Some(Bytes(1 << 30)) });
+    assert!(config.default_resources.is_empty());
+
+    let file = "backend = \"docker\"\nslot_user_prefix = \"Root\"\nmax_resources = { memory = \"lots\" }\n\
+                default_resources = { tasks = 3 }\nreservable = { disk = 1 }\n";
+    insta::assert_snapshot!(faults(load(&["--state-dir", "/s"], &[], Some(file))).join("\n"));
 }
 
 #[test]

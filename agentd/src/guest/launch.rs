@@ -21,7 +21,7 @@ use super::wire::{Answer, Request};
 use crate::supervisor::process::layout::Layout;
 use crate::supervisor::process::lock::Lock;
 use crate::supervisor::process::sweep::{self, Mark};
-use crate::supervisor::{Identity, SessionPaths};
+use crate::supervisor::{GuestIdentity, SessionPaths};
 
 /// A guest that lives answers at once; one that does not is hung or gone.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -44,14 +44,14 @@ pub(super) fn open(args: &GuestArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn living(layout: &Layout) -> Option<Identity> {
+fn living(layout: &Layout) -> Option<GuestIdentity> {
     match call(&layout.guest_socket(), &Request::List, ANSWER_TIMEOUT) {
         Ok(Answer::State { guest, .. }) => Some(guest),
         _ => None,
     }
 }
 
-fn start(args: &GuestArgs, layout: &Layout) -> anyhow::Result<Identity> {
+fn start(args: &GuestArgs, layout: &Layout) -> anyhow::Result<GuestIdentity> {
     let mark = Mark::load(layout, args.mark.clone()).sparing_openers();
     sweep::end_marked(&mark).map_err(|left| anyhow!("a former life of the session cannot be ended: {left}"))?;
     sweep::remove_session_files(layout).context("cannot remove what a former life of the session left")?;
@@ -82,7 +82,7 @@ fn start(args: &GuestArgs, layout: &Layout) -> anyhow::Result<Identity> {
 }
 
 fn make_dirs(paths: &SessionPaths, layout: &Layout) -> anyhow::Result<()> {
-    for dir in [&paths.home, &paths.tmp, &paths.runtime, &paths.ready, &layout.logs(), &paths.workspace] {
+    for dir in [&paths.home, &paths.tmp, &paths.runtime, &layout.ready_dir(), &layout.logs(), &paths.workspace] {
         make_dir(dir)?;
     }
     if !Path::new(X_SOCKETS).exists() {

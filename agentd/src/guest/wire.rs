@@ -12,7 +12,7 @@ use helix_protocol::SessionId;
 use helix_protocol::session::SessionResult;
 use serde::{Deserialize, Serialize};
 
-use crate::supervisor::{Identity, UnitName, UnitSpec, UnitStatus};
+use crate::supervisor::{GuestIdentity, UnitName, UnitSpec, UnitStatus};
 
 /// Longest line that either side accepts: a unit with its environment is far smaller.
 pub const MAX_LINE_BYTES: usize = 1024 * 1024;
@@ -53,7 +53,7 @@ pub enum Answer {
     /// Everything now.
     State {
         /// Who answers.
-        guest: Identity,
+        guest: GuestIdentity,
         /// Every unit started and not forgotten.
         units: Vec<UnitStatus>,
         /// Outcome of the task.
@@ -111,7 +111,7 @@ impl UnitRecord {
     /// As the supervisor tells it.
     pub fn status(&self) -> UnitStatus {
         let pid = self.exit_status.is_none().then_some(self.pid);
-        UnitStatus { name: self.name, pid, exit_status: self.exit_status }
+        UnitStatus { name: self.name, pid, exit_status: self.exit_status, out_of_memory: false }
     }
 }
 
@@ -121,7 +121,7 @@ pub struct Record {
     /// Which session.
     pub session: SessionId,
     /// The guest that wrote it.
-    pub guest: Identity,
+    pub guest: GuestIdentity,
     /// Its units.
     #[serde(default)]
     pub units: Vec<UnitRecord>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use helix_protocol::resources::{Reserve, Resources};
 use serde::{Deserialize, Deserializer};
 
 /// A kind's file as written. Unknown keys are refused with their line.
@@ -33,6 +34,18 @@ pub struct KindFile {
     /// Whether a D-Bus session bus is started for it.
     #[serde(default)]
     pub dbus: bool,
+    /// Whether `agentd task` runs in it, whose outcome is the session's result.
+    #[serde(default)]
+    pub task: bool,
+    /// Whether it brings a sandbox of its own, which needs namespaces (Chromium).
+    #[serde(default)]
+    pub own_sandbox: bool,
+    /// What a session may use whose spec says nothing.
+    #[serde(default)]
+    pub resources: Resources,
+    /// What is kept free for one whose spec says nothing.
+    #[serde(default)]
+    pub reserve: Reserve,
     /// What the machine must have.
     #[serde(default)]
     pub requires: Requires,

@@ -1,7 +1,7 @@
 //! From a kind and a session to the app unit: pure.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use helix_protocol::SessionId;
 use helix_protocol::session::Geometry;
@@ -9,7 +9,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 
 use super::file::KindFile;
-use crate::supervisor::SessionPaths;
+use crate::supervisor::{SessionFile, SessionPaths};
 
 /// What a template may use. Strict: a name that is not here is an error, not an empty text.
 #[derive(Debug, Clone, Copy)]
@@ -38,26 +38,7 @@ pub struct Rendered {
     /// Additions to the session's environment.
     pub env: BTreeMap<String, String>,
     /// Files to write before it starts, parents included.
-    pub files: Vec<RenderedFile>,
-}
-
-/// A file to write.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RenderedFile {
-    /// Absolute path inside the session's directory.
-    pub path: PathBuf,
-    /// Permission bits.
-    pub mode: u32,
-    /// Content; may hold the session's input.
-    pub content: String,
-}
-
-impl std::fmt::Debug for RenderedFile {
-    /// Without the content, which may be secret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { path, mode, content } = self;
-        write!(f, "{} {mode:04o} ({} bytes)", path.display(), content.len())
-    }
+    pub files: Vec<SessionFile>,
 }
 
 /// A template that cannot be rendered.
@@ -113,7 +94,7 @@ pub fn render(kind: &KindFile, context: &Context<'_>) -> Result<Rendered, Render
         .iter()
         .map(|file| {
             let body = text(format!("files {}", file.path.display()), &file.content)?;
-            Ok(RenderedFile { path: paths.root.join(&file.path), mode: file.mode, content: body })
+            Ok(SessionFile { path: file.path.clone(), mode: file.mode, content: body.into_bytes() })
         })
         .collect::<Result<_, RenderError>>()?;
     Ok(Rendered { argv, env, files })

@@ -15,10 +15,10 @@ fn paths() -> SessionPaths {
         home: at("home"),
         tmp: at("tmp"),
         runtime: at("run"),
-        ready: at("ready"),
         vnc_socket: at("vnc.sock"),
         xauthority: at("Xauthority"),
         workspace: PathBuf::from("/workspaces/s1"),
+        private_tmp: false,
     }
 }
 
@@ -52,9 +52,9 @@ fn the_command_kind_keeps_its_input_out_of_the_command_line() {
     let rendered = rendered("command", "echo 'a {{ b }}' && exit 3\n");
     insta::assert_snapshot!(rendered.argv.join(" "));
     assert_eq!(rendered.files.len(), 1);
-    assert_eq!(rendered.files[0].path, Path::new("/state/s/0123456789abcdef/input"));
+    assert_eq!(rendered.files[0].path, Path::new("input"));
     assert_eq!(rendered.files[0].mode, 0o600);
-    assert_eq!(rendered.files[0].content, "echo 'a {{ b }}' && exit 3\n");
+    assert_eq!(rendered.files[0].content, b"echo 'a {{ b }}' && exit 3\n");
     assert!(!format!("{rendered:?}").contains("exit 3"), "the input is in Debug output");
 }
 

@@ -75,6 +75,12 @@ impl Reports {
         self.slots().get(session).map(|slot| slot.observed.clone())
     }
 
+    /// Sessions that have not ended.
+    pub fn live(&self) -> Vec<SessionId> {
+        let slots = self.slots();
+        slots.iter().filter(|(_, slot)| !slot.observed.phase.is_terminal()).map(|(id, _)| id.clone()).collect()
+    }
+
     /// Sessions that have not ended: each occupies a slot.
     pub fn active(&self) -> u32 {
         self.slots().values().filter(|slot| !slot.observed.phase.is_terminal()).count() as u32
@@ -126,6 +132,8 @@ mod tests {
             display: None,
             pid: None,
             workspace: None,
+            limits: None,
+            frozen: false,
             forgotten: false,
             unclaimed: None,
         }

@@ -15,11 +15,13 @@ use super::backoff::Backoff;
 use super::connection::{Change, Connection, RequestError};
 use super::{Link, LinkStatus};
 use crate::dial::DialNudge;
+use crate::fence::Fence;
 
 /// Between two syncs when nobody nudges.
 const SYNC_INTERVAL: Duration = Duration::from_secs(10);
 /// Until the server names its own.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+const LOST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unanswered heartbeats in a row after which a connection that seems up is renewed.
 const DEAF_HEARTBEATS: u32 = 3;
 /// Reports on their way at once.
@@ -33,6 +35,8 @@ struct Serving<'a> {
     ups: watch::Sender<u64>,
     /// Heartbeat interval of the server that registered us; None while nobody has.
     registered: watch::Sender<Option<Duration>>,
+    /// Silence after which that server calls us lost.
+    lost_timeout: watch::Sender<Duration>,
     sync: Notify,
 }
 
@@ -44,6 +48,7 @@ impl Link {
             connection,
             ups: watch::Sender::new(1),
             registered: watch::Sender::new(None),
+            lost_timeout: watch::Sender::new(LOST_TIMEOUT),
             sync: Notify::new(),
         };
         tokio::select! {
@@ -87,8 +92,9 @@ impl Serving<'_> {
             ups.mark_unchanged();
             let facts = Box::new(self.link.facts.clone());
             match self.connection.request(Request::Register { facts }).await {
-                Ok(Reply::Registered { heartbeat_interval_ms, .. }) => {
+                Ok(Reply::Registered { heartbeat_interval_ms, lost_timeout_ms }) => {
                     backoff.reset();
+                    self.lost_timeout.send_replace(Duration::from_millis(lost_timeout_ms));
                     // The server may have lost what it acknowledged (its store was emptied).
                     self.link.reports.repeat_all();
                     self.registered.send_replace(Some(Duration::from_millis(heartbeat_interval_ms.max(100))));
@@ -126,10 +132,13 @@ impl Serving<'_> {
                 active_tasks: self.link.reports.active(),
                 slots: self.link.facts.slots,
                 draining: *draining.borrow_and_update(),
+                usage: self.link.usage.all(),
             };
+            let sent_at = Fence::now();
             match self.connection.request(Request::Heartbeat { heartbeat }).await {
                 Ok(Reply::HeartbeatAck {}) => {
                     unanswered = 0;
+                    self.link.fence.heard(sent_at, *self.lost_timeout.borrow());
                     self.link.status.send_if_modified(|status| {
                         let was = std::mem::replace(status, LinkStatus::Registered);
                         was != LinkStatus::Registered
@@ -171,6 +180,7 @@ impl Serving<'_> {
                         *old = Some(sessions);
                         changed
                     });
+                    self.link.fence.synced();
                 }
                 other => tracing::debug!(reason = failure(other), "no desired set"),
             }

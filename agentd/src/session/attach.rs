@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::plan::{self, Plan};
 use super::state::State;
-use super::{Ending, RETRY, Session};
+use super::{Ending, Exit, RETRY, Session};
 use crate::kinds::Restart;
 use crate::supervisor::{Adopted, SliceEvent, Supervisor, SupervisorError, UnitName, UnitStatus};
 
@@ -19,7 +19,7 @@ pub(super) struct Live {
     pub plan: Plan,
     pub events: mpsc::Receiver<SliceEvent>,
     /// Units that have ended and were not started again, with their exit status.
-    pub exits: BTreeMap<UnitName, i32>,
+    pub exits: BTreeMap<UnitName, Exit>,
     /// Units that a Ready session has and this one has not: a former agentd died between their end and their start.
     pub missing: Vec<UnitName>,
 }
@@ -34,15 +34,22 @@ impl<S: Supervisor> Session<S> {
         let (supervisor, id) = (&self.context.supervisor, self.id());
         let known = self.entry().identity.clone();
         let Some(identity) = known else {
-            let identity =
-                supervisor.open(&id).await.map_err(|error| Ending::failed("slice_failed", error.to_string()))?;
-            let workspace = supervisor.paths(&id).workspace.to_string_lossy().into_owned();
+            let identity = supervisor.open(&id, &plan.slice).await.map_err(|error| {
+                let code =
+                    if matches!(error, SupervisorError::NoSlot { .. }) { "no_slot_user" } else { "slice_failed" };
+                Ending::failed(code, error.to_string())
+            })?;
+            let workspace = supervisor.host_paths(&id).workspace.to_string_lossy().into_owned();
+            let limits = supervisor.enforcement().limits(plan.slice.resources);
             // Before the first unit: whoever restarts agentd now finds the slice again.
             self.commit(|entry| {
                 entry.identity = Some(identity);
                 entry.workspace = Some(workspace);
+                entry.limits = Some(limits);
             })
             .await;
+            // An order may have changed the limits meanwhile.
+            self.set_limits().await;
             let lost = |error: SupervisorError| Ending::failed("slice_failed", error.to_string());
             let events = supervisor.events(&id).await.map_err(lost)?;
             let units = supervisor.units(&id).await.map_err(lost)?;
@@ -84,7 +91,7 @@ impl<S: Supervisor> Session<S> {
         }
     }
 
-    fn plan(&self) -> Result<Plan, Ending> {
+    pub(super) fn plan(&self) -> Result<Plan, Ending> {
         let entry = self.entry().clone();
         let context = &self.context;
         let inputs = plan::Inputs {
@@ -96,13 +103,15 @@ impl<S: Supervisor> Session<S> {
             paths: &context.supervisor.paths(entry.session()),
             default_geometry: context.config.geometry,
             host: &context.host,
+            default_resources: context.config.default_resources,
+            max_resources: context.config.max_resources,
         };
         plan::plan(&inputs).map_err(Ending::from)
     }
 }
 
-fn exits(units: &[UnitStatus]) -> BTreeMap<UnitName, i32> {
-    units.iter().filter_map(|unit| Some((unit.name, unit.exit_status?))).collect()
+fn exits(units: &[UnitStatus]) -> BTreeMap<UnitName, Exit> {
+    units.iter().filter_map(|unit| Some((unit.name, Exit::of(unit)?))).collect()
 }
 
 /// Units that are started again whenever they end, and that nobody has started.

@@ -23,8 +23,9 @@ impl<S: Supervisor> Session<S> {
     pub(super) async fn end(&self) {
         let (supervisor, id) = (&self.context.supervisor, self.id());
         let begun = Instant::now();
-        let opened = self.entry().identity.is_some();
-        for (unit, grace) in POLITE.into_iter().filter(|_| opened) {
+        // A session that is held still may live on elsewhere: it gets no moment more.
+        let polite = self.entry().identity.is_some() && !self.entry().frozen;
+        for (unit, grace) in POLITE.into_iter().filter(|_| polite) {
             if let Err(error) = supervisor.stop(&id, unit, grace).await {
                 // Its guest is gone, most likely; the kill below needs none.
                 tracing::debug!(unit = unit.as_str(), %error, "unit not stopped politely");
@@ -51,6 +52,7 @@ impl<S: Supervisor> Session<S> {
             if let Some(state) = entry.state.after(Event::NothingRuns) {
                 entry.state = state;
                 entry.pid = None;
+                entry.frozen = false;
                 begin_step(entry, if state == State::Ended(Outcome::Failed) { "failed" } else { "stopped" });
             }
         })

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use helix_protocol::resources::Resources;
 use helix_protocol::session::{Cause, Geometry, SessionSpec};
 use helix_protocol::{KindName, RunnerId, SessionId};
 
 use super::workspace;
-use crate::kinds::{self, Kinds, OnExit, Readiness, RenderedFile, Restart};
-use crate::supervisor::{SessionPaths, Stdout, UnitName, UnitSpec};
+use crate::kinds::{self, Kinds, OnExit, Readiness, Restart};
+use crate::supervisor::{SessionFile, SessionPaths, SliceSpec, Stdout, UnitName, UnitSpec};
 
 /// Window manager settings: every window maximised and undecorated, no key and hardly a button taken from the agent.
 const OPENBOX_RC: &str = include_str!("rc.xml");
+const RC_FILE: &str = "openbox.xml";
 /// Who a session's commits are by, unless its spec says otherwise.
 const GIT_NAME: &str = "Helix Agent";
 const GIT_EMAIL: &str = "agent@helix.invalid";
@@ -61,13 +63,17 @@ pub struct Inputs<'a> {
     pub default_geometry: Geometry,
     /// The machine.
     pub host: &'a Host,
+    /// What a session may use whose spec and kind say nothing.
+    pub default_resources: Resources,
+    /// Most that any session may use.
+    pub max_resources: Resources,
 }
 
 /// What is started, and what its ends mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Files to write before the first unit starts.
-    pub files: Vec<RenderedFile>,
+    /// What is made before the first unit starts.
+    pub slice: SliceSpec,
     /// Fills the workspace, if there is anything to fill it with.
     pub workspace: Option<UnitSpec>,
     /// X and VNC server.
@@ -123,15 +129,22 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
         geometry,
         shell: &host.shell,
     };
+    let resources = resources(inputs, kind.resources)?;
     let rendered = kinds::render(kind, &context)
         .map_err(|error| Cause::new("kind_unavailable", format!("kind {} cannot be used: {error}", inputs.kind)))?;
 
     let base = base_environment(inputs, &project, kind.dbus);
-    let unit =
-        |name, argv: Vec<String>, stdout| UnitSpec { name, argv, env: base.clone(), cwd: paths.home.clone(), stdout };
-    let rc = paths.root.join("openbox.xml");
-    let mut files = vec![RenderedFile { path: rc.clone(), mode: 0o600, content: OPENBOX_RC.to_owned() }];
+    let unit = |name, argv: Vec<String>, stdout| UnitSpec {
+        name,
+        argv,
+        env: base.clone(),
+        cwd: paths.home.clone(),
+        stdout,
+        has_task: false,
+    };
+    let mut files = vec![SessionFile { path: RC_FILE.into(), mode: 0o600, content: OPENBOX_RC.into() }];
     files.extend(rendered.files);
+    let rc = paths.root.join(RC_FILE);
 
     let git = spec.project.as_ref().map(|project| (project.git.as_str(), project.branch.as_deref()));
     let workspace = (git.is_some() || relative.is_some()).then(|| {
@@ -151,13 +164,15 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
             Stdout::Ready,
         )
     });
-    let mut app = UnitSpec { argv: rendered.argv, cwd: project, ..unit(UnitName::App, Vec::new(), Stdout::Log) };
+    let app = UnitSpec { argv: rendered.argv, cwd: project, ..unit(UnitName::App, Vec::new(), Stdout::Log) };
+    let mut app = UnitSpec { has_task: kind.task, ..app };
     app.env.extend(rendered.env);
     let own = spec.env.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
     app.env.extend(own.map(|(name, value)| (name.clone(), value.clone())));
 
+    let network = spec.network.unwrap_or_default();
     Ok(Plan {
-        files,
+        slice: SliceSpec { files, resources, network, own_sandbox: kind.own_sandbox },
         workspace,
         display: unit(UnitName::Display, display_command(session, paths, geometry), Stdout::Ready),
         dbus,
@@ -170,6 +185,20 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     })
 }
 
+/// The first of spec, kind and runner that says something. Asking for more than the maximum is refused; what only a
+/// default says is capped.
+fn resources(inputs: &Inputs<'_>, kind: Resources) -> Result<Resources, Cause> {
+    let Inputs { spec, default_resources, max_resources, .. } = *inputs;
+    let refused = spec.resources.fault().or_else(|| {
+        let (name, asked, most) = spec.resources.exceeds(&max_resources)?;
+        Some(format!("{name} {asked} is above this runner's maximum of {most}"))
+    });
+    match refused {
+        Some(why) => Err(Cause::new("limit_refused", format!("{why}; change the session's resources"))),
+        None => Ok(spec.resources.or(kind).or(default_resources).capped(max_resources)),
+    }
+}
+
 /// X and VNC in one process: a unix socket for RFB, no TCP port, no GLX (it costs 50 MiB), its number on stdout. The
 /// RFB socket has no password: it is 0600 in a 0700 directory, and only agentd, which dials viewers, uses it.
 fn display_command(session: &SessionId, paths: &SessionPaths, geometry: Geometry) -> Vec<String> {
@@ -177,6 +206,10 @@ fn display_command(session: &SessionId, paths: &SessionPaths, geometry: Geometry
     let mut argv = words(&["Xtigervnc", "-displayfd", "1", "-geometry", &geometry, "-depth", "24", "-dpi", "96"]);
     argv.extend(words(&["-auth", &authority, "-nolisten", "tcp", "-noreset", "-extension", "GLX"]));
     argv.extend(words(&["-rfbport", "-1", "-rfbunixpath", &socket, "-rfbunixmode", "0600"]));
+    if paths.private_tmp {
+        // Nobody else's display can have a number here, and without it no other session can even knock.
+        argv.extend(words(&["-nolisten", "local"]));
+    }
     argv.extend(words(&["-SecurityTypes", "None", "-UseBlacklist=0", "-AlwaysShared", "-desktop", session.as_str()]));
     argv
 }

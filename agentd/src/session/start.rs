@@ -2,11 +2,8 @@
 //! readiness event and, when it fails, a cause that names step, unit and the unit's last lines.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::future::Future;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::io;
 use std::time::Duration;
 
 use helix_protocol::session::{Cause, Display as DisplayInfo};
@@ -16,10 +13,10 @@ use tokio::sync::{mpsc, watch};
 use super::attach::Live;
 use super::plan::Plan;
 use super::state::Event;
-use super::{Ending, Session, begin_step, finish_step};
-use crate::display::{self, Display, Sign};
+use super::{Ending, Exit, Session, begin_step, finish_step};
+use crate::display::{Display, Sign};
 use crate::kinds::Readiness;
-use crate::supervisor::{SessionPaths, SliceEvent, Supervisor, UnitName, UnitSpec, UnitStatus};
+use crate::supervisor::{HostPaths, SliceEvent, Supervisor, UnitName, UnitSpec, UnitStatus};
 
 /// A step of the start: its name in the timeline, its unit, its deadline.
 #[derive(Debug, Clone, Copy)]
@@ -29,20 +26,21 @@ struct Step {
     deadline: Duration,
 }
 
+/// Each part of a desktop is up within 0.1 s; a machine that is busy with many starts may need much longer.
+const DESKTOP: Duration = Duration::from_secs(30);
 const WORKSPACE: Step = Step { name: "workspace", unit: UnitName::Workspace, deadline: Duration::from_mins(5) };
-const DISPLAY: Step = Step { name: "display", unit: UnitName::Display, deadline: Duration::from_secs(10) };
-const DBUS: Step = Step { name: "dbus", unit: UnitName::Dbus, deadline: Duration::from_secs(10) };
-const WINDOW_MANAGER: Step = Step { name: "window_manager", unit: UnitName::Wm, deadline: Duration::from_secs(10) };
+const DISPLAY: Step = Step { name: "display", unit: UnitName::Display, deadline: DESKTOP };
+const DBUS: Step = Step { name: "dbus", unit: UnitName::Dbus, deadline: DESKTOP };
+const WINDOW_MANAGER: Step = Step { name: "window_manager", unit: UnitName::Wm, deadline: DESKTOP };
 const AGENT: Step = Step { name: "agent", unit: UnitName::App, deadline: Duration::from_mins(1) };
 
-type Exits = watch::Receiver<BTreeMap<UnitName, i32>>;
+type Exits = watch::Receiver<BTreeMap<UnitName, Exit>>;
 
 impl<S: Supervisor> Session<S> {
     /// Starts everything that is not started yet.
     pub(super) async fn start(&self) -> Result<Live, Ending> {
         let Live { plan, mut events, exits, .. } = self.attach().await?;
-        let paths = self.context.supervisor.paths(&self.id());
-        write_files(&paths, &plan).map_err(|error| Ending::failed("files_failed", error.to_string()))?;
+        let paths = self.context.supervisor.host_paths(&self.id());
 
         let (sender, receiver) = watch::channel(exits);
         let done = tokio::select! {
@@ -64,7 +62,7 @@ impl<S: Supervisor> Session<S> {
         Ok(Live { plan, events, exits, missing: Vec::new() })
     }
 
-    async fn steps(&self, plan: &Plan, paths: &SessionPaths, exits: &Exits) -> Result<(), Cause> {
+    async fn steps(&self, plan: &Plan, paths: &HostPaths, exits: &Exits) -> Result<(), Cause> {
         let workspace = async {
             match &plan.workspace {
                 Some(unit) => self.step(WORKSPACE, self.fill_workspace(unit, exits)).await,
@@ -106,21 +104,21 @@ impl<S: Supervisor> Session<S> {
 
     async fn fill_workspace(&self, unit: &UnitSpec, exits: &Exits) -> Result<(), Cause> {
         let status = self.launch(unit).await?;
-        let code = match status.exit_status {
-            Some(code) => code,
+        let exit = match Exit::of(&status) {
+            Some(exit) => exit,
             None => exit_of(exits, UnitName::Workspace).await,
         };
-        match code {
+        match exit.code {
             0 => Ok(()),
-            code => {
-                let message = format!("the workspace could not be made (status {code}); see what git says");
+            _ => {
+                let message = format!("the workspace could not be made ({exit}); see what git says");
                 Err(self.cause("workspace_failed", message, UnitName::Workspace).await)
             }
         }
     }
 
     /// Starts the display; answers its number and main process.
-    async fn open_display(&self, plan: &Plan, paths: &SessionPaths, exits: &Exits) -> Result<(u32, u32), Cause> {
+    async fn open_display(&self, plan: &Plan, paths: &HostPaths, exits: &Exits) -> Result<(u32, u32), Cause> {
         let line = self.line_of(&plan.display, paths, exits).await?;
         let number =
             line.parse().map_err(|_| Cause::new("display_failed", format!("the display says {line:?}, no number")))?;
@@ -133,7 +131,7 @@ impl<S: Supervisor> Session<S> {
     }
 
     /// Starts a unit and waits for its readiness line.
-    async fn line_of(&self, unit: &UnitSpec, paths: &SessionPaths, exits: &Exits) -> Result<String, Cause> {
+    async fn line_of(&self, unit: &UnitSpec, paths: &HostPaths, exits: &Exits) -> Result<String, Cause> {
         self.launch(unit).await?;
         let line = self.context.ready.line(&paths.ready, unit.name.as_str());
         let line = self.unless_exited(unit.name, exits, line).await?;
@@ -176,80 +174,60 @@ impl<S: Supervisor> Session<S> {
 
     /// The work's answer, or the cause that its unit ended first.
     async fn unless_exited<T>(&self, unit: UnitName, exits: &Exits, work: impl Future<Output = T>) -> Result<T, Cause> {
-        let code = tokio::select! {
+        let exit = tokio::select! {
             biased;
             done = work => return Ok(done),
-            code = exit_of(exits, unit) => code,
+            exit = exit_of(exits, unit) => exit,
         };
-        let message = format!("{} ended (status {code}) before it was ready", unit.as_str());
+        let message = format!("{} ended ({exit}) before it was ready", unit.as_str());
         let code = if unit == UnitName::Display { "display_died" } else { "unit_exited" };
-        Err(self.cause(code, message, unit).await)
+        Err(self.cause(exit.code_or(code), message, unit).await)
     }
 
     /// Takes the slice's events in; ends only when the start cannot go on.
     async fn follow(
         &self,
         events: &mut mpsc::Receiver<SliceEvent>,
-        exits: &watch::Sender<BTreeMap<UnitName, i32>>,
+        exits: &watch::Sender<BTreeMap<UnitName, Exit>>,
     ) -> Ending {
         loop {
             match events.recv().await {
                 Some(SliceEvent::UnitExited(status)) => {
-                    let code = status.exit_status.unwrap_or_default();
-                    exits.send_modify(|exits| _ = exits.insert(status.name, code));
+                    let exit = Exit::of(&status).unwrap_or_default();
+                    exits.send_modify(|exits| _ = exits.insert(status.name, exit));
                     // Also during the steps of other units; while it starts, its own step says it better.
                     if status.name == UnitName::Display && self.entry().display.is_some() {
-                        let message = format!("the display ended (status {code})");
-                        return self.cause("display_died", message, UnitName::Display).await.into();
+                        return self.display_died(exit).await;
                     }
                 }
+                Some(SliceEvent::UnitReplaced(status)) if status.name == UnitName::Display => {
+                    let message = "somebody started the display anew, which ended the desktop";
+                    return self.cause("display_died", message, UnitName::Display).await.into();
+                }
+                Some(SliceEvent::UnitReplaced(_)) => {}
+                Some(SliceEvent::OutOfMemory) => self.note_out_of_memory(),
                 Some(SliceEvent::TaskFinished(result)) => self.note_result(Some(result)),
-                Some(SliceEvent::SliceGone(reason)) => return Ending::failed("guest_died", reason),
+                Some(SliceEvent::SliceGone(reason)) => return Ending::failed("slice_gone", reason),
                 None => return Ending::failed("supervision_failed", "the session's events ended"),
             }
         }
     }
 }
 
-async fn exit_of(exits: &Exits, unit: UnitName) -> i32 {
+async fn exit_of(exits: &Exits, unit: UnitName) -> Exit {
     let mut exits = exits.clone();
     let exited = exits.wait_for(|exits| exits.contains_key(&unit)).await;
-    if let Some(code) = exited.ok().and_then(|exits| exits.get(&unit).copied()) {
-        return code;
+    if let Some(exit) = exited.ok().and_then(|exits| exits.get(&unit).copied()) {
+        return exit;
     }
     // The start is over, and with it whoever waits here.
     std::future::pending().await
 }
 
-async fn see(number: u32, paths: &SessionPaths, pid: u32, sign: Sign) -> io::Result<()> {
-    Display::connect(number, &paths.xauthority, pid).await?.wait_for(sign).await
+async fn see(number: u32, paths: &HostPaths, pid: u32, sign: Sign) -> io::Result<()> {
+    Display::connect(number, paths, pid).await?.wait_for(sign).await
 }
 
 fn display_fault(error: &io::Error) -> Cause {
     Cause::new("display_failed", format!("the display does not answer: {error}"))
-}
-
-/// Writes the plan's files and the X cookie, each once: a display that runs knows the first cookie. No unit of the
-/// session has run when they are written first, so no path in its directories can lead elsewhere yet.
-fn write_files(paths: &SessionPaths, plan: &Plan) -> io::Result<()> {
-    if !paths.xauthority.exists() {
-        write_file(&paths.xauthority, 0o600, &display::new_authority()?)?;
-    }
-    for file in plan.files.iter().filter(|file| !file.path.exists()) {
-        write_file(&file.path, file.mode, file.content.as_bytes())?;
-    }
-    Ok(())
-}
-
-fn write_file(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
-    let name = |error: io::Error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()));
-    if let Some(parent) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(name)?;
-    }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary).map_err(name)?;
-    file.write_all(content).map_err(name)?;
-    fs::rename(&temporary, path).map_err(name)
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::attach::Live;
 use super::plan::Plan;
-use super::{Ending, Session};
+use super::{Ending, Exit, Session};
 use crate::kinds::{OnExit, Restart};
 use crate::supervisor::{SliceEvent, Supervisor, UnitName};
 
@@ -48,8 +48,8 @@ impl<S: Supervisor> Session<S> {
             tracing::warn!(unit = unit.as_str(), "unit is missing, will be started again");
             restarts.insert(unit, Restarts { due: Some(Instant::now()), ..Restarts::default() });
         }
-        for (unit, code) in exits {
-            if let Some(ending) = self.exited(&plan, &mut restarts, unit, code).await {
+        for (unit, exit) in exits {
+            if let Some(ending) = self.exited(&plan, &mut restarts, unit, exit).await {
                 return ending;
             }
         }
@@ -65,13 +65,26 @@ impl<S: Supervisor> Session<S> {
             };
             match event {
                 Some(SliceEvent::UnitExited(status)) => {
-                    let code = status.exit_status.unwrap_or_default();
-                    if let Some(ending) = self.exited(&plan, &mut restarts, status.name, code).await {
+                    let exit = Exit::of(&status).unwrap_or_default();
+                    if let Some(ending) = self.exited(&plan, &mut restarts, status.name, exit).await {
                         return ending;
                     }
                 }
+                Some(SliceEvent::UnitReplaced(status)) => match status.name {
+                    UnitName::Display => {
+                        let message = "somebody started the display anew, which ended the desktop";
+                        return self.cause("display_died", message, UnitName::Display).await.into();
+                    }
+                    unit => {
+                        tracing::warn!(unit = unit.as_str(), "somebody started a unit anew");
+                        if unit == UnitName::App {
+                            self.change(|entry| entry.pid = status.pid);
+                        }
+                    }
+                },
+                Some(SliceEvent::OutOfMemory) => self.note_out_of_memory(),
                 Some(SliceEvent::TaskFinished(result)) => self.note_result(Some(result)),
-                Some(SliceEvent::SliceGone(reason)) => return Ending::failed("guest_died", reason),
+                Some(SliceEvent::SliceGone(reason)) => return Ending::failed("slice_gone", reason),
                 None => return Ending::failed("supervision_failed", "the session's events ended"),
             }
         }
@@ -83,14 +96,11 @@ impl<S: Supervisor> Session<S> {
         plan: &Plan,
         restarts: &mut BTreeMap<UnitName, Restarts>,
         unit: UnitName,
-        code: i32,
+        exit: Exit,
     ) -> Option<Ending> {
         let policy = match unit {
             UnitName::Workspace => return None,
-            UnitName::Display => {
-                let message = format!("the display ended (status {code})");
-                return Some(self.cause("display_died", message, unit).await.into());
-            }
+            UnitName::Display => return Some(self.display_died(exit).await),
             UnitName::Dbus | UnitName::Wm => Restart::Always,
             UnitName::App => plan.restart,
         };
@@ -98,10 +108,10 @@ impl<S: Supervisor> Session<S> {
         if state.since.elapsed() >= STEADY {
             state.in_a_row = 0;
         }
-        if let Some(pause) = policy.delay(code, state.in_a_row) {
+        if let Some(pause) = policy.delay(exit.code, state.in_a_row) {
             tracing::warn!(
                 unit = unit.as_str(),
-                code,
+                %exit,
                 pause_ms = pause.as_millis() as u64,
                 "unit ended, will be started again"
             );
@@ -113,24 +123,23 @@ impl<S: Supervisor> Session<S> {
             self.change(|entry| entry.pid = None);
         }
         // What dies with its display is told about in any order: the display is the cause.
-        if let (OnExit::End, Some(code)) = (plan.on_exit, self.display_exit().await) {
-            let message = format!("the display ended (status {code})");
-            return Some(self.cause("display_died", message, UnitName::Display).await.into());
+        if let (OnExit::End, Some(exit)) = (plan.on_exit, self.display_exit().await) {
+            return Some(self.display_died(exit).await);
         }
         match plan.on_exit {
             OnExit::Keep => None,
-            OnExit::End if code == 0 => Some(Ending::stopped("agent_exited", "the agent ended by itself")),
+            OnExit::End if exit.code == 0 => Some(Ending::stopped("agent_exited", "the agent ended by itself")),
             OnExit::End => {
-                let message = format!("the agent ended with status {code}");
-                Some(self.cause("agent_exited", message, unit).await.into())
+                let message = format!("the agent ended ({exit})");
+                Some(self.cause(exit.code_or("agent_exited"), message, unit).await.into())
             }
         }
     }
 
     /// Status of the display, if it has ended.
-    async fn display_exit(&self) -> Option<i32> {
+    async fn display_exit(&self) -> Option<Exit> {
         let units = self.context.supervisor.units(&self.id()).await.ok()?;
-        units.into_iter().find(|unit| unit.name == UnitName::Display)?.exit_status
+        Exit::of(units.iter().find(|unit| unit.name == UnitName::Display)?)
     }
 
     async fn start_again(&self, plan: &Plan, restarts: &mut BTreeMap<UnitName, Restarts>, unit: UnitName) {

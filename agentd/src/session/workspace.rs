@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat, openat2};
 use rustix::io::Errno;
 
 /// What to prepare. Nothing of it is secret.
@@ -76,7 +76,11 @@ fn make_beneath(dir: &Path, relative: &Path) -> anyhow::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = open(dir, flags, Mode::empty()).with_context(|| format!("cannot open workspace {}", dir.display()))?;
     let beneath = |path: &Path| -> Result<OwnedFd, Errno> {
-        openat2(&top, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+        match openat2(&top, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
+            // systemd's RestrictSUIDSGID= takes the call away, since its filter cannot look into it.
+            Err(Errno::NOSYS) => beneath_without_links(&top, path, flags),
+            result => result,
+        }
     };
     let mut path = PathBuf::new();
     let mut parent = top.try_clone()?;
@@ -94,6 +98,19 @@ fn make_beneath(dir: &Path, relative: &Path) -> anyhow::Result<()> {
         };
     }
     Ok(())
+}
+
+/// The same without the kernel's help: no link is followed at all.
+fn beneath_without_links(top: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let mut dir = top.try_clone().map_err(|_| Errno::MFILE)?;
+    for part in path.components() {
+        dir = match openat(&dir, part.as_os_str(), flags | OFlags::NOFOLLOW, Mode::empty()) {
+            // What a link gives with O_DIRECTORY | O_NOFOLLOW.
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(Errno::XDEV),
+            opened => opened?,
+        };
+    }
+    Ok(dir)
 }
 
 #[cfg(test)]
@@ -122,6 +139,15 @@ mod tests {
             assert!(error.contains("workspace"), "{error}");
         }
         assert!(std::fs::read_dir(dir.path().join("outside")).expect("readable").next().is_none());
+
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = open(&workspace, flags, Mode::empty()).expect("opened");
+        let step = |path: &str| beneath_without_links(&top, Path::new(path), flags).map(|_| ());
+        assert_eq!(step("a/b"), Ok(()));
+        assert_eq!(step("a/missing"), Err(Errno::NOENT));
+        for link in ["out", "out/x", "etc", "in"] {
+            assert_eq!(step(link), Err(Errno::XDEV), "{link} was followed");
+        }
     }
 
     #[test]

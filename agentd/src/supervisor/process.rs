@@ -16,6 +16,8 @@
 mod client;
 pub mod display_files;
 mod end;
+mod files;
+mod follow;
 pub mod layout;
 pub mod lock;
 mod logs;
@@ -34,15 +36,19 @@ use std::time::Duration;
 
 use helix_protocol::SessionId;
 use helix_protocol::link::LogLine;
+use helix_protocol::resources::{Resources, Usage};
 use helix_protocol::session::SessionResult;
+use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 pub use self::end::runner_mark;
 use self::layout::{Layout, MAX_SOCKET_PATH, longest_socket_path, sessions_dir};
 pub use self::reap::reap_all;
+use self::sweep::Mark;
 use super::{
-    Adopted, Identity, Result, SessionPaths, SliceEvent, Supervisor, SupervisorError, UnitName, UnitSpec, UnitStatus,
+    Adopted, Enforcement, GuestIdentity, HostPaths, Identity, Result, SessionPaths, SliceEvent, SliceSpec, Supervisor,
+    SupervisorError, UnitName, UnitSpec, UnitStatus,
 };
 use crate::guest::wire::{Answer, Event, Record, Request};
 use crate::guest::{GuestArgs, detached_command};
@@ -131,6 +137,15 @@ impl ProcessSupervisor {
         Ok(Self { inner: Arc::new(Inner { config, subscriptions: Mutex::default() }) })
     }
 
+    fn workspace(&self, session: &SessionId) -> PathBuf {
+        self.inner.config.workspace_dir.join(session.as_str())
+    }
+
+    /// Beginning of the markers of the session's processes.
+    fn mark(&self, session: &SessionId) -> String {
+        end::session_mark(&self.inner.config.state_dir, &session.unit_key())
+    }
+
     fn layout(&self, session: &SessionId) -> Layout {
         Layout::new(sessions_dir(&self.inner.config.state_dir).join(session.unit_key()))
     }
@@ -140,7 +155,7 @@ impl ProcessSupervisor {
         client::call(&socket, request, timeout).await.map_err(|error| unreachable(session, &error))
     }
 
-    async fn state(&self, session: &SessionId) -> Result<(Identity, Vec<UnitStatus>, Option<SessionResult>)> {
+    async fn state(&self, session: &SessionId) -> Result<(GuestIdentity, Vec<UnitStatus>, Option<SessionResult>)> {
         match self.call(session, &Request::List, ANSWER_TIMEOUT).await? {
             Answer::State { guest, units, result } => Ok((guest, units, result)),
             other => Err(unexpected(session, &other)),
@@ -171,18 +186,34 @@ impl Supervisor for ProcessSupervisor {
         "process"
     }
 
-    fn paths(&self, session: &SessionId) -> SessionPaths {
-        self.layout(session).session_paths(self.inner.config.workspace_dir.join(session.as_str()))
+    fn enforcement(&self) -> Enforcement {
+        let isolation = "none: sessions run as the operator's own user and can reach each other's processes and files";
+        let limits = "not enforced: a session can use all memory and processors of the machine";
+        let missing = "every limit: the process backend enforces none; run agentd as a systemd service";
+        Enforcement {
+            isolation: isolation.to_owned(),
+            limits: limits.to_owned(),
+            enforced: Vec::new(),
+            missing: vec![missing.to_owned()],
+        }
     }
 
-    async fn open(&self, session: &SessionId) -> Result<Identity> {
+    fn paths(&self, session: &SessionId) -> SessionPaths {
+        self.layout(session).session_paths(self.workspace(session))
+    }
+
+    fn host_paths(&self, session: &SessionId) -> HostPaths {
+        self.layout(session).host_paths(self.workspace(session))
+    }
+
+    async fn open(&self, session: &SessionId, spec: &SliceSpec) -> Result<Identity> {
         let failed = |reason: String| SupervisorError::Open { session: session.clone(), reason };
         let paths = self.paths(session);
         let args = GuestArgs {
             root: paths.root,
             workspace: paths.workspace,
             session: session.clone(),
-            mark: end::session_mark(&self.inner.config.state_dir, &session.unit_key()),
+            mark: self.mark(session),
         };
         let mut command = detached_command(self.inner.config.program.as_os_str());
         command.env(sweep::VARIABLE, format!("{}{}", args.mark, sweep::OPENER));
@@ -196,10 +227,18 @@ impl Supervisor for ProcessSupervisor {
         if !output.status.success() {
             return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
-        serde_json::from_slice(&output.stdout).map_err(|error| failed(format!("agentd guest answered: {error}")))
+        let guest: GuestIdentity = serde_json::from_slice(&output.stdout)
+            .map_err(|error| failed(format!("agentd guest answered: {error}")))?;
+        let (paths, files) = (self.paths(session), spec.files.clone());
+        blocking(move || files::write(&paths, &files)).await.map_err(|error| failed(error.to_string()))?;
+        Ok(Identity::Guest(guest))
     }
 
     async fn adopt(&self, session: &SessionId, identity: &Identity) -> Result<Adopted> {
+        let Identity::Guest(identity) = identity else {
+            let message = "the session was started by another backend of agentd, which this one cannot take over";
+            return Ok(Adopted::Gone { code: "backend_changed", message: message.to_owned(), result: None });
+        };
         let (asked, answered) = (identity.clone(), self.state(session).await);
         if let Ok((guest, units, result)) = &answered
             && guest == identity
@@ -233,7 +272,7 @@ impl Supervisor for ProcessSupervisor {
         } else if record.as_ref().is_some_and(|record| record.ended) {
             ("slice_ended", "the session's processes were ended on request".to_owned())
         } else {
-            ("guest_died", format!("the session's guest process {} is gone: something killed it", identity.pid))
+            ("slice_gone", format!("the session's guest process {} is gone: something killed it", identity.pid))
         };
         Ok(Adopted::Gone { code, message, result: record.and_then(|record| record.result) })
     }
@@ -293,18 +332,39 @@ impl Supervisor for ProcessSupervisor {
         self.state(session).await.map(|(_, units, _)| units)
     }
 
+    async fn limit(&self, _session: &SessionId, _resources: &Resources) -> Result<()> {
+        // Nothing is enforced, which `enforcement` says.
+        Ok(())
+    }
+
+    async fn usage(&self, _session: &SessionId) -> Result<Usage> {
+        Ok(Usage::default())
+    }
+
+    async fn freeze(&self, session: &SessionId, frozen: bool) -> Result<()> {
+        let (guest, ..) = self.state(session).await?;
+        let (layout, mark) = (self.layout(session), self.mark(session));
+        let how = if frozen { Signal::STOP } else { Signal::CONT };
+        blocking(move || sweep::signal_all(&Mark::load(&layout, mark), guest.pid, how))
+            .await
+            .map_err(|error| unreachable(session, &error))
+    }
+
     async fn kill(&self, session: &SessionId) -> Result<()> {
         let left = |left| SupervisorError::LeftBehind { session: session.clone(), left };
         self.end(&session.unit_key()).await.map_err(|error| unreachable(session, &error))?.map_err(left)
     }
 
-    async fn logs(&self, session: &SessionId, lines: u32) -> Result<Vec<LogLine>> {
+    async fn logs(&self, session: &SessionId, unit: Option<UnitName>, lines: u32) -> Result<Vec<LogLine>> {
         let layout = self.layout(session);
         let read = move || {
             let mut all = Vec::new();
-            for unit in UnitName::ALL {
+            for unit in UnitName::ALL.into_iter().filter(|name| unit.is_none_or(|unit| unit == *name)) {
                 let tail = logs::tail(&layout.log(unit), &layout.rotated_log(unit), lines as usize)?;
                 all.extend(tail.into_iter().map(|text| LogLine { unit: unit.as_str().to_owned(), text }));
+            }
+            if unit.is_some_and(|unit| unit != UnitName::App) {
+                return Ok(all);
             }
             // What a command wrote went to the terminal on the desktop: its end is in the result.
             let output =
@@ -317,6 +377,18 @@ impl Supervisor for ProcessSupervisor {
             Ok(all)
         };
         blocking(read).await.map_err(|error| unreachable(session, &error))
+    }
+
+    async fn follow_logs(
+        &self,
+        session: &SessionId,
+        unit: Option<UnitName>,
+        lines: u32,
+    ) -> Result<mpsc::Receiver<LogLine>> {
+        // Watched first: what is written after the last lines were read is told.
+        let follow = follow::Follow::new(&self.layout(session), unit).map_err(|error| unreachable(session, &error))?;
+        let last = self.logs(session, unit, lines).await?;
+        Ok(follow.run(last))
     }
 
     async fn forget(&self, session: &SessionId) -> Result<()> {

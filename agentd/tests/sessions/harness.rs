@@ -36,6 +36,8 @@ pub struct Runner {
     desired: DesiredSet,
     daemon: Option<JoinHandle<()>>,
     stop_all: watch::Sender<bool>,
+    /// As [`helix_agentd::fence`] says it.
+    pub cut_off: watch::Sender<bool>,
     // Last: removed after everything in it has ended.
     dir: tempfile::TempDir,
 }
@@ -86,6 +88,7 @@ impl Runner {
             desired: watch::Sender::new(None),
             daemon: None,
             stop_all: watch::Sender::new(false),
+            cut_off: watch::Sender::new(false),
             dir,
         };
         runner.start_daemon();
@@ -106,7 +109,11 @@ impl Runner {
             ready: ReadyLines::new().expect("inotify"),
             ended: watch::Sender::new(0),
         });
-        let inputs = Inputs { desired: self.desired.subscribe(), runner_stops: self.stop_all.subscribe() };
+        let inputs = Inputs {
+            desired: self.desired.subscribe(),
+            runner_stops: self.stop_all.subscribe(),
+            cut_off: self.cut_off.subscribe(),
+        };
         let reconciler = Reconciler::new(context, inputs, entries);
         self.daemon = Some(tokio::spawn(async move {
             let failed = reconciler.run().await;
@@ -129,7 +136,7 @@ impl Runner {
     }
 
     pub fn workspace(&self, session: &str) -> PathBuf {
-        self.supervisor.paths(&id(session)).workspace
+        self.supervisor.host_paths(&id(session)).workspace
     }
 
     pub fn want(&mut self, session: &str, epoch: u64, desired: Desired, spec: SessionSpec) {
@@ -144,6 +151,17 @@ impl Runner {
         self.edit(|set| {
             set.retain(|known| known.session != wanted.session);
             set.push(wanted);
+        });
+    }
+
+    /// Another spec under the same epoch.
+    pub fn amend(&self, session: &str, generation: u64, spec: SessionSpec) {
+        let session = id(session);
+        self.edit(|set| {
+            for known in set.iter_mut().filter(|known| known.session == session) {
+                known.generation = Generation(generation);
+                known.spec = spec.clone();
+            }
         });
     }
 

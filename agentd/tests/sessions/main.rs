@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use harness::{Ready as _, Runner, command, git, spec, terminal};
 use helix_agentd::supervisor::UnitName;
+use helix_protocol::resources::{Bytes, OnLost, Resources};
 use helix_protocol::session::{Desired, Project, SessionPhase, SessionSpec};
-use helix_protocol::{Epoch, KindName};
+use helix_protocol::{Epoch, Generation, KindName};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_runs_shows_its_result_and_stays_until_stopped() {
@@ -236,4 +237,75 @@ async fn a_guest_that_does_not_answer_yet_is_adopted_later_and_its_missing_unit_
     harness::eventually("a watched session", async || runner.unit_pid("s", "wm").await.is_some_and(|pid| pid != wm))
         .await;
     assert_eq!(runner.observed("s").phase, SessionPhase::Ready);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_may_start_elsewhere_is_held_until_its_epoch_is_confirmed() {
+    let mut runner = Runner::start();
+    let counting = "while :; do echo . >> ticks; sleep 0.05; done";
+    let restart = SessionSpec { on_lost: Some(OnLost::Restart), ..command(counting) };
+    runner.want("moves", 1, Desired::Running, restart);
+    runner.want("stays", 1, Desired::Running, command(counting));
+    runner.phase("moves", SessionPhase::Ready).await;
+    runner.phase("stays", SessionPhase::Ready).await;
+    let ticks = |runner: &Runner, session: &str| {
+        std::fs::metadata(runner.workspace(session).join("ticks")).map_or(0, |file| file.len())
+    };
+    let goes_on = async |runner: &Runner, session: &str| {
+        let before = ticks(runner, session);
+        harness::eventually("it goes on", async || ticks(runner, session) > before + 2).await;
+    };
+    goes_on(&runner, "moves").await;
+
+    runner.cut_off.send_replace(true);
+    runner.until("moves", |observed| observed.frozen).await;
+    let held_at = ticks(&runner, "moves");
+    goes_on(&runner, "stays").await;
+    assert_eq!(ticks(&runner, "moves"), held_at, "it ran on although it was held");
+
+    // Neither a restart of agentd nor an end of the silence alone lets it go on: its epoch must be confirmed.
+    runner.restart();
+    goes_on(&runner, "stays").await;
+    assert_eq!(ticks(&runner, "moves"), held_at, "a restart of agentd let it go on");
+    runner.cut_off.send_replace(false);
+    goes_on(&runner, "moves").await;
+    runner.until("moves", |observed| !observed.frozen).await;
+
+    // Replaced while it was held: it ends without a moment more.
+    runner.cut_off.send_replace(true);
+    runner.until("moves", |observed| observed.frozen).await;
+    let held_at = ticks(&runner, "moves");
+    runner.want("moves", 2, Desired::Stopped, command(counting));
+    runner.phase("moves", SessionPhase::Stopped).await;
+    assert_eq!(ticks(&runner, "moves"), held_at, "it ran on before it ended");
+    runner.assert_nothing_runs("moves");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_come_from_spec_kind_and_runner_and_change_while_it_runs() {
+    let memory = |mib: u64| Resources { memory: Some(Bytes(mib << 20)), ..Resources::default() };
+    let mut runner = Runner::start_with(|config| {
+        config.default_resources = Resources { tasks: Some(300), ..memory(500) };
+        config.max_resources = memory(1000);
+    });
+    let spec = |mib| SessionSpec { resources: memory(mib), ..command("true") };
+    runner.want("s", 1, Desired::Running, spec(700));
+    let ready = runner.phase("s", SessionPhase::Ready).await;
+    let limits = ready.limits.expect("limits");
+    assert_eq!(limits.resources, Resources { tasks: Some(300), ..memory(700) });
+    assert!(limits.enforced.is_empty() && !limits.missing.is_empty(), "the process backend claims to enforce");
+
+    runner.amend("s", 2, spec(900));
+    let changed = runner.until("s", |observed| observed.generation == Generation(2)).await;
+    assert_eq!(changed.phase, SessionPhase::Ready);
+    runner
+        .until("s", |observed| {
+            observed.limits.as_ref().is_some_and(|limits| limits.resources.memory == memory(900).memory)
+        })
+        .await;
+
+    runner.want("large", 1, Desired::Running, spec(2000));
+    let refused = runner.phase("large", SessionPhase::Failed).await.cause.expect("a cause");
+    assert_eq!(refused.code, "limit_refused");
+    assert!(refused.message.contains("maximum of 1000MiB"), "{}", refused.message);
 }

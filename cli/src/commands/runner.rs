@@ -6,6 +6,7 @@ use clap::Subcommand;
 use helix_protocol::RunnerId;
 use helix_protocol::api::RunnerView;
 
+use super::session::limits;
 use crate::client::Client;
 use crate::error::Result;
 use crate::ui::{Ui, age};
@@ -15,7 +16,7 @@ use crate::ui::{Ui, age};
 pub enum RunnerCommand {
     /// List every runner
     List,
-    /// Show one runner: slots, kinds, what separates its sessions
+    /// Show one runner: slots, kinds, limits, what separates its sessions
     Show {
         /// Runner id
         id: RunnerId,
@@ -91,9 +92,18 @@ fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
             ("backend", facts.backend.clone()),
             ("isolation", facts.isolation.clone()),
             ("limits", facts.limits.clone()),
+            ("enforced", limits::names(&facts.enforced)),
+            ("most per session", limits::amounts(&facts.max_resources)),
+            ("reservable", limits::reserved(&facts.reservable)),
             ("memory", format!("{} MiB", facts.memory_bytes / (1 << 20))),
             ("processors", facts.cpus.to_string()),
         ]);
+        for reason in &facts.missing {
+            rows.push(("not enforced", reason.clone()));
+        }
+        for (kind, reserve) in &facts.kind_reserve {
+            rows.push(("reserved", format!("{kind}: {}", limits::reserved(reserve))));
+        }
         for (kind, reason) in &facts.unavailable_kinds {
             rows.push(("unavailable", format!("{kind}: {reason}")));
         }

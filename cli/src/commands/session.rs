@@ -1,6 +1,9 @@
-//! `helixctl session …`: create, list, show, stop, delete, logs, open.
+//! `helixctl session …`: create, list, show, limit, stop, delete, logs, open.
 
 mod create;
+mod limit;
+pub mod limits;
+mod logs;
 mod open;
 mod view;
 mod wait;
@@ -24,11 +27,13 @@ pub enum SessionCommand {
     Create(Box<create::CreateArgs>),
     /// List sessions, newest first
     List(ListArgs),
-    /// Show one session: phase, cause, result, timeline
+    /// Show one session: phase, cause, limits, usage, result, timeline
     Show {
         /// Session id
         id: SessionId,
     },
+    /// Change the limits of a session, also while it runs
+    Limit(limit::LimitArgs),
     /// End a session; its record, workspace and logs stay
     Stop(StopArgs),
     /// End a session and remove its record, workspace and logs
@@ -36,14 +41,8 @@ pub enum SessionCommand {
         /// Session id
         id: SessionId,
     },
-    /// Print the last lines that a session's programs wrote
-    Logs {
-        /// Session id
-        id: SessionId,
-        /// Lines per program
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        lines: u32,
-    },
+    /// Print the last lines that a session's programs wrote, and follow what they write
+    Logs(logs::LogsArgs),
     /// Make a link to the session's desktop and open it in the browser
     Open(open::OpenArgs),
 }
@@ -109,12 +108,8 @@ pub async fn run(client: &Client, command: SessionCommand, ui: &Ui) -> Result<Ex
             let session = client.delete_session(&id).await?;
             ui.answer(&session, || ui.line(id.as_str()))?;
         }
-        SessionCommand::Logs { id, lines } => {
-            let logs = client.logs(&id, lines).await?;
-            ui.answer(&logs, || {
-                logs.lines.iter().try_for_each(|line| ui.line(&format!("{}: {}", line.unit, line.text)))
-            })?;
-        }
+        SessionCommand::Limit(args) => limit::run(client, args, ui).await?,
+        SessionCommand::Logs(args) => logs::run(client, args, ui).await?,
         SessionCommand::Open(args) => open::run(client, args, ui).await?,
     }
     Ok(ExitCode::SUCCESS)

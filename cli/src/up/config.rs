@@ -42,6 +42,7 @@ struct AgentdToml {
     api_host: String,
     api_token_file: PathBuf,
     runner_id: &'static str,
+    backend: &'static str,
     concurrency: u32,
     workspace_dir: PathBuf,
     state_dir: PathBuf,
@@ -78,6 +79,8 @@ pub fn write_agentd(dir: &StateDir, listen: SocketAddr, nats_port: u16, slots: u
         api_host: base_url(listen),
         api_token_file: dir.runner_token(),
         runner_id: RUNNER_ID,
+        // Also for root on a machine with systemd: everything of one-machine mode ends with it.
+        backend: "process",
         concurrency: slots,
         workspace_dir: dir.workspaces(),
         state_dir: dir.agentd(),
@@ -155,6 +158,7 @@ mod tests {
         api_host = "http://127.0.0.1:8080"
         api_token_file = "STATE/runner.token"
         runner_id = "local"
+        backend = "process"
         concurrency = 8
         workspace_dir = "STATE/workspaces"
         state_dir = "STATE/agentd"

@@ -14,13 +14,14 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use helix_protocol::runner::REGISTERED_NOTICE;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::nats::PortsFile;
-use super::notify::NotifySocket;
+use super::notify::{self, NotifySocket};
 use crate::error::{CliError, Kind, Result};
 
 /// Logs are begun anew when they are larger.
@@ -67,8 +68,10 @@ const SCRUBBED: [&str; 22] = [
 pub enum Readiness {
     /// nats-server: by its ports file in this directory.
     PortsFile(PathBuf),
-    /// Our daemons: `READY=1` on this socket.
+    /// helix-server: `READY=1` on this socket.
     Notify(PathBuf),
+    /// agentd: that it is registered, on this socket.
+    Registered(PathBuf),
 }
 
 /// What to run and how to treat it.
@@ -205,7 +208,7 @@ impl Service {
         let log_start = log.metadata().map_err(failed)?.len();
         let waiter = Waiter::new(&spec.readiness)?;
         let mut command = scrubbed(&spec.program);
-        if let Readiness::Notify(socket) = &spec.readiness {
+        if let Readiness::Notify(socket) | Readiness::Registered(socket) = &spec.readiness {
             command.env("NOTIFY_SOCKET", socket);
         }
         let child =
@@ -219,7 +222,7 @@ impl Service {
     /// From spawn to end. Every arm is cancel safe: a lost wake-up of `wait` or `ready` is seen by the next one.
     async fn attend(&mut self, mut child: Child, mut waiter: Waiter, log_start: u64) -> Ended {
         let pid = child.id().unwrap_or_default();
-        // A restart may take as long as it needs: agentd waits for its server, and is not ready before.
+        // A restart may take as long as it needs: agentd waits for its server, and is not registered before.
         let patience = if self.ready.is_some() { self.spec.ready_within } else { Duration::MAX };
         tokio::select! {
             ready = waiter.ready(pid) => {
@@ -304,7 +307,8 @@ impl Waiter {
     fn new(readiness: &Readiness) -> Result<Self> {
         Ok(match readiness {
             Readiness::PortsFile(dir) => Self::PortsFile(Box::new(PortsFile::watch(dir)?)),
-            Readiness::Notify(path) => Self::Notify(NotifySocket::bind(path)?),
+            Readiness::Notify(path) => Self::Notify(NotifySocket::bind(path, notify::READY)?),
+            Readiness::Registered(path) => Self::Notify(NotifySocket::bind(path, REGISTERED_NOTICE)?),
         })
     }
 

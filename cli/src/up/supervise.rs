@@ -20,7 +20,7 @@ use super::state_dir::StateDir;
 use crate::error::{CliError, Kind, Result};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// agentd is ready once it has registered, and re-adopts sessions before.
+/// It re-adopts sessions, then registers.
 const AGENTD_READY_WITHIN: Duration = Duration::from_mins(1);
 const REAP_WITHIN: Duration = Duration::from_mins(1);
 
@@ -164,7 +164,12 @@ async fn start(plan: &Plan, recorder: &Recorder, running: &mut Vec<Handle>) -> R
     recorder.change(|record| record.info.nats_url = Some(observer))?;
 
     begin(spec("server"), recorder, running).await?;
-    let agentd = Spec { ready_within: AGENTD_READY_WITHIN, grace: AGENTD_GRACE, ..spec("agentd") };
+    let agentd = Spec {
+        readiness: Readiness::Registered(dir.notify_socket("agentd")),
+        ready_within: AGENTD_READY_WITHIN,
+        grace: AGENTD_GRACE,
+        ..spec("agentd")
+    };
     begin(agentd, recorder, running).await?;
     recorder.change(|record| record.ready = true)
 }

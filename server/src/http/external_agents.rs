@@ -15,14 +15,17 @@ use helix_protocol::runner::Liveness;
 use helix_protocol::{ErrorCode, RunnerId, SessionId};
 use jiff::Timestamp;
 use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::routes;
 
 use super::extract::{Body, Id, Query};
+use super::logs::{line_count, read_logs};
 use super::registry::Registry;
-use super::sessions::{LogsQuery, MAX_PAGE, read_logs};
+use super::sessions::MAX_PAGE;
 use crate::app::App;
 use crate::auth::{Need, Principal};
 use crate::error::{Error, Result};
+use crate::relay::LogQuery;
 use crate::sessions::{Amendment, Filter};
 
 pub(super) fn routes(registry: Registry) -> Registry {
@@ -170,6 +173,14 @@ async fn stats(State(app): State<App>, principal: Principal, Id(id): Id<SessionI
     Ok(Json(shapes::stats(&view, Timestamp::now())))
 }
 
+/// How many log lines.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct LogsQuery {
+    /// Last lines of each unit, 100 where absent, at most 5000.
+    lines: Option<u32>,
+}
+
 /// The units' last log lines.
 #[utoipa::path(get, path = "/api/v1/external-agents/{id}/logs", tag = "external-agents",
     params(("id" = SessionId, Path, description = "Session id"), LogsQuery), responses((status = 200, body = Logs)))]
@@ -180,7 +191,7 @@ async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> Result<Json<Logs>> {
     let view = app.sessions.get(&principal, &id).await?;
-    let lines = read_logs(&app, &view, query.lines()?).await?.lines;
+    let lines = read_logs(&app, &view, LogQuery { lines: line_count(query.lines)?, unit: None }).await?.lines;
     let logs: Vec<_> = lines.into_iter().map(|line| format!("{}: {}", line.unit, line.text)).collect();
     let timestamp = Timestamp::now().to_string();
     Ok(Json(Logs { session_id: id.into(), lines: logs.len() as u32, logs, timestamp }))

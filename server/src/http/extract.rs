@@ -259,13 +259,25 @@ mod tests {
         insta::assert_debug_snapshot!(fault(r#"{"inptu": "ls"}"#), @r#"
         (
             InvalidRequest,
-            "inptu: unknown field `inptu`, expected one of `id`, `kind`, `project`, `project_path`, `input`, `geometry`, `pool`, `labels`, `env` at line 1 column 8",
+            "inptu: unknown field `inptu`, expected one of `id`, `kind`, `project`, `project_path`, `input`, `geometry`, `pool`, `labels`, `env`, `resources`, `reserve`, `network`, `on_lost` at line 1 column 8",
         )
         "#);
         insta::assert_debug_snapshot!(fault(r#"{"geometry": "0x0"}"#), @r#"
         (
             InvalidRequest,
             "geometry: geometry \"0x0\" is not valid: write WIDTHxHEIGHT, from 320x200 to 7680x4320, for example 1920x1080 at line 1 column 19",
+        )
+        "#);
+        insta::assert_debug_snapshot!(fault(r#"{"resources": {"cpu": 0}}"#), @r#"
+        (
+            InvalidRequest,
+            "resources.cpu: 0 is not a number of processors: write 0.01 to 4096, for example 2 or 0.5 at line 1 column 24",
+        )
+        "#);
+        insta::assert_debug_snapshot!(fault(r#"{"reserve": {"memory": "4 gigs"}}"#), @r#"
+        (
+            InvalidRequest,
+            "reserve.memory: \"4 gigs\" is not an amount of memory: write bytes, or a number with KiB, MiB, GiB or TiB, for example 4GiB at line 1 column 32",
         )
         "#);
         insta::assert_debug_snapshot!(fault(r#"{"labels": {"a": 1}}"#), @r#"

@@ -1,11 +1,11 @@
-//! Sessions: create, list, get, stop, delete, adopt, logs, timeline.
+//! Sessions: create, list, get, amend, stop, delete, adopt, timeline.
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use helix_protocol::api::{CreateSession, SessionLogs, SessionPage, SessionView, Timeline};
+use helix_protocol::api::{AmendSession, CreateSession, SessionPage, SessionView, Timeline};
 use helix_protocol::session::SessionPhase;
 use helix_protocol::{ErrorCode, RunnerId, SessionId};
 use http::{HeaderValue, StatusCode, header};
@@ -15,7 +15,6 @@ use utoipa_axum::routes;
 
 use super::extract::{Body, Id, Query};
 use super::registry::Registry;
-use super::streams::online_runner;
 use crate::app::App;
 use crate::auth::{Need, Principal};
 use crate::error::{Error, Result};
@@ -29,20 +28,16 @@ const MAX_WAIT: u64 = 600;
 const DEFAULT_PAGE: usize = 100;
 /// Largest page of a list.
 pub(super) const MAX_PAGE: usize = 1000;
-/// Log lines where no number is given.
-const DEFAULT_LINES: u32 = 100;
-/// Most log lines of one answer.
-const MAX_LINES: u32 = 5000;
 
 pub(super) fn routes(registry: Registry) -> Registry {
     registry
         .add(Need::Change, routes!(create))
         .add(Need::Fleet, routes!(list))
         .add(Need::Read, routes!(get))
+        .add(Need::Change, routes!(amend))
         .add(Need::Change, routes!(delete))
         .add(Need::Change, routes!(stop))
         .add(Need::Change, routes!(adopt))
-        .add(Need::Read, routes!(logs))
         .add(Need::Read, routes!(timeline))
 }
 
@@ -168,6 +163,20 @@ async fn get(State(app): State<App>, principal: Principal, Id(id): Id<SessionId>
     Ok(Json(app.sessions.get(&principal, &id).await?))
 }
 
+/// Changes the limits of a session, also while it runs: what is given replaces, the rest stays. The same again changes
+/// nothing. What its runner enforces of it is in `limits` once the runner has said so.
+#[utoipa::path(patch, path = "/api/v1/sessions/{id}", tag = "sessions",
+    params(("id" = SessionId, Path, description = "Session id")), request_body = AmendSession,
+    responses((status = 200, body = SessionView)))]
+async fn amend(
+    State(app): State<App>,
+    principal: Principal,
+    Id(id): Id<SessionId>,
+    Body(change): Body<AmendSession>,
+) -> Result<Json<SessionView>> {
+    Ok(Json(app.sessions.limit(&principal, &id, change).await?))
+}
+
 /// Stops a session and forgets it, its workspace and logs once nothing of it runs.
 #[utoipa::path(delete, path = "/api/v1/sessions/{id}", tag = "sessions",
     params(("id" = SessionId, Path, description = "Session id")), responses((status = 200, body = SessionView)))]
@@ -187,50 +196,6 @@ async fn stop(State(app): State<App>, principal: Principal, Id(id): Id<SessionId
     params(("id" = SessionId, Path, description = "Session id")), responses((status = 200, body = SessionView)))]
 async fn adopt(State(app): State<App>, principal: Principal, Id(id): Id<SessionId>) -> Result<Json<SessionView>> {
     Ok(Json(app.sessions.adopt(&principal, &id).await?))
-}
-
-/// How many log lines.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct LogsQuery {
-    /// Last lines of all units together, 100 where absent, at most 5000.
-    lines: Option<u32>,
-}
-
-impl LogsQuery {
-    /// The number within its bounds.
-    pub(super) fn lines(&self) -> Result<u32> {
-        let lines = self.lines.unwrap_or(DEFAULT_LINES);
-        if (1..=MAX_LINES).contains(&lines) {
-            return Ok(lines);
-        }
-        Err(Error::new(ErrorCode::InvalidRequest, format!("the query: `lines` is 1 to {MAX_LINES}")))
-    }
-}
-
-/// The units' last log lines, read by the session's runner; kept until the session is deleted.
-#[utoipa::path(get, path = "/api/v1/sessions/{id}/logs", tag = "sessions",
-    params(("id" = SessionId, Path, description = "Session id"), LogsQuery),
-    responses((status = 200, body = SessionLogs)))]
-async fn logs(
-    State(app): State<App>,
-    principal: Principal,
-    Id(id): Id<SessionId>,
-    Query(query): Query<LogsQuery>,
-) -> Result<Json<SessionLogs>> {
-    let view = app.sessions.get(&principal, &id).await?;
-    Ok(Json(read_logs(&app, &view, query.lines()?).await?))
-}
-
-/// A session's logs; empty while no runner has had it.
-pub(super) async fn read_logs(app: &App, view: &SessionView, lines: u32) -> Result<SessionLogs> {
-    let id = view.id.clone();
-    if view.runner.is_none() {
-        return Ok(SessionLogs { id, lines: Vec::new() });
-    }
-    let runner = online_runner(app, view).await?;
-    let lines = app.relay.fetch_logs(&runner, &id, lines).await?;
-    Ok(SessionLogs { id, lines })
 }
 
 /// Every timed step of a session.

@@ -121,7 +121,7 @@ async fn vnc(
     let view = app.sessions.get(&viewer, &id).await?;
     require_desktop(&view)?;
     let runner = online_runner(&app, &view).await?;
-    let dialled = app.relay.dial(&runner, &id, Stream::Vnc, None).await?;
+    let dialled = app.relay.dial_desktop(&runner, &id).await?;
 
     let span = tracing::info_span!("viewer", session.id = %id, runner.id = %runner);
     let live = app.relay.track();

@@ -70,6 +70,7 @@ fn what_each_route_needs() {
     Change: POST /api/v1/sessions
     Change: DELETE /api/v1/sessions/{id}
     Read: GET /api/v1/sessions/{id}
+    Change: PATCH /api/v1/sessions/{id}
     Change: POST /api/v1/sessions/{id}/adopt
     Change: POST /api/v1/sessions/{id}/links
     Read: GET /api/v1/sessions/{id}/logs

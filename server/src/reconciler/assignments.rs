@@ -9,17 +9,18 @@ use helix_protocol::assignment::{Assignment, DesiredSession};
 use helix_protocol::external_agents::Task;
 use helix_protocol::link::Nudge;
 use helix_protocol::record::SessionRecord;
-use helix_protocol::session::{Cause, Desired};
+use helix_protocol::session::{Cause, Desired, ObservedSession, SessionSpec};
 use helix_protocol::{Epoch, ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 
 use super::{CONCURRENCY, Reconciler};
 use crate::error::Result;
 use crate::runners::occupancy;
-use crate::scheduler::{Ask, Candidate, Refusal, place};
+use crate::scheduler::{Ask, Candidate, Refusal, place, reserve_on};
 use crate::sessions::list::waits;
 use crate::sessions::view::{desired_of, has_ended};
 use crate::store::Versioned;
+use crate::store::view::Content;
 
 /// Begins the cause of every session that waits.
 const QUEUED: &str = "queued";
@@ -60,18 +61,21 @@ impl Reconciler {
         }
         waiting.sort_unstable_by(|a, b| (a.value.created_at, &a.value.id).cmp(&(b.value.created_at, &b.value.id)));
         let observed = self.store.observed.view().read();
-        let mut candidates = self.candidates(&occupancy::count(&sessions, &observed));
-        // Slots only get fewer within a pass: who was refused once is refused for all that ask the same.
+        let mut candidates = self.candidates(&sessions, &observed);
+        // Slots and what can be reserved only get fewer within a pass: who was refused once is refused for all that ask the same.
         let mut refused: HashMap<Ask<'_>, Cause> = HashMap::new();
         let mut decisions = Vec::new();
         for entry in &waiting {
-            let ask = Ask { kind: entry.value.spec.kind.as_ref(), pool: entry.value.pool.as_ref() };
+            let SessionSpec { kind, resources, reserve, .. } = &entry.value.spec;
+            let (kind, pool) = (kind.as_ref(), entry.value.pool.as_ref());
+            let ask = Ask { kind, pool, resources: *resources, reserve: *reserve };
             let cause = match refused.entry(ask) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(vacant) => match place(&candidates, ask) {
                     Ok(index) => {
                         let chosen = &mut candidates[index];
-                        chosen.used += 1;
+                        let facts = chosen.facts.as_deref();
+                        chosen.held.add(facts.map_or(ask.reserve, |facts| reserve_on(facts, ask.kind, ask.reserve)));
                         // Above whatever the runner saw under this id, also before the store was emptied.
                         let seen = observed.get(&subject::runner_session_key(&chosen.id, &entry.value.id));
                         let epoch = seen.map_or(entry.value.epoch, |seen| seen.value.epoch.max(entry.value.epoch));
@@ -89,8 +93,10 @@ impl Reconciler {
         decisions
     }
 
-    fn candidates(&self, used: &occupancy::Occupancy) -> Vec<Candidate> {
+    /// Every runner, with what is held of it. After the others: see the order of locks at `View::read`.
+    fn candidates(&self, sessions: &Content<SessionRecord>, observed: &Content<ObservedSession>) -> Vec<Candidate> {
         let (runners, leases) = (self.store.runners.view().read(), self.store.leases.view().read());
+        let held = occupancy::count(sessions, observed, &runners);
         let candidate = |record: &helix_protocol::record::RunnerRecord| {
             let lease = leases.get(&subject::runner_lease_key(&record.id));
             let heartbeat = lease.and_then(|lease| lease.value.heartbeat.as_ref());
@@ -101,7 +107,7 @@ impl Reconciler {
                 cordoned: record.cordoned,
                 draining: heartbeat.is_some_and(|heartbeat| heartbeat.draining),
                 slots: heartbeat.map_or(slots, |heartbeat| heartbeat.slots),
-                used: used.get(&record.id).copied().unwrap_or(0),
+                held: held.get(&record.id).copied().unwrap_or_default(),
                 facts: record.facts.clone().map(Arc::new),
             }
         };

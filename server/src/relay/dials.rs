@@ -107,6 +107,8 @@ mod tests {
             session: SessionId::parse("s").expect("valid id"),
             stream: Stream::Vnc,
             lines: None,
+            unit: None,
+            follow: false,
         }
     }
 

@@ -1,8 +1,9 @@
 //! Which runners can take a session at all.
 
-use helix_protocol::runner::Liveness;
+use helix_protocol::resources::{Bytes, Cpus};
+use helix_protocol::runner::{Liveness, RunnerFacts};
 
-use super::{Ask, Candidate};
+use super::{Ask, Candidate, reserve_on};
 
 /// Runner label that says which pool it serves.
 const POOL_LABEL: &str = "pool";
@@ -31,6 +32,36 @@ pub enum Unfit {
     /// Knows the kind but cannot run it.
     #[error("cannot run the kind: {0}")]
     KindUnavailable(String),
+    /// A limit is above its maximum.
+    #[error("gives a session at most {name} {most}, {asked} is asked: ask for less, or raise its maximum")]
+    AboveMaximum {
+        /// Name of the limit.
+        name: &'static str,
+        /// What the session asks for.
+        asked: String,
+        /// What it gives.
+        most: String,
+    },
+    /// Too little memory is free to be reserved.
+    #[error("has {free} of {total} memory free to reserve, {needed} is needed{}", advice(.needed, .total))]
+    Memory {
+        /// What the session reserves.
+        needed: Bytes,
+        /// What nobody has reserved.
+        free: Bytes,
+        /// What it can give away in all.
+        total: Bytes,
+    },
+    /// Too few processors are free to be reserved.
+    #[error("has {free} of {total} cpu free to reserve, {needed} is needed{}", advice(.needed, .total))]
+    Cpu {
+        /// What the session reserves.
+        needed: Cpus,
+        /// What nobody has reserved.
+        free: Cpus,
+        /// What it can give away in all.
+        total: Cpus,
+    },
     /// No free slot.
     #[error("has {used} of {slots} slots taken")]
     Full {
@@ -44,8 +75,23 @@ pub enum Unfit {
 impl Unfit {
     /// True for what ends by itself or by an operator's word, without a change of the runner.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unregistered | Self::Silent | Self::Cordoned | Self::Draining | Self::Full { .. })
+        match self {
+            Self::Unregistered | Self::Silent | Self::Cordoned | Self::Draining | Self::Full { .. } => true,
+            Self::Memory { needed, total, .. } => needed <= total,
+            Self::Cpu { needed, total, .. } => needed <= total,
+            Self::OtherPool | Self::UnknownKind | Self::KindUnavailable(_) | Self::AboveMaximum { .. } => false,
+        }
     }
+
+    /// True where the session asks for more than the runner ever gives.
+    pub fn is_too_much(&self) -> bool {
+        matches!(self, Self::AboveMaximum { .. } | Self::Memory { .. } | Self::Cpu { .. }) && !self.is_passing()
+    }
+}
+
+/// What to do where waiting does not help.
+fn advice<T: Ord>(needed: &T, total: &T) -> &'static str {
+    if needed > total { ": reserve less" } else { "" }
 }
 
 /// Whether a runner can take it. What cannot change soon is said first; a full runner is full of a kind it has.
@@ -61,6 +107,13 @@ pub fn fit(candidate: &Candidate, ask: Ask<'_>) -> Result<(), Unfit> {
         let reason = facts.unavailable_kinds.get(kind).cloned();
         return Err(reason.map_or(Unfit::UnknownKind, Unfit::KindUnavailable));
     }
+    if let Some((name, asked, most)) = ask.resources.exceeds(&facts.max_resources) {
+        return Err(Unfit::AboveMaximum { name, asked, most });
+    }
+    let short = shortage(candidate, facts, ask);
+    if let Some(reason) = short.iter().find(|reason| !reason.is_passing()) {
+        return Err(reason.clone());
+    }
     if candidate.liveness != Liveness::Online {
         return Err(Unfit::Silent);
     }
@@ -70,8 +123,23 @@ pub fn fit(candidate: &Candidate, ask: Ask<'_>) -> Result<(), Unfit> {
     if candidate.draining {
         return Err(Unfit::Draining);
     }
-    if candidate.used >= candidate.slots {
-        return Err(Unfit::Full { used: candidate.used, slots: candidate.slots });
+    if candidate.held.slots >= candidate.slots {
+        return Err(Unfit::Full { used: candidate.held.slots, slots: candidate.slots });
     }
-    Ok(())
+    short.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// What is too little to keep free what it reserves. What the runner does not count is never too little.
+fn shortage(candidate: &Candidate, facts: &RunnerFacts, ask: Ask<'_>) -> Vec<Unfit> {
+    let reserve = reserve_on(facts, ask.kind, ask.reserve);
+    let memory = reserve.memory.zip(facts.reservable.memory).and_then(|(needed, total)| {
+        let free = Bytes(total.0.saturating_sub(candidate.held.memory_bytes));
+        (needed > free).then_some(Unfit::Memory { needed, free, total })
+    });
+    let cpu = reserve.cpu.zip(facts.reservable.cpu).and_then(|(needed, total)| {
+        let held = u32::try_from(candidate.held.cpu_milli).unwrap_or(u32::MAX);
+        let free = Cpus(total.0.saturating_sub(held));
+        (needed > free).then_some(Unfit::Cpu { needed, free, total })
+    });
+    memory.into_iter().chain(cpu).collect()
 }

@@ -21,16 +21,46 @@ fn runner(id: &str, used: u32, slots: u32) -> Candidate {
         backend: "process".to_owned(),
         isolation: String::new(),
         limits: String::new(),
+        enforced: Vec::new(),
+        missing: Vec::new(),
+        max_resources: Resources::default(),
+        reservable: Reserve::default(),
+        kind_reserve: BTreeMap::new(),
         memory_bytes: 0,
         cpus: 1,
         labels: BTreeMap::from([("pool".to_owned(), "ci".to_owned())]),
     };
     let id = RunnerId::parse(id).expect("valid id");
     let facts = Some(Arc::new(facts));
-    Candidate { id, liveness: Liveness::Online, cordoned: false, draining: false, slots, used, facts }
+    let held = Held { slots: used, ..Held::default() };
+    Candidate { id, liveness: Liveness::Online, cordoned: false, draining: false, slots, held, facts }
 }
 
-const ANY: Ask<'static> = Ask { kind: None, pool: None };
+const ANY: Ask<'static> = Ask {
+    kind: None,
+    pool: None,
+    resources: Resources { cpu: None, memory: None, memory_high: None, tasks: None, io_weight: None },
+    reserve: Reserve { cpu: None, memory: None },
+};
+
+/// The same runner with other facts.
+fn with(mut candidate: Candidate, change: impl FnOnce(&mut RunnerFacts)) -> Candidate {
+    change(Arc::make_mut(candidate.facts.as_mut().expect("registered")));
+    candidate
+}
+
+/// 4 GiB and 2 processors to give away, of which `gib` and `cpus` are taken by one session.
+fn reservable(id: &str, gib: u64, cpus: u64) -> Candidate {
+    let mut candidate = with(runner(id, 1, 9), |facts| {
+        facts.reservable = reserve(4, 2);
+    });
+    candidate.held = Held { slots: 1, cpu_milli: cpus * 1000, memory_bytes: gib << 30 };
+    candidate
+}
+
+fn reserve(gib: u64, cpus: u32) -> Reserve {
+    Reserve { cpu: Some(Cpus(cpus * 1000)), memory: Some(Bytes(gib << 30)) }
+}
 
 fn chosen(runners: &[Candidate], ask: Ask<'_>) -> String {
     match place(runners, ask) {
@@ -70,15 +100,15 @@ fn a_refusal_says_why_and_names_each_runner() {
 fn a_kind_or_pool_that_nobody_has_is_said_so() {
     let fleet = [runner("a", 0, 2)];
     let zed = kind("zed");
-    let ask = Ask { kind: Some(&zed), pool: None };
+    let ask = Ask { kind: Some(&zed), ..ANY };
     assert_eq!(chosen(&fleet, ask), "no runner offers kind zed (a cannot run the kind: no Zed binary)");
     let other = kind("browser");
-    let ask = Ask { kind: Some(&other), pool: None };
+    let ask = Ask { kind: Some(&other), ..ANY };
     assert_eq!(chosen(&fleet, ask), "no runner offers kind browser (a does not know the kind)");
     let (ci, gpu) = (PoolName::parse("ci").expect("valid"), PoolName::parse("gpu").expect("valid"));
-    assert_eq!(chosen(&fleet, Ask { kind: None, pool: Some(&ci) }), "a");
+    assert_eq!(chosen(&fleet, Ask { pool: Some(&ci), ..ANY }), "a");
     assert_eq!(
-        chosen(&fleet, Ask { kind: None, pool: Some(&gpu) }),
+        chosen(&fleet, Ask { pool: Some(&gpu), ..ANY }),
         "no runner of pool gpu can take it (a is not in the pool)"
     );
 }
@@ -90,14 +120,103 @@ fn a_large_fleet_is_not_named_whole() {
     assert!(reason.ends_with("r05 has 1 of 1 slots taken; 14 more)"), "{reason}");
 }
 
+#[test]
+fn what_is_reserved_must_be_free() {
+    let ask = |gib, cpus| Ask { reserve: reserve(gib, cpus), ..ANY };
+    assert_eq!(chosen(&[reservable("a", 3, 0)], ask(1, 1)), "a");
+    assert_eq!(
+        chosen(&[reservable("a", 3, 0)], ask(2, 1)),
+        "not enough memory free to reserve (a has 1GiB of 4GiB memory free to reserve, 2GiB is needed)"
+    );
+    assert_eq!(
+        chosen(&[reservable("a", 0, 1)], ask(1, 2)),
+        "not enough processors free to reserve (a has 1 of 2 cpu free to reserve, 2 is needed)"
+    );
+    // Fuller by slots, but with room.
+    let mut roomy = reservable("b", 2, 0);
+    roomy.held.slots = 7;
+    assert_eq!(chosen(&[reservable("a", 3, 0), roomy.clone()], ask(2, 1)), "b");
+    // Who reserves nothing finds room anywhere, and who counts nothing gives it to anybody.
+    assert_eq!(chosen(&[reservable("a", 4, 2)], ANY), "a");
+    let uncounted = with(reservable("a", 400, 200), |facts| facts.reservable = Reserve::default());
+    assert_eq!(chosen(&[uncounted], ask(100, 100)), "a");
+    // More is held than there is: the runner was given less since.
+    assert!(chosen(&[reservable("a", 9, 0)], ask(1, 1)).contains("a has 0B of 4GiB"));
+    // Slots and memory are short in different places: neither alone is the reason.
+    roomy.held.slots = 9;
+    assert_eq!(
+        chosen(&[reservable("a", 3, 0), roomy], ask(2, 1)),
+        "no runner has enough free (a has 1GiB of 4GiB memory free to reserve, 2GiB is needed; b has 9 of 9 slots \
+         taken)"
+    );
+}
+
+#[test]
+fn the_runners_word_for_the_kind_counts_where_the_session_says_nothing() {
+    let two = |facts: &mut RunnerFacts| {
+        facts.kind_reserve = BTreeMap::from([(kind("command"), reserve(2, 1))]);
+    };
+    let fleet = [with(reservable("a", 3, 0), two)];
+    assert!(chosen(&fleet, ANY).starts_with("not enough memory free"), "the default kind's");
+    let (command, terminal) = (kind("command"), kind("terminal"));
+    assert!(chosen(&fleet, Ask { kind: Some(&command), ..ANY }).starts_with("not enough memory free"));
+    assert_eq!(chosen(&fleet, Ask { kind: Some(&terminal), ..ANY }), "a");
+    let own = Reserve { memory: Some(Bytes(1 << 30)), cpu: None };
+    assert_eq!(chosen(&fleet, Ask { reserve: own, ..ANY }), "a");
+    let facts = fleet[0].facts.as_deref().expect("registered");
+    let half = Reserve { cpu: Some(Cpus(1000)), memory: Some(Bytes(1 << 30)) };
+    assert_eq!(reserve_on(facts, None, own), half, "what it leaves open is the kind's");
+}
+
+#[test]
+fn what_no_runner_ever_gives_is_not_waited_for() {
+    // Also where it is silent or full: waiting for it would not help.
+    let mut silent = reservable("a", 0, 0);
+    silent.liveness = Liveness::Suspect;
+    assert_eq!(
+        chosen(&[silent], Ask { reserve: reserve(8, 1), ..ANY }),
+        "no runner can give it that much (a has 4GiB of 4GiB memory free to reserve, 8GiB is needed: reserve less)"
+    );
+    assert_eq!(
+        chosen(&[reservable("a", 0, 2)], Ask { reserve: reserve(1, 3), ..ANY }),
+        "no runner can give it that much (a has 0 of 2 cpu free to reserve, 3 is needed: reserve less)"
+    );
+    let most = Resources { memory: Some(Bytes(4 << 30)), ..Resources::default() };
+    let small = with(runner("a", 2, 2), |facts| facts.max_resources = most);
+    let resources = Resources { memory: Some(Bytes(8 << 30)), ..Resources::default() };
+    let ask = Ask { resources, ..ANY };
+    assert_eq!(
+        chosen(std::slice::from_ref(&small), ask),
+        "no runner can give it that much (a gives a session at most memory 4GiB, 8GiB is asked: ask for less, or \
+         raise its maximum)"
+    );
+    assert!(chosen(&[small.clone(), runner("b", 1, 1)], ask).starts_with("all slots taken ("));
+    assert_eq!(chosen(&[small.clone(), runner("b", 0, 1)], ask), "b");
+    assert_eq!(
+        chosen(&[with(small, |_| {})], Ask { resources: most, ..ANY }),
+        "all slots taken (a has 2 of 2 slots taken)"
+    );
+}
+
+#[test]
+fn only_what_can_become_free_is_passing() {
+    let memory = |needed| Unfit::Memory { needed: Bytes(needed), free: Bytes(0), total: Bytes(4) };
+    let cpu = |needed| Unfit::Cpu { needed: Cpus(needed), free: Cpus(0), total: Cpus(4) };
+    assert!(memory(4).is_passing() && !memory(5).is_passing());
+    assert!(cpu(4).is_passing() && !cpu(5).is_passing());
+    let above = Unfit::AboveMaximum { name: "cpu", asked: "2".to_owned(), most: "1".to_owned() };
+    assert!(!above.is_passing() && above.is_too_much());
+    assert!(!memory(4).is_too_much() && cpu(5).is_too_much());
+}
+
 proptest::proptest! {
     #[test]
     fn whoever_is_chosen_has_a_free_slot(loads in proptest::collection::vec((0_u32..5, 0_u32..5), 0..12)) {
         let fleet: Vec<_> =
             loads.iter().enumerate().map(|(index, (used, slots))| runner(&format!("r{index}"), *used, *slots)).collect();
         match place(&fleet, ANY) {
-            Ok(index) => proptest::prop_assert!(fleet[index].used < fleet[index].slots),
-            Err(_) => proptest::prop_assert!(fleet.iter().all(|candidate| candidate.used >= candidate.slots)),
+            Ok(index) => proptest::prop_assert!(fleet[index].held.slots < fleet[index].slots),
+            Err(_) => proptest::prop_assert!(fleet.iter().all(|candidate| candidate.held.slots >= candidate.slots)),
         }
     }
 }

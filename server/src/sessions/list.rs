@@ -7,9 +7,11 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use helix_protocol::api::SessionPage;
+use helix_protocol::assignment::Lease;
 use helix_protocol::record::{RunnerRecord, SessionRecord};
+use helix_protocol::resources::Usage;
 use helix_protocol::session::{Desired, ObservedSession, SessionPhase};
-use helix_protocol::{ErrorCode, SessionId, subject};
+use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 
 use super::view::Known;
@@ -32,11 +34,21 @@ struct Row {
 }
 
 impl Row {
-    fn known<'a>(&'a self, runners: &Snapshot<'_, RunnerRecord>) -> Known<'a> {
+    fn runner(&self) -> Option<&RunnerId> {
         let assigned = self.record.as_ref().and_then(|record| record.assignment.as_ref()).map(|of| &of.runner);
-        let runner = assigned.or_else(|| self.observed.as_ref().map(|seen| &seen.runner));
-        let liveness = runner.and_then(|id| runners.get(id.as_str())).map(|entry| entry.value.liveness);
-        Known { id: &self.place.1, record: self.record.as_deref(), observed: self.observed.as_deref(), liveness }
+        assigned.or_else(|| self.observed.as_ref().map(|seen| &seen.runner))
+    }
+
+    /// All but what it uses.
+    fn known<'a>(&'a self, runners: &Snapshot<'_, RunnerRecord>) -> Known<'a> {
+        let liveness = self.runner().and_then(|id| runners.get(id.as_str())).map(|entry| entry.value.liveness);
+        let (record, observed) = (self.record.as_deref(), self.observed.as_deref());
+        Known { id: &self.place.1, record, observed, liveness, usage: None }
+    }
+
+    fn usage(&self, leases: &Snapshot<'_, Lease>) -> Option<Usage> {
+        let lease = leases.get(&subject::runner_lease_key(self.runner()?))?;
+        lease.value.heartbeat.as_ref()?.usage.get(&self.place.1).copied()
     }
 }
 
@@ -53,7 +65,7 @@ impl Sessions {
         });
         let positions = self.queue_positions();
         // After the others: see the order of locks at `View::read`.
-        let runners = self.inner.store.runners.view().read();
+        let (runners, leases) = (self.inner.store.runners.view().read(), self.inner.store.leases.view().read());
         rows.retain(|row| {
             after.as_ref().is_none_or(|after| row.place > *after)
                 && (filter.phases.is_empty() || filter.phases.contains(&row.known(&runners).phase()))
@@ -68,7 +80,7 @@ impl Sessions {
         let next_cursor = rows.last().filter(|_| more).map(|row| cursor(&row.place));
         let view = |row: &Row| {
             let position = positions.get(&row.place.1).copied();
-            row.known(&runners).view(position, &self.inner.public_url)
+            Known { usage: row.usage(&leases), ..row.known(&runners) }.view(position, &self.inner.public_url)
         };
         Ok(SessionPage { sessions: rows.iter().map(view).collect(), next_cursor })
     }

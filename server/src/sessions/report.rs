@@ -157,6 +157,8 @@ impl Sessions {
                 && before.running_step() == now.running_step()
                 && before.cause == now.cause
                 && before.result == now.result
+                && before.limits == now.limits
+                && before.frozen == now.frozen
         });
         if unchanged {
             return Ok(());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use helix_protocol::api::CreateSession;
 use helix_protocol::ids::{PoolName, hex};
+use helix_protocol::resources::{Reserve, Resources};
 use helix_protocol::session::{MAX_INPUT_CHARS, MAX_PROJECT_PATH_CHARS, Project, SessionSpec};
 use helix_protocol::{ErrorCode, SessionId};
 use sha2::{Digest as _, Sha256};
@@ -33,7 +34,21 @@ pub struct Accepted {
 
 /// Checks a request; names the field that is wrong.
 pub fn accept(request: CreateSession) -> Result<Accepted> {
-    let CreateSession { id, kind, project, project_path, input, geometry, pool, labels, env } = request;
+    let CreateSession {
+        id,
+        kind,
+        project,
+        project_path,
+        input,
+        geometry,
+        pool,
+        labels,
+        env,
+        resources,
+        reserve,
+        network,
+        on_lost,
+    } = request;
     let project = project.map(Project::from);
     check_input(input.as_deref(), kind.as_ref().is_some_and(|kind| kind.as_str() == "command"))?;
     if let Some(path) = &project_path {
@@ -44,7 +59,8 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
     }
     check_env(&env)?;
     check_labels(&labels)?;
-    let spec = SessionSpec { kind, project, project_path, input, geometry, env };
+    check_resources(&resources, &reserve)?;
+    let spec = SessionSpec { kind, project, project_path, input, geometry, env, resources, reserve, network, on_lost };
     let request_hash = request_hash(&spec, pool.as_ref(), &labels)?;
     Ok(Accepted { id, spec, pool, labels, request_hash })
 }
@@ -141,6 +157,25 @@ pub fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
+/// Limits that a desktop runs in, and no more kept free for it than it may use.
+pub fn check_resources(resources: &Resources, reserve: &Reserve) -> Result<()> {
+    if let Some(fault) = resources.fault() {
+        return invalid(format!("resources.{fault}; change it, or leave it out for the default of kind and runner"));
+    }
+    check_reserve("cpu", reserve.cpu, resources.cpu)?;
+    check_reserve("memory", reserve.memory, resources.memory)
+}
+
+fn check_reserve<T: Ord + std::fmt::Display>(name: &str, reserve: Option<T>, limit: Option<T>) -> Result<()> {
+    match reserve.zip(limit) {
+        Some((reserve, limit)) if reserve > limit => invalid(format!(
+            "reserve.{name} {reserve} is above resources.{name} {limit}, which the session can never use; reserve \
+             less, or raise the limit"
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     if labels.len() > MAX_LABELS {
         return invalid(format!("there are {} labels, at most {MAX_LABELS} are taken", labels.len()));
@@ -223,6 +258,45 @@ mod tests {
         assert_eq!(hash(short.clone()), hash(long));
         assert_eq!(hash(short.clone()), hash(with_id));
         assert_ne!(hash(short), hash(command("true")));
+    }
+
+    #[test]
+    fn limits_that_no_desktop_runs_in_are_named_with_the_fix() {
+        let detail = |json: &str| accept(serde_json::from_str(json).expect("a request")).expect_err(json).detail;
+        let details = [
+            detail(r#"{"resources": {"memory": "1MiB"}}"#),
+            detail(r#"{"resources": {"tasks": 5}}"#),
+            detail(r#"{"resources": {"io_weight": 0}}"#),
+            detail(r#"{"resources": {"memory": "2GiB"}, "reserve": {"memory": "4GiB"}}"#),
+            detail(r#"{"resources": {"cpu": 1}, "reserve": {"cpu": 1.5}}"#),
+        ];
+        insta::assert_snapshot!(details.join("\n"), @"
+        resources.memory 1MiB is below 64MiB, which a desktop needs; change it, or leave it out for the default of kind and runner
+        resources.tasks 5 is below 32, which a desktop needs; change it, or leave it out for the default of kind and runner
+        resources.io_weight 0 is not from 1 to 10000; change it, or leave it out for the default of kind and runner
+        reserve.memory 4GiB is above resources.memory 2GiB, which the session can never use; reserve less, or raise the limit
+        reserve.cpu 1.5 is above resources.cpu 1, which the session can never use; reserve less, or raise the limit
+        ");
+        for good in [r#"{"reserve": {"memory": "4GiB"}}"#, r#"{"resources": {"cpu": 1}, "reserve": {"cpu": 1}}"#] {
+            assert_eq!(code(serde_json::from_str(good).expect("a request")), None, "{good}");
+        }
+    }
+
+    #[test]
+    fn limits_reserve_network_and_what_becomes_of_it_are_part_of_the_request() {
+        let hash = |json: &str| accept(serde_json::from_str(json).expect("a request")).expect(json).request_hash;
+        let requests = [
+            "{}",
+            r#"{"resources": {"memory": "4GiB"}}"#,
+            r#"{"reserve": {"memory": "4GiB"}}"#,
+            r#"{"network": "none"}"#,
+            r#"{"on_lost": "restart"}"#,
+        ];
+        let hashes: std::collections::BTreeSet<_> = requests.iter().map(|request| hash(request)).collect();
+        assert_eq!(hashes.len(), requests.len());
+        assert_eq!(hash(requests[1]), hash(r#"{"resources": {"memory": 4294967296}}"#), "another spelling");
+        let accepted = accept(serde_json::from_str(requests[3]).expect("a request")).expect("accepted");
+        assert_eq!(accepted.spec.network, Some(helix_protocol::resources::Network::None));
     }
 
     #[test]

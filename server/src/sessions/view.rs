@@ -3,6 +3,7 @@
 use helix_protocol::api::{Endpoints, SessionView};
 use helix_protocol::assignment::{Assignment, DesiredSession};
 use helix_protocol::record::SessionRecord;
+use helix_protocol::resources::Usage;
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::{Cause, Desired, ObservedSession, SessionPhase, SessionSpec, TimelineStep};
 use helix_protocol::{SessionId, subject};
@@ -21,6 +22,8 @@ pub struct Known<'a> {
     pub observed: Option<&'a ObservedSession>,
     /// How that runner is heard; `None` = there is no such runner any more.
     pub liveness: Option<Liveness>,
+    /// What that runner says that it uses.
+    pub usage: Option<Usage>,
 }
 
 impl Known<'_> {
@@ -105,6 +108,9 @@ impl Known<'_> {
             display,
             pid: seen.and_then(|seen| seen.pid).filter(|_| live),
             workspace: seen.and_then(|seen| seen.workspace.clone()),
+            limits: seen.and_then(|seen| seen.limits.clone()),
+            usage: self.usage.filter(|_| live && self.liveness == Some(Liveness::Online)),
+            frozen: seen.is_some_and(|seen| seen.frozen) && !phase.is_terminal(),
             endpoints,
             timeline: self.timeline(),
             created_at: self.created_at(),

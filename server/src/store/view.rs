@@ -91,7 +91,7 @@ impl<T> Content<T> {
     }
 
     /// Puts `entry`, or a marker, unless what is known is newer. True when something changed.
-    pub(super) fn apply(&mut self, key: &str, revision: u64, entry: Option<Versioned<T>>) -> bool {
+    pub(crate) fn apply(&mut self, key: &str, revision: u64, entry: Option<Versioned<T>>) -> bool {
         let known = self.entries.get(key).map(|entry| entry.revision).or_else(|| self.markers.get(key).copied());
         if known.is_some_and(|known| known >= revision) {
             return false;

@@ -1,27 +1,33 @@
 //! A real nats-server, servers in this process, and runners that are nothing but their messages.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::HeaderValue;
 use async_nats::{Client, ConnectOptions, Event};
 use futures::{FutureExt as _, StreamExt as _};
 use helix_protocol::api::EnrolRunner;
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::ids::secret_hash;
-use helix_protocol::link::{Message, Nudge, Reply, Request};
+use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Message, Nudge, Reply, Request};
+use helix_protocol::resources::{Reserve, Resources, Usage};
 use helix_protocol::runner::{Heartbeat, RunnerFacts};
 use helix_protocol::session::{Display, Geometry, ObservedSession, SessionPhase};
 use helix_protocol::{Epoch, Generation, KindName, RunnerId, SessionId, subject};
 use helix_server::app::App;
 use helix_server::config::{Overrides, ServerConfig};
 use helix_server::nats_config::{NatsSettings, render};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{WebSocketStream, client_async};
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -99,6 +105,16 @@ impl Fleet {
         within("a server", App::build(config)).await.expect("built")
     }
 
+    /// Serves the HTTP of a server of this process, until it stops.
+    pub async fn serve(&self, app: &App) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let stop = app.shutdown.clone().cancelled_owned();
+        let router = helix_server::http::router(app.clone());
+        tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future());
+        address
+    }
+
     pub async fn stop(mut self, servers: &[App]) {
         for server in servers {
             within("the server ends", server.stop()).await;
@@ -160,6 +176,7 @@ pub struct SimRunner {
     pub client: Client,
     watched: Arc<Watched>,
     nudges: async_nats::Subscriber,
+    token: String,
 }
 
 impl SimRunner {
@@ -169,12 +186,12 @@ impl SimRunner {
         let token = format!("the-token-of-{name}");
         let request = EnrolRunner { id: id.clone(), token_hash: secret_hash(&token) };
         app.runners.enrol(request).await.expect("enrolled");
-        let options = ConnectOptions::with_token(token).custom_inbox_prefix(subject::inbox_prefix(&id));
+        let options = ConnectOptions::with_token(token.clone()).custom_inbox_prefix(subject::inbox_prefix(&id));
         let watched = Watched::connect(options, &fleet.url()).await;
         let client = watched.client.clone();
         let nudges = client.subscribe(subject::down(&id, "*")).await.expect("sent");
         client.flush().await.expect("flushed");
-        Self { id, client, watched: Arc::new(watched), nudges }
+        Self { id, client, watched: Arc::new(watched), nudges, token }
     }
 
     pub async fn violation(&self, operation: &str) {
@@ -198,8 +215,13 @@ impl SimRunner {
     }
 
     pub async fn register(&self, slots: u32) {
+        self.register_as(slots, |_| {}).await;
+    }
+
+    /// The same with other facts.
+    pub async fn register_as(&self, slots: u32, change: impl FnOnce(&mut RunnerFacts)) {
         let kind = KindName::parse("command").expect("valid kind");
-        let facts = RunnerFacts {
+        let mut facts = RunnerFacts {
             hostname: "h".to_owned(),
             version: "0".to_owned(),
             slots,
@@ -211,16 +233,27 @@ impl SimRunner {
             backend: "process".to_owned(),
             isolation: "none".to_owned(),
             limits: "none".to_owned(),
+            enforced: Vec::new(),
+            missing: Vec::new(),
+            max_resources: Resources::default(),
+            reservable: Reserve::default(),
+            kind_reserve: BTreeMap::new(),
             memory_bytes: 1,
             cpus: 1,
             labels: BTreeMap::new(),
         };
+        change(&mut facts);
         let reply = self.request(Request::Register { facts: Box::new(facts) }).await;
         assert!(matches!(reply, Some(Reply::Registered { .. })), "{reply:?}");
     }
 
     pub async fn heartbeat(&self) {
-        let heartbeat = Heartbeat { active_tasks: 0, slots: 4, draining: false };
+        self.heartbeat_with(BTreeMap::new()).await;
+    }
+
+    /// The same with what its sessions use.
+    pub async fn heartbeat_with(&self, usage: BTreeMap<SessionId, Usage>) {
+        let heartbeat = Heartbeat { active_tasks: 0, slots: 4, draining: false, usage };
         let reply = self.request(Request::Heartbeat { heartbeat }).await;
         assert!(matches!(reply, Some(Reply::HeartbeatAck {})), "{reply:?}");
     }
@@ -241,6 +274,30 @@ impl SimRunner {
         let message: Message<Nudge> = serde_json::from_slice(&message.payload).expect("a nudge");
         assert_eq!(message.runner, self.id);
         message.body
+    }
+
+    /// Waits for a nudge to dial, fetches the one dial that waits, and answers it on the server at `address`.
+    pub async fn dial_back(&mut self, address: SocketAddr) -> (Dial, WebSocketStream<TcpStream>) {
+        let server = loop {
+            if let Nudge::Dial { server } = self.nudge().await {
+                break server;
+            }
+        };
+        let message = Message { runner: self.id.clone(), body: Request::Dials {} };
+        let verb = format!("dials.{server}");
+        let mut dials = match self.raw(&verb, &serde_json::to_value(message).expect("encoded")).await {
+            Some(Reply::Dials { dials }) => dials,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(dials.len(), 1);
+        let dial = dials.remove(0);
+        let mut request = format!("ws://{address}/api/v1/dial").into_client_request().expect("a request");
+        let header = |text: &str| HeaderValue::from_str(text).expect("a header");
+        request.headers_mut().insert(::http::header::AUTHORIZATION, header(&format!("Bearer {}", self.token)));
+        request.headers_mut().insert(DIAL_TICKET_HEADER, header(&dial.ticket));
+        let socket = TcpStream::connect(address).await.expect("connected");
+        let (socket, _) = client_async(request, socket).await.expect("dialled");
+        (dial, socket)
     }
 
     /// Forgets every nudge sent so far: they come before the answer to a request made after them.
@@ -264,6 +321,8 @@ impl SimRunner {
             display: Some(Display { number: 1, geometry: Geometry { width: 1280, height: 800 } }),
             pid: None,
             workspace: None,
+            limits: None,
+            frozen: false,
             forgotten: false,
             unclaimed: None,
         }

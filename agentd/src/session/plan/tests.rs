@@ -14,10 +14,10 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         home: at("home"),
         tmp: at("tmp"),
         runtime: at("run"),
-        ready: at("ready"),
         vnc_socket: at("vnc.sock"),
         xauthority: at("Xauthority"),
         workspace: PathBuf::from("/w/demo"),
+        private_tmp: false,
     };
     let host = Host {
         path: "/usr/bin:/bin".to_owned(),
@@ -35,6 +35,8 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         paths: &paths,
         default_geometry: Geometry { width: 1920, height: 1080 },
         host: &host,
+        default_resources: Resources::default(),
+        max_resources: Resources::default(),
     });
 }
 
@@ -46,7 +48,7 @@ fn planned(spec: &SessionSpec, kind: &str) -> Result<Plan, Cause> {
 
 fn shown(plan: &Plan) -> String {
     let mut text = String::new();
-    for file in &plan.files {
+    for file in &plan.slice.files {
         writeln!(text, "file {file:?}").expect("text grows");
     }
     let units =
@@ -69,7 +71,7 @@ fn a_command_on_a_clone() {
         project_path: Some("/workspace/sub/dir".to_owned()),
         geometry: Some(Geometry { width: 1280, height: 720 }),
         env: BTreeMap::from([("CI".to_owned(), "1".to_owned()), ("GIT_AUTHOR_NAME".to_owned(), "Me".to_owned())]),
-        kind: None,
+        ..SessionSpec::default()
     };
     insta::assert_snapshot!(shown(&planned(&spec, "command").expect("a plan")));
 }

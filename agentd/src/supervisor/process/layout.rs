@@ -12,7 +12,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::supervisor::{SessionPaths, UnitName};
+use crate::supervisor::{HostPaths, SessionPaths, UnitName};
 
 /// Longest path of a unix socket: `sun_path` has 108 bytes, the last one NUL.
 pub const MAX_SOCKET_PATH: usize = 107;
@@ -78,12 +78,17 @@ impl Layout {
         self.logs().join("guest.log")
     }
 
-    /// Readiness file of a unit.
-    pub fn ready(&self, unit: UnitName) -> PathBuf {
-        self.root.join("ready").join(unit.as_str())
+    /// Directory of the readiness files.
+    pub fn ready_dir(&self) -> PathBuf {
+        self.root.join("ready")
     }
 
-    /// What the rest of agentd may know.
+    /// Readiness file of a unit.
+    pub fn ready(&self, unit: UnitName) -> PathBuf {
+        self.ready_dir().join(unit.as_str())
+    }
+
+    /// As the session's units see it.
     pub fn session_paths(&self, workspace: PathBuf) -> SessionPaths {
         let at = |name: &str| self.root.join(name);
         SessionPaths {
@@ -91,11 +96,17 @@ impl Layout {
             home: at("home"),
             tmp: at("tmp"),
             runtime: at("run"),
-            ready: at("ready"),
             vnc_socket: at("vnc.sock"),
             xauthority: at("Xauthority"),
             workspace,
+            private_tmp: false,
         }
+    }
+
+    /// As agentd opens it: the same paths, since they share user and file system.
+    pub fn host_paths(&self, workspace: PathBuf) -> HostPaths {
+        let SessionPaths { vnc_socket, xauthority, workspace, .. } = self.session_paths(workspace);
+        HostPaths { ready: self.ready_dir(), xauthority, vnc_socket, x_sockets: None, workspace }
     }
 }
 

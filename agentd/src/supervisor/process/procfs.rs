@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::supervisor::Identity;
+use crate::supervisor::GuestIdentity;
 
 /// One process at the moment of reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,20 +71,20 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Identity of the calling process.
-pub fn own_identity() -> io::Result<Identity> {
+/// GuestIdentity of the calling process.
+pub fn own_identity() -> io::Result<GuestIdentity> {
     let pid = std::process::id();
     let process = process(pid).ok_or_else(|| io::Error::other(format!("cannot read /proc/{pid}/stat")))?;
-    Ok(Identity { pid, start_time: process.start_time, boot_id: boot_id()? })
+    Ok(GuestIdentity { pid, start_time: process.start_time, boot_id: boot_id()? })
 }
 
 /// True while the very process of `identity` lives. The caller has compared the boot.
-pub fn is_alive(identity: &Identity) -> bool {
+pub fn is_alive(identity: &GuestIdentity) -> bool {
     process(identity.pid).is_some_and(|found| found.alive && found.start_time == identity.start_time)
 }
 
 /// Waits until the very process of `identity` has ended, or for `timeout`. True if it has ended.
-pub fn wait_for_end(identity: &Identity, timeout: Duration) -> bool {
+pub fn wait_for_end(identity: &GuestIdentity, timeout: Duration) -> bool {
     let opened = pid(identity.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     // Only after opening, so that it is known whose descriptor this is.
     if !is_alive(identity) {

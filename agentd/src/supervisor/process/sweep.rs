@@ -83,6 +83,26 @@ pub fn end_marked(mark: &Mark) -> Result<(), String> {
     Ok(())
 }
 
+/// Sends `signal` (stop or go on) to every process of the session but `spared`, until none is new.
+pub fn signal_all(mark: &Mark, spared: u32, how: Signal) -> io::Result<()> {
+    let (mut known, mut quiet_scans) = (HashSet::new(), 0);
+    while quiet_scans < CLEAN_SCANS {
+        let new: Vec<Process> = marked(|marker| mark.fits(marker))?
+            .into_iter()
+            .filter(|process| process.pid != spared && known.insert((process.pid, process.start_time)))
+            .collect();
+        quiet_scans = if new.is_empty() { quiet_scans + 1 } else { 0 };
+        for process in &new {
+            match signal(process, how) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Markers of all living processes that begin with `prefix`.
 pub fn markers(prefix: &str) -> io::Result<HashSet<String>> {
     let all = procfs::processes()?;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use helix_protocol::api::{CreateSession, ProjectSource, SessionView};
+use helix_protocol::resources::{Network, OnLost};
 use helix_protocol::session::{Geometry, MAX_INPUT_CHARS, Project};
 use helix_protocol::{KindName, PoolName, SessionId};
 
+use super::limits::{ReserveArgs, ResourceArgs};
 use super::wait::{Goal, Watch};
 use crate::client::Client;
 use crate::error::{CliError, Kind, Result};
@@ -47,6 +49,16 @@ pub struct CreateArgs {
     /// Environment of the agent; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
+    #[command(flatten)]
+    resources: ResourceArgs,
+    #[command(flatten)]
+    reserve: ReserveArgs,
+    /// Network of the session: the machine's, or none but a loopback of its own
+    #[arg(long, value_name = "host|none", value_parser = parse_network)]
+    network: Option<Network>,
+    /// While its runner cannot be heard: wait for it, or restart the session on another
+    #[arg(long, value_name = "wait|restart", value_parser = parse_on_lost)]
+    on_lost: Option<OnLost>,
     /// Wait until the desktop is ready, or until the command has a result
     #[arg(long, value_name = "FOR", num_args = 0..=1, require_equals = true, default_missing_value = "ready")]
     wait: Option<WaitFor>,
@@ -69,6 +81,22 @@ pub fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+fn parse_network(text: &str) -> Result<Network, String> {
+    match text {
+        "host" => Ok(Network::Host),
+        "none" => Ok(Network::None),
+        _ => Err("write host or none".to_owned()),
+    }
+}
+
+fn parse_on_lost(text: &str) -> Result<OnLost, String> {
+    match text {
+        "wait" => Ok(OnLost::Wait),
+        "restart" => Ok(OnLost::Restart),
+        _ => Err("write wait or restart".to_owned()),
     }
 }
 
@@ -128,6 +156,10 @@ fn request(args: CreateArgs, read_input: impl FnOnce() -> Result<String>) -> Res
         pool: args.pool,
         labels: args.labels.into_iter().collect(),
         env: args.env.into_iter().collect(),
+        resources: args.resources.into(),
+        reserve: args.reserve.into(),
+        network: args.network,
+        on_lost: args.on_lost,
     })
 }
 
@@ -182,6 +214,15 @@ mod tests {
             "--label=team=a",
             "--env=A=b=c",
             "--env=EMPTY=",
+            "--cpu=1.5",
+            "--memory=4GiB",
+            "--memory-high=3GiB",
+            "--tasks=400",
+            "--io-weight=50",
+            "--reserve-cpu=0.5",
+            "--reserve-memory=1GiB",
+            "--network=none",
+            "--on-lost=restart",
             "--wait",
         ];
         let args = args(&line);
@@ -203,7 +244,20 @@ mod tests {
           "env": {
             "A": "b=c",
             "EMPTY": ""
-          }
+          },
+          "resources": {
+            "cpu": 1.5,
+            "memory": 4294967296,
+            "memory_high": 3221225472,
+            "tasks": 400,
+            "io_weight": 50
+          },
+          "reserve": {
+            "cpu": 0.5,
+            "memory": 1073741824
+          },
+          "network": "none",
+          "on_lost": "restart"
         }
         "#);
     }

@@ -2,6 +2,7 @@
 
 use helix_protocol::api::SessionView;
 
+use super::limits;
 use crate::error::Result;
 use crate::ui::{Ui, age, span};
 
@@ -27,6 +28,7 @@ fn phase(session: &SessionView) -> String {
     let notes = [
         session.queue_position.map(|place| format!(" (place {place})")),
         session.unclaimed.then(|| " (unclaimed)".to_owned()),
+        session.frozen.then(|| " (frozen)".to_owned()),
         session.result.as_ref().map(|result| format!(" (exit {})", result.exit_status)),
     ];
     std::iter::once(session.phase.to_string()).chain(notes.into_iter().flatten()).collect()
@@ -73,6 +75,14 @@ pub fn show(ui: &Ui, session: &SessionView) -> Result<()> {
         rows.push(("project", format!("{}{branch}", project.git)));
     }
     rows.extend(session.workspace.iter().map(|path| ("workspace", path.clone())));
+    rows.extend(limits::rows(&session.spec.resources, &session.spec.reserve, session.limits.as_ref()));
+    rows.extend(session.usage.iter().flat_map(limits::usage_rows));
+    if let Some(network) = session.spec.network {
+        rows.push(("network", format!("{network:?}").to_lowercase()));
+    }
+    if let Some(on_lost) = session.spec.on_lost {
+        rows.push(("when lost", format!("{on_lost:?}").to_lowercase()));
+    }
     rows.extend(session.display.iter().map(|display| ("display", format!(":{} {}", display.number, display.geometry))));
     rows.extend(session.endpoints.view.iter().map(|view| ("desktop", view.clone())));
     rows.extend(session.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));

@@ -36,6 +36,9 @@ fn view(phase: SessionPhase) -> SessionView {
         display: Some(Display { number: 7, geometry: Geometry { width: 1920, height: 1080 } }),
         pid: Some(4711),
         workspace: Some("/w".to_owned()),
+        limits: None,
+        usage: None,
+        frozen: false,
         endpoints: Endpoints::default(),
         timeline: vec![
             step("accepted", at("2026-11-21T10:00:00Z"), None),

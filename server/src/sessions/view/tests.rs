@@ -48,6 +48,8 @@ fn seen(epoch: u64, phase: SessionPhase) -> ObservedSession {
         display: Some(Display { number: 1, geometry: Geometry { width: 800, height: 600 } }),
         pid: Some(7),
         workspace: Some("/w".to_owned()),
+        limits: None,
+        frozen: false,
         forgotten: false,
         unclaimed: None,
     }
@@ -79,7 +81,7 @@ fn the_phase_follows_from_what_was_asked_and_what_was_seen() {
     for (assigned, desired, report, liveness, expected) in table {
         let record = record(assigned, desired);
         let observed = report.map(|(epoch, phase)| seen(epoch, phase));
-        let known = Known { id: &id(), record: Some(&record), observed: observed.as_ref(), liveness };
+        let known = Known { id: &id(), record: Some(&record), observed: observed.as_ref(), liveness, usage: None };
         assert_eq!(known.phase(), expected, "{assigned:?} {desired:?} {report:?} {liveness:?}");
     }
 }
@@ -89,7 +91,8 @@ fn a_session_without_a_record_is_shown_from_its_report_alone() {
     let spec = SessionSpec { input: Some("true".to_owned()), ..SessionSpec::default() };
     let unclaimed = Some(Unclaimed { spec: spec.clone(), received_at: Timestamp::UNIX_EPOCH });
     let observed = ObservedSession { unclaimed, ..seen(3, SessionPhase::Ready) };
-    let known = Known { id: &id(), record: None, observed: Some(&observed), liveness: Some(Liveness::Online) };
+    let known =
+        Known { id: &id(), record: None, observed: Some(&observed), liveness: Some(Liveness::Online), usage: None };
     let view = known.view(None, "http://h");
     assert!(view.unclaimed && view.owner.is_empty());
     assert_eq!((view.phase, view.epoch, view.runner, view.spec), (SessionPhase::Ready, Epoch(3), Some(runner()), spec));
@@ -100,8 +103,13 @@ fn addresses_are_shown_only_while_something_answers_there() {
     let record = record(Some(1), Desired::Running);
     let view = |phase, public_url| {
         let observed = seen(1, phase);
-        let known =
-            Known { id: &id(), record: Some(&record), observed: Some(&observed), liveness: Some(Liveness::Online) };
+        let known = Known {
+            id: &id(),
+            record: Some(&record),
+            observed: Some(&observed),
+            liveness: Some(Liveness::Online),
+            usage: None,
+        };
         known.view(None, public_url)
     };
     let ready = view(SessionPhase::Ready, "https://h/x");
@@ -113,10 +121,34 @@ fn addresses_are_shown_only_while_something_answers_there() {
 }
 
 #[test]
+fn usage_is_shown_while_the_session_lives_and_its_runner_is_heard() {
+    use helix_protocol::resources::{Bytes, Limits, Resources, Usage};
+    let usage = Some(Usage { memory_bytes: Some(7), ..Usage::default() });
+    let resources = Resources { memory: Some(Bytes(1 << 30)), ..Resources::default() };
+    let limits = Limits { resources, enforced: vec!["memory".to_owned()], missing: Vec::new() };
+    let record = record(Some(1), Desired::Running);
+    let view = |phase, liveness| {
+        let observed = ObservedSession { limits: Some(limits.clone()), frozen: true, ..seen(1, phase) };
+        Known { id: &id(), record: Some(&record), observed: Some(&observed), liveness, usage }.view(None, "http://h")
+    };
+    for phase in [SessionPhase::Starting, SessionPhase::Ready] {
+        let live = view(phase, Some(Liveness::Online));
+        assert_eq!((live.usage, live.limits, live.frozen), (usage, Some(limits.clone()), true));
+    }
+    for liveness in [Some(Liveness::Suspect), Some(Liveness::Lost), None] {
+        let unheard = view(SessionPhase::Ready, liveness);
+        assert_eq!((unheard.usage, unheard.frozen), (None, true), "{liveness:?}");
+    }
+    let ended = view(SessionPhase::Stopped, Some(Liveness::Online));
+    assert_eq!((ended.usage, ended.frozen), (None, false));
+}
+
+#[test]
 fn the_queue_reason_is_told_only_while_it_waits() {
     let cause = |assigned| {
         let record = record(assigned, Desired::Running);
-        Known { id: &id(), record: Some(&record), observed: None, liveness: Some(Liveness::Online) }.cause()
+        Known { id: &id(), record: Some(&record), observed: None, liveness: Some(Liveness::Online), usage: None }
+            .cause()
     };
     assert_eq!(cause(None).map(|cause| cause.code), Some("queued".to_owned()));
     assert_eq!(cause(Some(1)), None);
@@ -136,7 +168,7 @@ fn values_of_the_environment_are_for_who_may_change_the_session() {
     record.spec.env.insert("KEY".to_owned(), "secret".to_owned());
     let shown = |name: &str, scope| {
         let by = Principal { name: name.to_owned(), scope, token_hash: String::new() };
-        let known = Known { id: &id(), record: Some(&record), observed: None, liveness: None };
+        let known = Known { id: &id(), record: Some(&record), observed: None, liveness: None, usage: None };
         shown_to(&by, known.view(None, "https://h")).spec.env["KEY"].clone()
     };
     assert_eq!(shown("a", Scope::Admin), "secret");

@@ -1,0 +1,183 @@
+//! When this runner may have been called lost: then its `on_lost = restart` sessions must be held still, because a
+//! server may start them elsewhere.
+//!
+//! [`Fence::heard`] notes each acknowledged heartbeat with the time at which it was *sent*, which is never later than
+//! the server's own. One task ([`run`]) waits on CLOCK_BOOTTIME, which goes on while the machine is suspended, and
+//! says `cut off` when `MARGIN` of the lost-timeout has passed without another; it takes that back at the first
+//! desired set after contact came back ([`Fence::synced`]), never before, so that whoever lets a session go on has
+//! seen what the servers now want of it. The time of the last contact is kept on disk: a restarted agentd goes on
+//! counting where its predecessor stopped.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
+    timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::supervisor::process::procfs;
+
+/// Of the lost-timeout: in what is left, every process is stopped.
+const MARGIN: f64 = 0.8;
+/// File in the state directory: boot id, last contact and lost-timeout in milliseconds of CLOCK_BOOTTIME.
+const FILE: &str = "contact";
+
+/// Milliseconds of CLOCK_BOOTTIME.
+type BootMillis = u64;
+
+/// The last contact with a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Contact {
+    at: BootMillis,
+    lost_timeout: u64,
+}
+
+impl Contact {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of minutes")]
+    fn deadline(self) -> BootMillis {
+        self.at + (self.lost_timeout as f64 * MARGIN) as u64
+    }
+}
+
+/// Where contact is told. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Fence {
+    contact: Arc<watch::Sender<Option<Contact>>>,
+    syncs: Arc<watch::Sender<u64>>,
+    file: PathBuf,
+}
+
+impl Fence {
+    /// With the contact that a former agentd of this boot had.
+    pub fn new(state_dir: &Path) -> Self {
+        let file = state_dir.join(FILE);
+        let contact = load(&file);
+        Self { contact: Arc::new(watch::Sender::new(contact)), syncs: Arc::new(watch::Sender::new(0)), file }
+    }
+
+    /// Now, for [`Fence::heard`]; ask before the request is sent.
+    pub fn now() -> BootMillis {
+        let now = clock_gettime(ClockId::Boottime);
+        now.tv_sec.cast_unsigned() * 1000 + now.tv_nsec.cast_unsigned() / 1_000_000
+    }
+
+    /// A heartbeat that was sent at `at` was acknowledged by a server that waits this long.
+    pub fn heard(&self, at: BootMillis, lost_timeout: Duration) {
+        let contact = Contact { at, lost_timeout: lost_timeout.as_millis() as u64 };
+        if let Err(error) = save(&self.file, contact) {
+            tracing::debug!(%error, "the time of the last contact is not kept");
+        }
+        self.contact.send_replace(Some(contact));
+    }
+
+    /// A desired set came, and whoever reads it can see it now.
+    pub fn synced(&self) {
+        self.syncs.send_modify(|count| *count += 1);
+    }
+}
+
+/// Says through `cut_off` how it is, until it is dropped.
+pub async fn run(fence: Fence, cut_off: watch::Sender<bool>) -> io::Result<()> {
+    let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    #[allow(deprecated, reason = "what replaces it is unsafe; an OwnedFd is always the same open descriptor")]
+    let timer = AsyncFd::new(timer)?;
+    let (mut contact, mut syncs) = (fence.contact.subscribe(), fence.syncs.subscribe());
+    // Desired sets count from the moment at which contact came back.
+    let mut back = false;
+    loop {
+        let last = *contact.borrow_and_update();
+        let silent = last.is_some_and(|last| Fence::now() >= last.deadline());
+        let held = *cut_off.borrow();
+        match last {
+            Some(_) if silent && !held => {
+                tracing::warn!("no server heard for most of the lost-timeout; what may start elsewhere is held");
+                cut_off.send_replace(true);
+                back = false;
+                continue;
+            }
+            Some(last) if !silent => {
+                if held && !std::mem::replace(&mut back, true) {
+                    syncs.mark_unchanged();
+                }
+                arm(timer.get_ref(), last.deadline())?;
+            }
+            // Silent for long already, or nothing was ever heard: then nobody can have called this runner lost.
+            Some(_) | None => {}
+        }
+        tokio::select! {
+            changed = contact.changed() => if changed.is_err() { return Ok(()) },
+            expired = timer.readable(), if last.is_some() && !silent => expired?.clear_ready(),
+            _ = syncs.changed(), if held && !silent => {
+                tracing::info!("a server is heard again and says what it wants");
+                cut_off.send_replace(false);
+            }
+        }
+    }
+}
+
+fn arm(timer: &OwnedFd, at: BootMillis) -> io::Result<()> {
+    let value = Timespec { tv_sec: (at / 1000).cast_signed(), tv_nsec: ((at % 1000) * 1_000_000).cast_signed() };
+    let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+    timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: interval, it_value: value })?;
+    Ok(())
+}
+
+fn save(file: &Path, contact: Contact) -> io::Result<()> {
+    let draft = file.with_extension("new");
+    fs::write(&draft, format!("{} {} {}\n", procfs::boot_id()?, contact.at, contact.lost_timeout))?;
+    fs::rename(draft, file)
+}
+
+/// None where there is none, or it is of another boot: then its sessions are gone, too.
+fn load(file: &Path) -> Option<Contact> {
+    let text = fs::read_to_string(file).ok()?;
+    let mut words = text.split_whitespace();
+    if words.next()? != procfs::boot_id().ok()? {
+        return None;
+    }
+    Some(Contact { at: words.next()?.parse().ok()?, lost_timeout: words.next()?.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn until(receiver: &mut watch::Receiver<bool>, wanted: bool) {
+        let waited = tokio::time::timeout(Duration::from_secs(10), receiver.wait_for(|now| *now == wanted)).await;
+        waited.expect("in time").expect("the fence runs");
+    }
+
+    #[tokio::test]
+    async fn silence_cuts_off_and_only_a_desired_set_takes_that_back() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let fence = Fence::new(dir.path());
+        let (sender, mut cut_off) = watch::channel(false);
+        let task = tokio::spawn(run(fence.clone(), sender));
+        fence.heard(Fence::now(), Duration::from_millis(100));
+        until(&mut cut_off, true).await;
+
+        fence.heard(Fence::now(), Duration::from_secs(60));
+        let soon = tokio::time::timeout(Duration::from_millis(200), cut_off.wait_for(|now| !*now)).await.is_ok();
+        assert!(!soon, "contact alone took it back");
+        fence.synced();
+        until(&mut cut_off, false).await;
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_restarted_agentd_goes_on_counting() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        Fence::new(dir.path()).heard(Fence::now().saturating_sub(1000), Duration::from_millis(500));
+        let (sender, mut cut_off) = watch::channel(false);
+        let task = tokio::spawn(run(Fence::new(dir.path()), sender));
+        until(&mut cut_off, true).await;
+        task.abort();
+    }
+}

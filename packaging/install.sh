@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Installs Helix on a machine with systemd: programs, units, users, directories, examples. Starts nothing; prints what
+# to type next. Run again, it brings everything up to date; running sessions are not touched.
+#
+#   packaging/install.sh [install] [OPTION...]     (make install)
+#   packaging/install.sh uninstall [OPTION...]     (make uninstall)
+#
+#   --bin-dir DIR   the built programs                       (without: $CARGO_TARGET_DIR/release or target/release)
+#   --prefix DIR    where they go                            (without: /usr)
+#   --destdir DIR   a root tree to install into, for packages and images; then nothing is run in it
+#   --slots N       slot users, one for each session at once (without: as installed before, else 32)
+#   --purge         uninstall: settings, secrets, state, kept workspaces and users, too
+set -euo pipefail
+source_dir=$(cd "$(dirname "$0")/.." && pwd)
+
+say() { printf 'install: %s\n' "$@"; }
+fail() { printf 'install: %s\n' "$@" >&2; exit 1; }
+wrong() { printf 'install: %s; see packaging/install.sh --help\n' "$1" >&2; exit 2; }
+
+action=install prefix=/usr destdir="" slots="" purge=no
+bin_dir=${CARGO_TARGET_DIR:-$source_dir/target}/release
+while [ $# -gt 0 ]; do
+  case $1 in
+    install | uninstall) action=$1 ;;
+    --purge) purge=yes ;;
+    --bin-dir | --prefix | --destdir | --slots)
+      [ $# -ge 2 ] || wrong "$1 needs a value"
+      case $1 in
+        --bin-dir) bin_dir=$2 ;;
+        --prefix) prefix=${2%/} ;;
+        --destdir) destdir=${2%/} ;;
+        --slots) slots=$2 ;;
+      esac
+      shift ;;
+    -h | --help) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+    *) wrong "unknown argument $1" ;;
+  esac
+  shift
+done
+case $prefix in /*) ;; *) wrong "--prefix $prefix is not an absolute path" ;; esac
+# The prefix gets into units; no character there may mean something to sed or to systemd.
+case $prefix in *[!A-Za-z0-9/._-]*) wrong "--prefix $prefix has characters other than letters, digits, / . _ -" ;; esac
+
+slots_file=$destdir$prefix/lib/sysusers.d/helix-slots.conf
+if [ -z "$slots" ]; then slots=$(grep -c '^u helix-u' "$slots_file" 2>/dev/null || true); fi
+if [ "${slots:-0}" = 0 ]; then slots=32; fi
+# More than that do not fit into the range of system users; docs/systemd.md says how to have them anyway.
+case $slots in *[!0-9]*) wrong "--slots $slots is no number" ;; esac
+[ "$slots" -ge 1 ] && [ "$slots" -le 500 ] || wrong "--slots must be from 1 to 500"
+
+here() { [ -z "$destdir" ]; }
+booted() { here && [ -d /run/systemd/system ]; }
+if here && [ "$(id -u)" != 0 ]; then fail "this needs root: sudo packaging/install.sh $action"; fi
+
+# Each line: mode, source, target below the prefix.
+files() {
+  local program file
+  for program in agentd helix-server helixctl; do echo "755 $bin_dir/$program bin/$program"; done
+  for file in agentd.service agentd@.service helix-server.service agentd.slice helix.slice; do
+    echo "644 $source_dir/systemd/$file lib/systemd/system/$file"
+  done
+  echo "644 $source_dir/systemd/sysusers.d/helix.conf lib/sysusers.d/helix.conf"
+  echo "644 $source_dir/systemd/tmpfiles.d/helix.conf lib/tmpfiles.d/helix.conf"
+  for file in agentd.toml server.toml external-zed-agent.env helix.env; do
+    echo "644 $source_dir/packaging/$file.example share/doc/helix/$file.example"
+  done
+  echo "644 $source_dir/docs/systemd.md share/doc/helix/systemd.md"
+  # The programs have them built in; these are there to be copied to /etc/helix/kinds.d and changed.
+  for file in "$source_dir"/packaging/kinds/*.toml; do echo "644 $file share/helix/kinds/${file##*/}"; done
+}
+
+# A running program keeps its file: the new one takes its name in one step.
+put() {
+  local mode=$1 from=$2 to=$3
+  install -D -m "$mode" "$from" "$to.new"
+  case $to in *.service | *.slice) sed -i "s#/usr/bin/#$prefix/bin/#g; s#/usr/share/#$prefix/share/#g" "$to.new" ;; esac
+  mv -f "$to.new" "$to"
+}
+
+do_install() {
+  local mode from to number
+  while read -r mode from to; do
+    [ -f "$from" ] || fail "$from is missing; build first: make build (or name --bin-dir)"
+  done < <(files)
+  while read -r mode from to; do put "$mode" "$from" "$destdir$prefix/$to"; done < <(files)
+  {
+    echo "# Slot users: each session runs as one of them. Written by packaging/install.sh --slots $slots."
+    for number in $(seq "$slots"); do echo "u helix-u$number - \"Helix session slot $number\""; done
+  } >"$slots_file.new"
+  chmod 644 "$slots_file.new" && mv -f "$slots_file.new" "$slots_file"
+  say "installed below $destdir$prefix, with $slots slot users"
+  if ! here; then return; fi
+  systemd-sysusers helix.conf helix-slots.conf
+  systemd-tmpfiles --create helix.conf
+  if booted; then systemctl daemon-reload; fi
+  cat <<E2
+
+Nothing was started. Next, on a runner (the desktops' packages: packaging/setup.sh runtime):
+  install -m 600 $prefix/share/doc/helix/agentd.toml.example /etc/helix/agentd.toml   # and edit it
+  install -m 600 /dev/stdin /etc/helix/agentd.token                                   # the server's enrolment token
+  $prefix/bin/agentd run --config /etc/helix/agentd.toml --check-config
+  systemctl enable --now agentd
+On a server:
+  install -m 644 $prefix/share/doc/helix/server.toml.example /etc/helix/server.toml   # its header makes the secrets
+  systemctl enable --now helix-server
+After an update, without touching a session:
+  systemctl reload agentd && systemctl restart helix-server
+All of it: $prefix/share/doc/helix/systemd.md
+E2
+}
+
+do_uninstall() {
+  local mode from to running user
+  if booted; then
+    running=$(systemctl list-units --plain --no-legend --state=active,activating,reloading,deactivating \
+      'agentd.service' 'agentd@*.service' 'helix-server.service' 'helix-s*.slice' | awk '{ print $1 }' | xargs)
+    [ -z "$running" ] || fail "these are running: $running" \
+      "Stop the sessions first (helixctl session stop), then: systemctl disable --now agentd 'agentd@*' helix-server"
+    # Empty by now, but there as long as nobody stops them.
+    systemctl stop agentd.slice helix.slice 2>/dev/null || true
+    # What enabling made.
+    find /etc/systemd/system -type l \( -name 'agentd.service' -o -name 'agentd@*.service' -o -name helix-server.service \) -delete
+  fi
+  while read -r mode from to; do rm -f "$destdir$prefix/$to" "$destdir$prefix/$to.new"; done < <(files)
+  rm -f "$slots_file" "$slots_file.new"
+  rmdir --ignore-fail-on-non-empty "$destdir$prefix"/share/helix/kinds "$destdir$prefix"/share/helix \
+    "$destdir$prefix"/share/doc/helix 2>/dev/null || true
+  if booted; then systemctl daemon-reload; systemctl reset-failed 2>/dev/null || true; fi
+  if here && [ "$purge" = yes ]; then
+    rm -rf /var/lib/helix /run/helix /etc/helix
+    # userdel takes the group of the same name along.
+    for user in $(getent passwd | sed -nE 's/^(helix-(u[0-9]+|keep|server)):.*/\1/p'); do userdel "$user"; done
+    say "uninstalled; settings, state and users are gone, too"
+  elif here; then
+    rmdir --ignore-fail-on-non-empty /run/helix /var/lib/helix /etc/helix 2>/dev/null || true
+    say "uninstalled; kept: /etc/helix, /var/lib/helix and the users (--purge removes them, too)"
+  else
+    say "uninstalled from $destdir"
+  fi
+}
+
+"do_$action"

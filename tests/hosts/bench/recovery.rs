@@ -1,0 +1,91 @@
+//! T12: from `kill -9` of agentd until all of five sessions are taken over; the peer is supervisord with five programs,
+//! killed in the same host, until its programs run again.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{processor_ms, report, rounds, versions};
+use crate::figures::Figures;
+use crate::fleet::{Fleet, RunnerSettings};
+use crate::harness::{Boot, Host, say};
+use crate::units::Units;
+
+const SESSIONS: [&str; 5] = ["k1", "k2", "k3", "k4", "k5"];
+const KILLS: &str = include_str!("../adoption/kills.py");
+const RESPAWN: &str = include_str!("respawn.py");
+/// As agentd.service has it; what Debian ships waits 50 s.
+const DROP_IN: &str = "[Service]\nRestartSec=100ms\nSlice=peer.slice\nCPUAccounting=yes\n\
+    [Unit]\nStartLimitIntervalSec=0\n";
+
+async fn start_peer(host: &Host) -> Result<()> {
+    let programs: String = (0..SESSIONS.len())
+        .map(|number| {
+            format!("[program:p{number}]\ncommand=python3 -c \"import time; time.sleep(1e9)\" peer-program\nautorestart=true\n")
+        })
+        .collect();
+    host.write("/etc/supervisor/conf.d/peer.conf", &programs, 0o644).await?;
+    host.write("/etc/systemd/system/supervisor.service.d/peer.conf", DROP_IN, 0o644).await?;
+    // The root's builder masks it, so that hosts boot quickly.
+    host.run_ok(
+        "rm -f /etc/systemd/system/supervisor.service; systemctl daemon-reload; systemctl start supervisor.service",
+    )
+    .await?;
+    Ok(())
+}
+
+/// What a script on the host printed.
+async fn told(host: &Host, line: &str) -> Result<Value> {
+    let said = host.run_ok(line).await?;
+    serde_json::from_str(&said).with_context(|| format!("{line}: {said}"))
+}
+
+pub async fn recovery() -> Result<()> {
+    let (fleet, host) = tokio::try_join!(Fleet::start(), Boot::container().start())?;
+    fleet.join(&host, &RunnerSettings::default()).await?;
+    for id in SESSIONS {
+        fleet.command(id, "while :; do date +%s.%N > beat; sleep 0.2; done", &host).await?;
+    }
+    let all = async || -> Result<_> {
+        let mut all = Vec::new();
+        for id in SESSIONS {
+            all.push(Units::of(&host, id).invocations().await?);
+        }
+        Ok(all)
+    };
+    let before = all().await?;
+    start_peer(&host).await?;
+    host.write("/root/kills.py", KILLS, 0o700).await?;
+    host.write("/root/respawn.py", RESPAWN, 0o700).await?;
+    let [mut ours, mut our_cpu, mut theirs, mut their_cpu] = [const { Vec::new() }; 4];
+    let mut orphans = 0;
+    for round in 0..rounds() {
+        let start = processor_ms(&host, "agentd.slice").await?;
+        let kill = told(&host, &format!("python3 /root/kills.py {} 1 {round}", SESSIONS.len())).await?;
+        our_cpu.push(processor_ms(&host, "agentd.slice").await? - start);
+        ours.push(kill["p50_ms"].as_f64().context("no time")?);
+        let start = processor_ms(&host, "peer.slice").await?;
+        let kill = told(&host, &format!("python3 /root/respawn.py {}", SESSIONS.len())).await?;
+        their_cpu.push(processor_ms(&host, "peer.slice").await? - start);
+        theirs.push(kill["ms"].as_f64().context("no time")?);
+        orphans += kill["orphans"].as_u64().context("no orphans")?;
+        say(&format!("recovery {round}: agentd {:?}, supervisord {:?}", ours.last(), theirs.last()));
+    }
+    ensure!(all().await? == before, "a session was started anew");
+    let wait = "from `kill -9` of agentd to the last of 5 sessions taken over";
+    report(&[
+        "## T12 · recovery of the runner, in a container host".to_owned(),
+        versions(&host).await?,
+        format!("- helix, {wait}: {}; no session lost, none started anew", Figures::of(ours, "ms")),
+        format!(
+            "- supervisord (`Restart=always`'s like, RestartSec=100ms as agentd's; shipped: 50 s), to its 5 programs running again: {}; programs of the killed one left as orphans: {orphans}",
+            Figures::of(theirs, "ms")
+        ),
+        format!(
+            "- CPU of the service per recovery: helix {}; supervisord with programs {}",
+            Figures::of(our_cpu, "ms"),
+            Figures::of(their_cpu, "ms")
+        ),
+    ]);
+    host.stop().await?;
+    fleet.stop().await
+}

@@ -1,0 +1,33 @@
+//! Host suites: the product on whole systems. Each case boots the hosts it needs; see [`harness`].
+//!
+//! The program has a `main` of its own because all cases live in namespaces that must exist before the first thread
+//! does; `libtest-mimic` gives it the command line and the output of any other test program.
+
+mod adoption;
+mod attacks;
+mod backend;
+mod bench;
+mod figures;
+mod fleet;
+mod harness;
+mod harness_tests;
+mod limits;
+mod service;
+mod sessions;
+mod units;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let suites = [
+        harness_tests::cases(),
+        sessions::cases(),
+        adoption::cases(),
+        limits::cases(),
+        backend::cases(),
+        attacks::cases(),
+        service::cases(),
+        bench::cases(),
+    ];
+    harness::run(suites.into_iter().flatten().collect())
+}

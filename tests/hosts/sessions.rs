@@ -1,0 +1,307 @@
+//! Sessions as systemd units, on containers: what starts, what ends with what, what somebody does by hand, and what
+//! agentd's own end means. Nothing here says anything about cgroup v2.
+
+use anyhow::{Context, Result, ensure};
+use helix_protocol::session::SessionPhase;
+use helix_tests::eventually::{eventually, secs};
+use helix_tests::random::Random;
+use serde_json::json;
+
+use crate::fleet::{Fleet, RunnerSettings};
+use crate::harness::{Boot, Case, Host, Suite};
+use crate::units::{OF_A_COMMAND, Units};
+
+/// All of them.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::always("a_session_is_a_slice_of_units", || a_session_is_a_slice_of_units(Suite::Bookworm)),
+        Case::always("a_session_runs_on_trixie", || a_session_is_a_slice_of_units(Suite::Trixie)),
+        Case::always("only_what_died_is_started_again", only_what_died_is_started_again),
+        Case::always("units_touched_by_hand_are_seen", units_touched_by_hand_are_seen),
+        Case::always("agentd_ends_and_sessions_do_not", agentd_ends_and_sessions_do_not),
+        Case::always("a_reboot_is_told", a_reboot_is_told),
+        Case::always("a_cut_off_session_is_held", a_cut_off_session_is_held),
+        Case::always("logs_come_from_the_journal", logs_come_from_the_journal),
+        Case::always("what_cannot_work_is_refused_at_start", what_cannot_work_is_refused_at_start),
+        Case::always(
+            "a_slot_that_cannot_be_cleaned_is_not_given_away",
+            a_slot_that_cannot_be_cleaned_is_not_given_away,
+        ),
+    ]
+}
+
+async fn one_runner(boot: Boot) -> Result<(Fleet, Host)> {
+    let (fleet, host) = tokio::try_join!(Fleet::start(), boot.start())?;
+    fleet.join(&host, &RunnerSettings::default()).await?;
+    Ok((fleet, host))
+}
+
+async fn a_session_is_a_slice_of_units(suite: Suite) -> Result<()> {
+    let (fleet, host) = one_runner(Boot::container().suite(suite)).await?;
+    let view = fleet.command("s", "id -un; echo $HOME; touch ran; echo done", &host).await?;
+    let done = fleet.api()?.wait_result("s", secs(20)).await?;
+    let result = done.result.context("no result")?;
+    ensure!(result.exit_status == 0, "{result:?}");
+    ensure!(result.output_tail.contains("helix-u") && result.output_tail.contains("/home/agent"), "{result:?}");
+
+    let units = Units::of(&host, "s");
+    let invocations = units.invocations().await?;
+    for word in OF_A_COMMAND {
+        ensure!(invocations.contains_key(&units.service(word)?), "no {word} in {invocations:?}");
+        ensure!(units.property(word, "Slice").await? == units.slice()?, "{word} is not in the slice");
+        ensure!(units.property(word, "NoNewPrivileges").await? == "yes", "{word}");
+    }
+    let user = units.user().await?;
+    ensure!(user.starts_with("helix-u"), "{user}");
+    ensure!(view.display.context("no display")?.number == 0, "a session's display is its own :0");
+    // On cgroup v1 what is missing is said.
+    let limits = view.limits.context("no limits")?;
+    ensure!(!limits.missing.is_empty(), "{limits:?}");
+
+    fleet.api()?.stop("s").await?;
+    fleet.api()?.wait_phase("s", SessionPhase::Stopped, secs(20)).await?;
+    units.gone(&user, secs(10)).await?;
+    // The workspace stays, nobody's any more, until the session is deleted.
+    let kept =
+        host.run_ok("stat -c %U /var/lib/helix/agentd/workspaces/s /var/lib/helix/agentd/workspaces/s/ran").await?;
+    ensure!(kept == "helix-keep\nhelix-keep", "{kept}");
+    fleet.api()?.delete_session("s", secs(20)).await?;
+    let left =
+        host.run_ok("ls /var/lib/helix/agentd/workspaces /var/lib/helix/agentd/s /var/lib/helix/agentd/ledger").await?;
+    ensure!(!left.contains("json") && !left.contains("\ns\n"), "{left}");
+    host.stop().await?;
+    fleet.stop().await
+}
+
+async fn only_what_died_is_started_again() -> Result<()> {
+    let (fleet, host) = one_runner(Boot::container()).await?;
+    fleet.ready(&json!({ "id": "t", "kind": "terminal" }), secs(60)).await?;
+    let units = Units::of(&host, "t");
+    let before = units.invocations().await?;
+    let wm = units.pid("wm").await?;
+    host.run_ok(&format!("kill -9 {wm}")).await?;
+    eventually("the window manager runs again", secs(10), || async {
+        let after = units.invocations().await?;
+        let changed: Vec<_> = before.iter().filter(|(unit, id)| after.get(*unit) != Some(id)).collect();
+        let expected = units.service("wm")?;
+        ensure!(after.len() == before.len() && changed.len() == 1 && *changed[0].0 == expected, "{before:?} {after:?}");
+        Ok(())
+    })
+    .await?;
+    ensure!(fleet.api()?.session("t").await?.phase == SessionPhase::Ready);
+
+    // The display takes everything with it, by the units' own dependencies: also without agentd.
+    let user = units.user().await?;
+    host.run_ok("systemctl kill -s STOP agentd").await?;
+    host.run_ok(&format!("kill -9 {}", units.pid("display").await?)).await?;
+    eventually("wm and app end with the display", secs(5), || async {
+        let left = units.invocations().await?;
+        let (wm, app) = (units.service("wm")?, units.service("app")?);
+        let running = host.run_ok(&format!("pgrep -u {user} -l 'openbox|xterm' || true")).await?;
+        ensure!(running.is_empty(), "{wm} {app}: {left:?} {running}");
+        Ok(())
+    })
+    .await?;
+    host.run_ok("systemctl kill -s CONT agentd").await?;
+    let ended = fleet.until("t", "ends with its display", secs(10), |view| view.phase.is_terminal()).await?;
+    ensure!(ended.phase == SessionPhase::Failed, "{ended:?}");
+    let cause = ended.cause.context("no cause")?;
+    ensure!(cause.code == "display_died" && cause.unit.as_deref() == Some("display"), "{cause:?}");
+    units.gone(&user, secs(10)).await?;
+    host.stop().await?;
+    fleet.stop().await
+}
+
+async fn units_touched_by_hand_are_seen() -> Result<()> {
+    let (fleet, host) = one_runner(Boot::container()).await?;
+    for id in ["a", "b", "c"] {
+        fleet.command(id, "true", &host).await?;
+    }
+    let (a, b, c) = (Units::of(&host, "a"), Units::of(&host, "b"), Units::of(&host, "c"));
+    let wm = a.pid("wm").await?;
+    host.run_ok(&format!("systemctl stop {}", a.service("wm")?)).await?;
+    eventually("a window manager that was stopped is started again", secs(10), || async {
+        ensure!(a.pid("wm").await? != wm);
+        Ok(())
+    })
+    .await?;
+    // Started anew by hand: another desktop than the one that the session was.
+    // The command itself may be told that its job was cancelled: agentd ends the session at once.
+    host.run(&format!("systemctl restart {}", b.service("display")?)).await?;
+    let ended = fleet.until("b", "ends", secs(10), |view| view.phase.is_terminal()).await?;
+    ensure!(ended.cause.as_ref().is_some_and(|cause| cause.code == "display_died"), "{ended:?}");
+    host.run(&format!("systemctl stop {}", c.slice()?)).await?;
+    let ended = fleet.until("c", "ends", secs(10), |view| view.phase.is_terminal()).await?;
+    ensure!(ended.phase == SessionPhase::Failed && ended.cause.is_some(), "{ended:?}");
+    ensure!(fleet.api()?.session("a").await?.phase == SessionPhase::Ready, "another session was touched");
+    host.stop().await?;
+    fleet.stop().await
+}
+
+async fn agentd_ends_and_sessions_do_not() -> Result<()> {
+    let (fleet, host) = one_runner(Boot::container()).await?;
+    fleet.command("runs", "while :; do date >> ticks; sleep 0.1; done", &host).await?;
+    let gate = "until [ -e go ]; do sleep 0.05; done; echo finished; exit 7";
+    fleet.command("ends", gate, &host).await?;
+    fleet.ready(&json!({ "id": "shell", "kind": "terminal" }), secs(60)).await?;
+    let all = async || -> Result<_> {
+        let mut all = Vec::new();
+        for id in ["runs", "ends", "shell"] {
+            all.push(Units::of(&host, id).invocations().await?);
+        }
+        Ok(all)
+    };
+    let before = all().await?;
+    let mut random = Random::seeded(7);
+    for round in 0..5 {
+        host.run_ok("systemctl kill -s KILL agentd").await?;
+        if round == 2 {
+            // An upgrade: another file under the same name.
+            host.run_ok("cp /usr/bin/agentd /usr/bin/agentd.new && mv /usr/bin/agentd.new /usr/bin/agentd").await?;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(random.below(400))).await; // the random point
+    }
+    host.run_ok("systemctl restart agentd").await?;
+    fleet.online("r1").await?;
+    ensure!(all().await? == before, "a unit was started anew");
+
+    // What ends while agentd is down keeps its outcome.
+    host.run_ok("systemctl stop agentd").await?;
+    host.run_ok("touch /var/lib/helix/agentd/workspaces/ends/go").await?;
+    let guest = format!("/var/lib/helix/agentd/s/{}/ready/guest", Units::of(&host, "ends").key()?);
+    eventually("the command ends", secs(10), || async {
+        ensure!(host.run_ok(&format!("cat {guest}")).await?.contains("finished"));
+        Ok(())
+    })
+    .await?;
+    host.run_ok("systemctl start agentd").await?;
+    let view = fleet.api()?.wait_result("ends", secs(20)).await?;
+    let result = view.result.context("no result")?;
+    ensure!(result.exit_status == 7 && result.output_tail.contains("finished"), "{result:?}");
+    ensure!(all().await? == before, "a unit was started anew");
+    host.stop().await?;
+    fleet.stop().await
+}
+
+async fn a_reboot_is_told() -> Result<()> {
+    let (fleet, mut host) = one_runner(Boot::container()).await?;
+    fleet.command("s", "true", &host).await?;
+    host.kill().await?;
+    host.boot().await?;
+    // A container of this machine has its machine's boot id: what is gone is the slice.
+    let ended = fleet.until("s", "is told as ended", secs(60), |view| view.phase == SessionPhase::Failed).await?;
+    let cause = ended.cause.context("no cause")?;
+    ensure!(["host_rebooted", "slice_gone"].contains(&cause.code.as_str()), "{cause:?}");
+    fleet.online("r1").await?;
+    fleet.command("again", "true", &host).await?;
+    host.stop().await?;
+    fleet.stop().await
+}
+
+async fn a_cut_off_session_is_held() -> Result<()> {
+    let (fleet, host) = one_runner(Boot::container()).await?;
+    let input = "while :; do echo . >> ticks; sleep 0.1; done";
+    let body = |id: &str, on_lost: &str| json!({ "id": id, "kind": "command", "input": input, "on_lost": on_lost });
+    fleet.ready(&body("moves", "restart"), secs(60)).await?;
+    fleet.ready(&body("stays", "wait"), secs(60)).await?;
+    host.partition()?;
+    fleet.until("moves", "is lost", secs(40), |view| view.phase == SessionPhase::Lost).await?;
+    host.heal()?;
+    // By the time that a server could say `lost`, it was held: its counter did not move while it was cut off.
+    let told = host.run_ok("journalctl -u agentd -o cat | grep -c 'session held still' || true").await?;
+    ensure!(told.trim() == "1", "held {told} times");
+    let back =
+        fleet.until("moves", "goes on", secs(40), |view| view.phase == SessionPhase::Ready && !view.frozen).await?;
+    ensure!(back.cause.is_none(), "{back:?}");
+    let ticks = async |id: &str| -> Result<u64> {
+        Ok(host.run_ok(&format!("stat -c %s /var/lib/helix/agentd/workspaces/{id}/ticks")).await?.parse()?)
+    };
+    let (moves, stays) = (ticks("moves").await?, ticks("stays").await?);
+    ensure!(moves < stays, "the one that may start elsewhere ran as long as the other: {moves} {stays}");
+    eventually("it runs again", secs(10), || async {
+        ensure!(ticks("moves").await? > moves + 5);
+        Ok(())
+    })
+    .await?;
+    host.stop().await?;
+    fleet.stop().await
+}
+
+async fn logs_come_from_the_journal() -> Result<()> {
+    let (fleet, host) = one_runner(Boot::container()).await?;
+    fleet.command("s", "true", &host).await?;
+    let logs = fleet.api()?.get("/api/v1/sessions/s/logs?lines=50&unit=display").await?.expect(200)?;
+    let lines = logs["lines"].as_array().context("no lines")?;
+    ensure!(!lines.is_empty() && lines.iter().all(|line| line["unit"] == "display"), "{logs}");
+    // One field finds everything about a session: its units' lines and agentd's.
+    let all = host.run_ok("journalctl -o json HELIX_SESSION=s").await?;
+    ensure!(all.contains("session ready") && all.contains("Xtigervnc"), "{all}");
+    ensure!(all.contains("\"HELIX_RUNNER\":\"r1\""), "{all}");
+    host.stop().await?;
+    fleet.stop().await
+}
+
+async fn what_cannot_work_is_refused_at_start() -> Result<()> {
+    let (fleet, host) = one_runner(Boot::container()).await?;
+    let refused = async |break_it: &str, mend_it: &str, says: &[&str]| -> Result<()> {
+        host.run_ok(&format!("systemctl stop agentd; {break_it}")).await?;
+        // As the unit starts it, but in the foreground: what it says is what an operator reads.
+        let told = host.run("timeout 20 /usr/bin/agentd run --config /etc/helix/agentd.toml").await?;
+        host.run_ok(mend_it).await?;
+        ensure!(told.code == 1, "{break_it}: exit code {}: {}", told.code, told.stderr);
+        for word in says {
+            ensure!(told.stderr.contains(word), "{break_it}: {}", told.stderr);
+        }
+        Ok(())
+    };
+    refused(
+        "sed -i 's/^helix-u3:/helix-x3:/' /etc/passwd",
+        "sed -i 's/^helix-x3:/helix-u3:/' /etc/passwd",
+        &["helix-u3", "systemd-sysusers"],
+    )
+    .await?;
+    refused(
+        "systemctl stop dbus.socket dbus.service",
+        "systemctl start dbus.socket",
+        &["system bus", "systemctl start dbus.socket"],
+    )
+    .await?;
+    host.run_ok("systemctl start agentd").await?;
+    fleet.online("r1").await?;
+
+    let small = json!({ "id": "small", "kind": "command", "input": "true", "resources": { "memory": "1MiB" } });
+    let problem = fleet.api()?.post("/api/v1/sessions", &small).await?;
+    ensure!(problem.status.as_u16() == 400 && problem.text.contains("64MiB"), "{problem:?}");
+    host.stop().await?;
+    fleet.stop().await
+}
+
+/// A slot user whose files cannot be removed is not given to anybody else, and who holds it is said.
+async fn a_slot_that_cannot_be_cleaned_is_not_given_away() -> Result<()> {
+    let (fleet, host) = tokio::try_join!(Fleet::start(), Boot::container().start())?;
+    fleet.join(&host, &RunnerSettings { slots: 1, ..RunnerSettings::default() }).await?;
+    let stuck = "/var/lib/helix/agentd/s/0123456789abcdef";
+    // A mount cannot be removed.
+    host.run_ok(&format!(
+        "systemctl stop agentd; mkdir -p {stuck}/home/mounted; chown -R helix-u1: {stuck}/home; \
+         mount -t tmpfs none {stuck}/home/mounted; systemctl start agentd"
+    ))
+    .await?;
+    fleet.online("r1").await?;
+    let api = fleet.api()?;
+    api.create(&json!({ "id": "s", "kind": "command", "input": "true" })).await?;
+    let failed = fleet.until("s", "is refused", secs(30), |view| view.phase == SessionPhase::Failed).await?;
+    let cause = failed.cause.context("no cause")?;
+    ensure!(cause.code == "no_slot_user" && cause.message.contains("helix-u1"), "{cause:?}");
+    ensure!(cause.message.contains("0123456789abcdef"), "who holds it is not said: {cause:?}");
+    // Once it can be removed, it is, and the slot is given away again.
+    host.run_ok(&format!("umount {stuck}/home/mounted; systemctl restart agentd")).await?;
+    eventually("what was stuck is removed", secs(70), || async {
+        ensure!(host.run(&format!("test -e {stuck}")).await?.code == 1);
+        Ok(())
+    })
+    .await?;
+    fleet.command("again", "true", &host).await?;
+    host.stop().await?;
+    fleet.stop().await
+}
