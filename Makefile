@@ -8,6 +8,8 @@ CARGO ?= cargo
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Rounds of `make soak`.
 HELIX_CHAOS_ROUNDS ?= 50
+# Times that it kills agentd on a host with five sessions; each takes a second or two.
+HELIX_ADOPTION_KILLS ?= 1000
 helixctl := $(CARGO_TARGET_DIR)/release/helixctl
 install_options = --bin-dir $(CARGO_TARGET_DIR)/release $(if $(DESTDIR),--destdir $(DESTDIR)) --prefix $(or $(PREFIX),/usr)
 
@@ -49,11 +51,16 @@ test-hosts: setup-test web ## Boot real systemd hosts and run the host suites
 soak: setup-test web ## The long form of the kill tests
 	$(CARGO) build --locked --workspace
 	HELIX_CHAOS_ROUNDS=$(HELIX_CHAOS_ROUNDS) $(CARGO) test --locked -p helix-tests --test it -- chaos --nocapture
+	HELIX_ADOPTION_KILLS=$(HELIX_ADOPTION_KILLS) HELIX_TEST_HOSTS_MINUTES=90 \
+	  $(CARGO) test --locked -p helix-tests --test hosts -- kills_of_agentd_lose_nothing --nocapture
 
 bench: web ## Measure against the peers; a report in Markdown on standard output
-	packaging/setup.sh bench >&2
+	packaging/setup.sh bench test-hosts >&2
 	$(CARGO) build --release --locked -p helixctl -p helix-server -p helix-agentd -p helix-tests >&2
+	$(CARGO) test --release --locked --no-run -p helix-tests --test hosts >&2
 	$(CARGO_TARGET_DIR)/release/helix-bench
+	HELIX_TEST_HOSTS=bench $(CARGO) test --release --locked -p helix-tests --test hosts -- \
+	  bench:: --test-threads 1 --logfile $(CARGO_TARGET_DIR)/hosts-bench.log
 
 # --- parts of the above
 

@@ -37,6 +37,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Streams at once; more than any machine has viewers.
 const MAX_STREAMS: usize = 1024;
+/// Of these, logs: each reads files or a journal, and no desktop waits for one.
+const MAX_LOGS: usize = 32;
 /// Lines per unit where the server names no number, and the most that are sent.
 const LOG_LINES: (u32, u32) = (200, 10_000);
 /// A close reason must fit into a control frame of 125 bytes with its code.
@@ -66,6 +68,10 @@ enum DialError {
     Display(std::io::Error),
     #[error("the logs cannot be read: {0}")]
     Logs(String),
+    #[error("too many logs are read at once")]
+    TooManyLogs,
+    #[error("nobody took the log lines for {} s", .0.as_secs())]
+    Stalled(Duration),
 }
 
 /// Serves nudges until the link drops its sender. Streams that are open go on until the runtime ends.
@@ -75,7 +81,8 @@ pub async fn run<S: Supervisor>(
     token: Secret,
     mut nudges: mpsc::Receiver<DialNudge>,
 ) {
-    let dialer = Arc::new(Dialer { supervisor, config, token, streams: Arc::new(Semaphore::new(MAX_STREAMS)) });
+    let (streams, log_reads) = (Arc::new(Semaphore::new(MAX_STREAMS)), Semaphore::new(MAX_LOGS));
+    let dialer = Arc::new(Dialer { supervisor, config, token, streams, log_reads });
     while let Some(nudge) = nudges.recv().await {
         let dialer = dialer.clone();
         tokio::spawn(async move { dialer.serve(nudge).await });
@@ -87,6 +94,7 @@ struct Dialer<S> {
     config: Arc<Config>,
     token: Secret,
     streams: Arc<Semaphore>,
+    log_reads: Semaphore,
 }
 
 impl<S: Supervisor> Dialer<S> {
@@ -130,7 +138,10 @@ impl<S: Supervisor> Dialer<S> {
                 }
             }
             Stream::Logs => {
-                let (socket, logs) = tokio::join!(dialled, self.logs(&dial));
+                // Held until the end of the stream.
+                let turn = self.log_reads.try_acquire();
+                let logs = async { if turn.is_ok() { self.logs(&dial).await } else { Err(DialError::TooManyLogs) } };
+                let (socket, logs) = tokio::join!(dialled, logs);
                 let socket = socket.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
                 match logs {
                     Ok(logs) => logs::run(socket, logs).await,
@@ -181,7 +192,11 @@ impl<S: Supervisor> Dialer<S> {
         let port = request.uri().port_u16().unwrap_or(if origin.starts_with("https") { 443 } else { 80 });
         let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|error| failed(error.to_string()))?;
         tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
-        let (socket, _) = client_async_tls_with_config(request, tcp, Some(splice::socket_config()), None)
+        let socket_config = match dial.stream {
+            Stream::Vnc => splice::socket_config(),
+            Stream::Logs => logs::socket_config(),
+        };
+        let (socket, _) = client_async_tls_with_config(request, tcp, Some(socket_config), None)
             .await
             .map_err(|error| failed(error.to_string()))?;
         Ok(socket)

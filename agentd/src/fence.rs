@@ -5,8 +5,8 @@
 //! the server's own. One task ([`run`]) waits on CLOCK_BOOTTIME, which goes on while the machine is suspended, and
 //! says `cut off` when `MARGIN` of the lost-timeout has passed without another; it takes that back at the first
 //! desired set after contact came back ([`Fence::synced`]), never before, so that whoever lets a session go on has
-//! seen what the servers now want of it. The time of the last contact is kept on disk: a restarted agentd goes on
-//! counting where its predecessor stopped.
+//! seen what the servers now want of it. The time of the last contact is kept on disk, a moment behind: a restarted
+//! agentd goes on counting where its predecessor stopped, or a little earlier, which is the safe side.
 
 use std::fs;
 use std::io;
@@ -71,9 +71,6 @@ impl Fence {
     /// A heartbeat that was sent at `at` was acknowledged by a server that waits this long.
     pub fn heard(&self, at: BootMillis, lost_timeout: Duration) {
         let contact = Contact { at, lost_timeout: lost_timeout.as_millis() as u64 };
-        if let Err(error) = save(&self.file, contact) {
-            tracing::debug!(%error, "the time of the last contact is not kept");
-        }
         self.contact.send_replace(Some(contact));
     }
 
@@ -83,8 +80,30 @@ impl Fence {
     }
 }
 
-/// Says through `cut_off` how it is, until it is dropped.
+/// Says through `cut_off` how it is, and keeps the time of the last contact, until it is dropped.
 pub async fn run(fence: Fence, cut_off: watch::Sender<bool>) -> io::Result<()> {
+    tokio::select! {
+        result = tell(&fence, cut_off) => result,
+        () = keep(&fence) => Ok(()),
+    }
+}
+
+/// Writes the last contact, one at a time and always the newest. A slow disk makes neither servers nor sessions wait.
+async fn keep(fence: &Fence) {
+    let mut contact = fence.contact.subscribe();
+    // What was heard before this began.
+    contact.mark_changed();
+    while contact.changed().await.is_ok() {
+        let Some(last) = *contact.borrow_and_update() else { continue };
+        let file = fence.file.clone();
+        let saved = tokio::task::spawn_blocking(move || save(&file, last)).await;
+        if let Err(error) = saved.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            tracing::debug!(%error, "the time of the last contact is not kept");
+        }
+    }
+}
+
+async fn tell(fence: &Fence, cut_off: watch::Sender<bool>) -> io::Result<()> {
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
     #[allow(deprecated, reason = "what replaces it is unsafe; an OwnedFd is always the same open descriptor")]
     let timer = AsyncFd::new(timer)?;
@@ -150,8 +169,8 @@ mod tests {
     use super::*;
 
     async fn until(receiver: &mut watch::Receiver<bool>, wanted: bool) {
-        let waited = tokio::time::timeout(Duration::from_secs(10), receiver.wait_for(|now| *now == wanted)).await;
-        waited.expect("in time").expect("the fence runs");
+        let seen = tokio::time::timeout(Duration::from_secs(10), receiver.wait_for(|now| *now == wanted)).await;
+        seen.expect("in time").expect("the fence runs");
     }
 
     #[tokio::test]
@@ -163,7 +182,7 @@ mod tests {
         fence.heard(Fence::now(), Duration::from_millis(100));
         until(&mut cut_off, true).await;
 
-        fence.heard(Fence::now(), Duration::from_secs(60));
+        fence.heard(Fence::now(), Duration::from_mins(1));
         let soon = tokio::time::timeout(Duration::from_millis(200), cut_off.wait_for(|now| !*now)).await.is_ok();
         assert!(!soon, "contact alone took it back");
         fence.synced();
@@ -174,7 +193,16 @@ mod tests {
     #[tokio::test]
     async fn a_restarted_agentd_goes_on_counting() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        Fence::new(dir.path()).heard(Fence::now().saturating_sub(1000), Duration::from_millis(500));
+        let former = Fence::new(dir.path());
+        let task = tokio::spawn(run(former.clone(), watch::Sender::new(false)));
+        former.heard(Fence::now().saturating_sub(1000), Duration::from_millis(500));
+        let kept = async {
+            while load(&former.file) != *former.contact.borrow() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), kept).await.expect("in time");
+        task.abort();
         let (sender, mut cut_off) = watch::channel(false);
         let task = tokio::spawn(run(Fence::new(dir.path()), sender));
         until(&mut cut_off, true).await;

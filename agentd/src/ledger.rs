@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::resources::Limits;
 use helix_protocol::session::{Cause, Display, ObservedSession, SessionResult, TimelineStep, Unclaimed};
-use helix_protocol::{KindName, RunnerId, SessionId};
+use helix_protocol::{Generation, KindName, RunnerId, SessionId};
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,13 @@ pub struct Entry {
     /// The limits that it runs under.
     #[serde(default)]
     pub limits: Option<Limits>,
-    /// Held still until a server confirms its epoch.
+    /// Generation whose limits are set; absent where they are those of the spec it was opened with.
+    #[serde(default)]
+    pub limits_generation: Option<Generation>,
+    /// Shall be held still until a server confirms its epoch; noted before it is done.
+    #[serde(default)]
+    pub holding: bool,
+    /// Is held still.
     #[serde(default)]
     pub frozen: bool,
     /// The desired set does not name it.
@@ -98,6 +104,8 @@ impl Entry {
             pid: None,
             workspace: None,
             limits: None,
+            limits_generation: None,
+            holding: false,
             frozen: false,
             unclaimed: false,
             forgotten: false,
@@ -306,8 +314,8 @@ fn answer(dones: Vec<Done>, error: Option<&io::Error>) {
 
 #[cfg(test)]
 mod tests {
+    use helix_protocol::Epoch;
     use helix_protocol::session::{Desired, SessionSpec};
-    use helix_protocol::{Epoch, Generation};
 
     use super::*;
 

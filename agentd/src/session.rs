@@ -27,6 +27,7 @@ use tokio::sync::{Notify, watch as watch_channel};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
+use self::adjust::Done;
 use self::attach::Live;
 use self::plan::Host;
 use self::probe::ReadyLines;
@@ -41,6 +42,8 @@ use crate::supervisor::{Supervisor, UnitName, UnitStatus};
 const OUT_OF_MEMORY: &str = "out_of_memory";
 /// Lines of a unit's log in a cause.
 const LOG_TAIL_LINES: u32 = 20;
+/// Between two attempts at what an order changes.
+const ADJUST_AGAIN: Duration = Duration::from_millis(500);
 /// Between two attempts at something that must succeed in the end (ledger full, process that cannot be killed).
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -143,11 +146,11 @@ impl SessionHandle {
             desired: entry.desired.clone(),
             unclaimed: entry.unclaimed,
             runner_stops: false,
-            hold: entry.frozen,
+            hold: entry.holding,
         };
         let (orders, receiver) = watch_channel::channel(order);
         let span = tracing::info_span!("session", HELIX_SESSION = %entry.session());
-        let session = Session { context, entry: Mutex::new(entry), unwritten: Notify::new() };
+        let session = Session { context, entry: Mutex::new(entry), unwritten: Notify::new(), held: Mutex::new(None) };
         let task = tokio::spawn(session.run(receiver).instrument(span));
         Self { orders, task }
     }
@@ -184,6 +187,8 @@ struct Session<S> {
     entry: Mutex<Entry>,
     /// The entry could not be written: [`Session::write_later`] does it.
     unwritten: Notify,
+    /// Whether it is held still, as this agentd made it; None where that is not known.
+    held: Mutex<Option<bool>>,
 }
 
 impl<S: Supervisor> Session<S> {
@@ -255,8 +260,12 @@ impl<S: Supervisor> Session<S> {
                 let message = format!("replaced by a newer assignment (epoch {})", order.desired.epoch);
                 return Ending::stopped("replaced", message);
             }
-            self.adjust(&order).await;
-            if orders.changed().await.is_err() {
+            let pause = match self.adjust(&order).await {
+                Done::Yes => Duration::MAX,
+                Done::Again => ADJUST_AGAIN,
+            };
+            let Ok(changed) = tokio::time::timeout(pause, orders.changed()).await else { continue };
+            if changed.is_err() {
                 // The daemon ends; the session does not.
                 return std::future::pending().await;
             }
@@ -375,7 +384,14 @@ impl<S: Supervisor> Session<S> {
             self.id()
         );
         tracing::warn!(message, "out of memory");
-        self.change(|entry| entry.cause = Some(Cause::new(OUT_OF_MEMORY, message)));
+        self.note_cause(Cause::new(OUT_OF_MEMORY, message));
+    }
+
+    /// Tells a cause of a session that goes on, once.
+    fn note_cause(&self, cause: Cause) {
+        if self.entry().cause.as_ref() != Some(&cause) {
+            self.change(|entry| entry.cause = Some(cause));
+        }
     }
 
     /// A cause with the last lines of the unit that it is about.

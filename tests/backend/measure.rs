@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use helix_agentd::supervisor::{SliceSpec, Stdout, Supervisor as _, UnitName};
+use helix_agentd::supervisor::process::{ProcessConfig, ProcessSupervisor};
+use helix_agentd::supervisor::{SliceSpec, Stdout, Supervisor, UnitName};
 
 use crate::conformance::{Fixture as _, ready, session, shell};
 use crate::host::Host;
@@ -18,7 +19,16 @@ fn middle(name: &str, mut times: Vec<f64>) {
 }
 
 pub async fn times(host: &Host) {
-    let supervisor = host.supervisor().await;
+    say("     systemd backend:");
+    of(&host.supervisor().await).await;
+    say("     process backend:");
+    let dirs = host.dir.join("process");
+    let config =
+        ProcessConfig { program: host.program(), ..ProcessConfig::new(dirs.join("state"), dirs.join("workspaces")) };
+    of(&ProcessSupervisor::new(config).unwrap()).await;
+}
+
+async fn of<S: Supervisor>(supervisor: &S) {
     let mut times: [Vec<f64>; 5] = Default::default();
     for round in 0..ROUNDS {
         let session = session(&format!("measure{round}"));
@@ -31,7 +41,7 @@ pub async fn times(host: &Host) {
         unit.stdout = Stdout::Ready;
         supervisor.start(&session, &unit).await.unwrap();
         times[1].push(begun.elapsed().as_secs_f64() * 1e3);
-        ready(&supervisor, &session, UnitName::Display).await;
+        ready(supervisor, &session, UnitName::Display).await;
         let begun = Instant::now();
         let rest = [UnitName::Workspace, UnitName::Dbus, UnitName::Wm].map(|name| {
             let (supervisor, session) = (supervisor.clone(), session.clone());

@@ -1,22 +1,27 @@
 //! What only the systemd backend has: gaps that a killed agentd leaves, somebody else's hand in its units, a bus that
 //! goes away, memory that runs out.
 
-use std::collections::BTreeSet;
+mod desktop;
+mod reloads;
+
 use std::path::Path;
 use std::time::Duration;
 
 use helix_agentd::supervisor::systemd::slots::Slots;
 use helix_agentd::supervisor::systemd::{SystemdError, SystemdSupervisor};
 use helix_agentd::supervisor::{
-    Adopted, Identity, SliceEvent, SliceSpec, Stdout, Supervisor as _, SupervisorError, UnitName, UnitStatus,
+    Adopted, Identity, SliceEvent, SliceSpec, Supervisor as _, SupervisorError, UnitName, UnitStatus,
 };
 use helix_protocol::RunnerId;
 use helix_protocol::resources::{Bytes, Network, Resources};
 
 use crate::conformance::{
-    Fixture as _, PATIENCE, ended, exit_status, log, next_event, open, open_watched, ready, session, shell,
+    Fixture as _, PATIENCE, ended, exit_status, log, next_event, open, open_watched, session, shell,
 };
 use crate::host::{Host, command};
+
+pub use self::desktop::*;
+pub use self::reloads::*;
 
 /// The list, handed on as in `conformance.rs`.
 macro_rules! checks {
@@ -203,156 +208,6 @@ pub async fn a_slice_stopped_by_hand_is_told_and_not_made_anew(host: &Host) {
     supervisor.kill(&session).await.unwrap();
 }
 
-pub async fn a_display_that_ends_takes_its_clients_with_it(host: &Host) {
-    let (supervisor, session) = (host.supervisor().await, session("clients"));
-    let identity = open(&supervisor, &session).await;
-    let mut events = supervisor.events(&session).await.unwrap();
-    let mut display = shell(UnitName::Display, "echo 0; while [ ! -e /tmp/end ]; do sleep 0.05; done");
-    display.stdout = Stdout::Ready;
-    supervisor.start(&session, &display).await.unwrap();
-    for name in [UnitName::Dbus, UnitName::Wm, UnitName::App] {
-        supervisor.start(&session, &shell(name, "exec sleep 1000")).await.unwrap();
-    }
-    std::fs::write(host.outside(&session, Path::new("/tmp/end")), "").unwrap();
-    assert_eq!(exit_status(&mut events, UnitName::Display).await, 0);
-    let mut left = vec![UnitName::Wm, UnitName::App];
-    while !left.is_empty() {
-        if let SliceEvent::UnitExited(status) = next_event(&mut events).await {
-            left.retain(|name| *name != status.name);
-        }
-    }
-    // systemd has forgotten it; its end is known all the same.
-    let adopted = anew(host).await.adopt(&session, &identity).await.unwrap();
-    let Adopted::Alive { units, .. } = adopted else { panic!("{adopted:?}") };
-    assert!(units.contains(&ended(UnitName::Display, 0)), "{units:?}");
-    assert!(units.iter().any(|unit| unit.name == UnitName::Dbus && unit.pid.is_some()), "{units:?}");
-    supervisor.kill(&session).await.unwrap();
-}
-
-pub async fn events_survive_systemd_and_its_bus(host: &Host) {
-    let (supervisor, session) = (host.supervisor().await, session("bus"));
-    let mut events = open_watched(&supervisor, &session).await;
-    for name in [UnitName::Wm, UnitName::Dbus, UnitName::App] {
-        supervisor.start(&session, &shell(name, "exec sleep 1000")).await.unwrap();
-    }
-    command("systemctl", &["daemon-reexec"]);
-    command("systemctl", &["kill", "-s", "KILL", &unit(&session, "wm")]);
-    assert_eq!(exit_status(&mut events, UnitName::Wm).await, 128 + 9);
-
-    // Ended while nobody can be told of it.
-    let pid = command("systemctl", &["show", "-P", "MainPID", &unit(&session, "dbus")]);
-    command("systemctl", &["kill", "-s", "KILL", "dbus.service"]);
-    command("kill", &["-9", pid.trim()]);
-    assert_eq!(exit_status(&mut events, UnitName::Dbus).await, 128 + 9);
-    supervisor.stop(&session, UnitName::Wm, PATIENCE).await.unwrap();
-    let wm = supervisor.start(&session, &shell(UnitName::Wm, "exec sleep 1000")).await.unwrap();
-    assert!(wm.pid.is_some());
-    command("systemctl", &["daemon-reload"]);
-    command("systemctl", &["kill", "-s", "TERM", &unit(&session, "app")]);
-    assert_eq!(exit_status(&mut events, UnitName::App).await, 128 + 15);
-    supervisor.kill(&session).await.unwrap();
-}
-
-/// What systemd has of a unit, but for what passes.
-fn kept(unit: &str) -> BTreeSet<String> {
-    let text = command("systemctl", &["show", "--no-pager", unit]);
-    // The command's own line has its process id, until systemd reads the command anew.
-    let passing =
-        ["MemoryCurrent", "MemoryAvailable", "CPUUsage", "IOR", "IOW", "IPI", "IPE", "TasksCurrent", "ExecStart"];
-    let lasting = text.lines().filter(|line| !passing.iter().any(|word| line.starts_with(word)));
-    lasting
-        .map(|line| {
-            let (name, value) = line.split_once('=').unwrap_or((line, ""));
-            let mut words: Vec<_> = value.split(' ').collect();
-            words.sort_unstable();
-            format!("{name}={}", words.join(" "))
-        })
-        .collect()
-}
-
-/// Every package that has a unit makes systemd read all units anew when it is installed.
-pub async fn a_daemon_reload_changes_no_unit(host: &Host) {
-    let (supervisor, session) = (host.supervisor().await, session("reload"));
-    let mut events = open_watched(&supervisor, &session).await;
-    let mut display = shell(UnitName::Display, "echo 0; exec sleep 1000");
-    display.stdout = Stdout::Ready;
-    supervisor.start(&session, &display).await.unwrap();
-    let mut app = shell(UnitName::App, "exec sleep 1000");
-    app.has_task = true;
-    supervisor.start(&session, &app).await.unwrap();
-    let names = ["display", "app", "guest"].map(|word| unit(&session, word));
-    let before = names.each_ref().map(|name| kept(name));
-    command("systemctl", &["daemon-reload"]);
-    for (name, before) in names.iter().zip(&before) {
-        let after = kept(name);
-        let lost: Vec<_> = before.difference(&after).chain(after.difference(before)).collect();
-        assert!(lost.is_empty(), "{name}: {lost:#?}");
-    }
-    command("systemctl", &["kill", "-s", "KILL", &names[1]]);
-    assert_eq!(exit_status(&mut events, UnitName::App).await, 128 + 9);
-    supervisor.stop(&session, UnitName::App, PATIENCE).await.unwrap();
-    assert!(supervisor.start(&session, &app).await.unwrap().pid.is_some());
-    supervisor.kill(&session).await.unwrap();
-}
-
-/// What the display answers to a client that shows no cookie, run by the app: 0 is a refusal.
-const ASK_WITHOUT: &str = "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('/tmp/.X11-unix/X0')\n\
-    s.send(b'l\\0\\x0b\\0\\0\\0\\0\\0\\0\\0\\0\\0')\nprint(s.recv(8)[0])";
-
-pub async fn the_display_refuses_who_has_no_cookie(host: &Host) {
-    use std::io::{Read as _, Write as _};
-    let (supervisor, session) = (host.supervisor().await, session("cookie"));
-    let mut events = open_watched(&supervisor, &session).await;
-    let (paths, own) = (supervisor.paths(&session), supervisor.host_paths(&session));
-    let mut display = shell(UnitName::Display, "");
-    let words = "Xtigervnc :0 -displayfd 1 -geometry 640x480 -depth 24 -nolisten tcp -noreset -extension GLX \
-                 -rfbport -1 -SecurityTypes None";
-    display.argv = words.split_whitespace().map(str::to_owned).collect();
-    display.argv.extend(["-auth".to_owned(), paths.xauthority.display().to_string()]);
-    display.argv.extend(["-rfbunixpath".to_owned(), paths.vnc_socket.display().to_string()]);
-    display.env.insert("HOME".to_owned(), paths.home.display().to_string());
-    display.stdout = Stdout::Ready;
-    supervisor.start(&session, &display).await.unwrap();
-    ready(&supervisor, &session, UnitName::Display).await;
-    let mut client = std::os::unix::net::UnixStream::connect(own.x_sockets.unwrap().join("X0")).unwrap();
-    client.write_all(&[b'l', 0, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
-    let mut answer = [0; 8];
-    client.read_exact(&mut answer).unwrap();
-    let mut ask = shell(UnitName::App, "");
-    ask.argv = ["python3", "-c", ASK_WITHOUT].map(str::to_owned).to_vec();
-    supervisor.start(&session, &ask).await.unwrap();
-    exit_status(&mut events, UnitName::App).await;
-    let within = log(&supervisor, &session, UnitName::App).await;
-    let said = log(&supervisor, &session, UnitName::Display).await;
-    assert_eq!((answer[0], within.as_slice()), (0, &["0".to_owned()][..]), "root, the session: {said:#?}");
-    let complaints: Vec<_> = said.iter().filter(|line| line.contains("(EE)")).collect();
-    assert!(complaints.is_empty(), "{complaints:?}");
-    supervisor.kill(&session).await.unwrap();
-}
-
-pub async fn a_whole_desktop_can_begin_anew(host: &Host) {
-    let (supervisor, session) = (host.supervisor().await, session("desktop"));
-    for round in 0..3 {
-        let mut events = open_watched(&supervisor, &session).await;
-        let mut display = shell(UnitName::Display, "echo 0; exec sleep 1000");
-        display.stdout = Stdout::Ready;
-        assert!(supervisor.start(&session, &display).await.unwrap().pid.is_some(), "round {round}");
-        for name in [UnitName::Workspace, UnitName::Dbus, UnitName::Wm, UnitName::App] {
-            assert!(supervisor.start(&session, &shell(name, "exec sleep 1000")).await.unwrap().pid.is_some());
-        }
-        // Clients are started again and again while their display lives.
-        for name in [UnitName::Wm, UnitName::App, UnitName::Dbus] {
-            supervisor.stop(&session, name, PATIENCE).await.unwrap();
-            let again = supervisor.start(&session, &shell(name, "exec sleep 1000")).await.unwrap();
-            assert!(again.pid.is_some(), "{name:?} in round {round}");
-        }
-        // The display dies of itself, which is the end of this life.
-        command("systemctl", &["kill", "-s", "KILL", &unit(&session, "display")]);
-        assert_eq!(exit_status(&mut events, UnitName::Display).await, 128 + 9);
-        supervisor.kill(&session).await.unwrap();
-    }
-}
-
 pub async fn every_session_has_a_user_of_its_own(host: &Host) {
     let supervisor = host.supervisor().await;
     let mut users = Vec::new();
@@ -453,8 +308,8 @@ pub async fn only_the_greedy_process_dies_of_its_memory(host: &Host) {
     supervisor.open(&session, &SliceSpec { resources, ..SliceSpec::default() }).await.unwrap();
     let mut events = supervisor.events(&session).await.unwrap();
     let wm = supervisor.start(&session, &shell(UnitName::Wm, "exec sleep 1000")).await.unwrap();
-    // Bit by bit: a kernel that never promises more than it has refuses all at once.
-    let greedy = "exec python3 -c 'x = [bytearray(1 << 20) for _ in range(300)]'";
+    // Bit by bit: a kernel that never promises more than it has refuses much at once.
+    let greedy = "ulimit -v 400000; exec tail /dev/zero";
     let begun = std::time::Instant::now();
     supervisor.start(&session, &shell(UnitName::App, greedy)).await.unwrap();
     let (mut told, mut app) = (false, None);

@@ -8,7 +8,7 @@ mod starts;
 
 use std::io::Write;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::harness::{Case, Host};
 
@@ -29,16 +29,6 @@ fn report(lines: &[String]) {
 /// Rounds of every alternating measurement.
 fn rounds() -> u32 {
     std::env::var("HELIX_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
-}
-
-/// Processor time in milliseconds that a slice of the host has used since it began; "" is the whole host.
-async fn processor_ms(host: &Host, slice: &str) -> Result<f64> {
-    let line = format!(
-        "cat /sys/fs/cgroup/cpuacct/{slice}/cpuacct.usage 2>/dev/null || \
-         sed -n 's/^usage_usec \\(.*\\)/\\1000/p' /sys/fs/cgroup/{slice}/cpu.stat"
-    );
-    let nanoseconds: f64 = host.run_ok(&line).await?.parse().with_context(|| line)?;
-    Ok(nanoseconds / 1e6)
 }
 
 /// What produced the figures.

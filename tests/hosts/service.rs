@@ -16,7 +16,14 @@ use crate::harness::{Boot, Case, Host};
 /// All of them.
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::always("service::heartbeats_go_out_while_sessions_burn", burning::heartbeats_go_out_while_sessions_burn),
+        Case::thorough(
+            "service::heartbeats_go_out_while_sessions_burn",
+            burning::heartbeats_go_out_while_sessions_burn,
+        ),
+        Case::thorough(
+            "service::heartbeats_go_out_while_a_guest_burns",
+            burning::heartbeats_go_out_while_a_guest_burns,
+        ),
         Case::always("service::a_stuck_agentd_is_restarted", stuck::a_stuck_agentd_is_restarted),
         Case::always("service::a_stuck_reconcile_loop_is_restarted", stuck::a_stuck_reconcile_loop_is_restarted),
         Case::always(
@@ -30,9 +37,9 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// A container with the runner `r1`.
-async fn one_runner() -> Result<(Fleet, Host)> {
-    let (fleet, host) = tokio::try_join!(Fleet::start(), Boot::container().start())?;
+/// A host with the runner `r1`.
+async fn one_runner(boot: Boot) -> Result<(Fleet, Host)> {
+    let (fleet, host) = tokio::try_join!(Fleet::start(), boot.start())?;
     fleet.join(&host, &RunnerSettings::default()).await?;
     Ok((fleet, host))
 }

@@ -51,6 +51,28 @@ pub struct KindFile {
     pub requires: Requires,
 }
 
+impl KindFile {
+    /// In the place of a kind that is not there any more: its agent is never started again, and its end means nothing.
+    pub fn gone() -> Self {
+        Self {
+            description: String::new(),
+            command: vec!["false".to_owned()],
+            environment: BTreeMap::new(),
+            files: Vec::new(),
+            input: Input::Optional,
+            readiness: Readiness::None,
+            restart: Restart::No,
+            on_exit: OnExit::Keep,
+            dbus: false,
+            task: false,
+            own_sandbox: false,
+            resources: Resources::default(),
+            reserve: Reserve::default(),
+            requires: Requires::default(),
+        }
+    }
+}
+
 /// A file that a kind writes into the session's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,4 +1,9 @@
 //! What an order changes while a session runs: its limits, and whether it is held still.
+//!
+//! Both are level-triggered: every order is compared with what was done, and what failed or was cut off is done again
+//! ([`Done::Again`]), also by the next agentd: the entry says what is meant before it is tried.
+
+use std::sync::PoisonError;
 
 use helix_protocol::resources::OnLost;
 use helix_protocol::session::Cause;
@@ -6,70 +11,116 @@ use helix_protocol::session::Cause;
 use super::{Order, Session};
 use crate::supervisor::Supervisor;
 
+/// Whether everything is as the order wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It is.
+    Yes,
+    /// Not yet: to be tried again soon.
+    Again,
+}
+
 impl<S: Supervisor> Session<S> {
     /// Does what a current order says beside running and ending.
-    pub(super) async fn adjust(&self, order: &Order) {
+    pub(super) async fn adjust(&self, order: &Order) -> Done {
         let (own, generation) = {
             let entry = self.entry();
             (entry.desired.epoch, entry.desired.generation)
         };
-        if order.desired.epoch == own && order.desired.generation > generation {
-            self.take_limits(order).await;
+        if order.desired.epoch != own {
+            // An old order says nothing, and what a newer one wants is not an adjustment.
+            return Done::Yes;
         }
-        self.hold(order).await;
+        if order.desired.generation > generation {
+            self.commit_or_later(|entry| {
+                entry.desired.generation = order.desired.generation;
+                entry.desired.spec.resources = order.desired.spec.resources;
+            })
+            .await;
+        }
+        match (self.set_limits().await, self.hold(order.hold).await) {
+            (Done::Yes, Done::Yes) => Done::Yes,
+            _ => Done::Again,
+        }
     }
 
-    /// New limits. Taken over before they are set: a slice that is being opened gets them at its end.
-    async fn take_limits(&self, order: &Order) {
-        self.commit_or_later(|entry| {
-            entry.desired.generation = order.desired.generation;
-            entry.desired.spec.resources = order.desired.spec.resources;
-        })
-        .await;
-        self.set_limits().await;
-    }
-
-    /// Sets the limits that the entry's spec asks for, if the slice is there and has others.
-    pub(super) async fn set_limits(&self) {
+    /// Sets the limits that the entry's spec asks for, if the slice has those of a former generation. New settings of
+    /// the runner alone change nothing of a session that runs.
+    pub(super) async fn set_limits(&self) -> Done {
+        let (generation, opened) = {
+            let entry = self.entry();
+            let set = entry.limits_generation.unwrap_or(entry.desired.generation);
+            ((set != entry.desired.generation).then_some(entry.desired.generation), entry.identity.is_some())
+        };
+        // Without a slice there is nothing to set yet: whoever opens it looks again.
+        let Some(generation) = generation.filter(|_| opened) else { return Done::Yes };
         let resources = match self.plan() {
             Ok(plan) => plan.slice.resources,
-            Err(ending) => return self.change(|entry| entry.cause = Some(*ending.cause)),
+            Err(ending) => {
+                self.note_cause(*ending.cause);
+                return Done::Yes;
+            }
         };
-        let known = self.entry().limits.as_ref().map(|limits| limits.resources);
-        // Without limits there is no slice yet: whoever opens it looks again.
-        if known.is_none_or(|known| known == resources) {
-            return;
-        }
         match self.context.supervisor.limit(&self.id(), &resources).await {
             Ok(()) => {
                 tracing::info!(?resources, "limits changed");
                 let limits = self.context.supervisor.enforcement().limits(resources);
-                self.change(|entry| entry.limits = Some(limits));
+                self.commit_or_later(|entry| {
+                    entry.limits = Some(limits);
+                    entry.limits_generation = Some(generation);
+                    if entry.cause.as_ref().is_some_and(|cause| cause.code == LIMIT_FAILED) {
+                        entry.cause = None;
+                    }
+                })
+                .await;
+                Done::Yes
             }
             Err(error) => {
                 tracing::error!(%error, "limits not changed");
-                self.change(|entry| entry.cause = Some(Cause::new("limit_failed", error.to_string())));
+                self.note_cause(Cause::new(LIMIT_FAILED, error.to_string()));
+                Done::Again
             }
         }
     }
 
     /// Holds the session still while a server may start it elsewhere, and lets it go on once its epoch is confirmed.
-    async fn hold(&self, order: &Order) {
-        let (frozen, restart) = {
+    async fn hold(&self, ordered: bool) -> Done {
+        let (holding, restart, opened) = {
             let entry = self.entry();
-            (entry.frozen, entry.desired.spec.on_lost == Some(OnLost::Restart))
+            let restart = entry.desired.spec.on_lost == Some(OnLost::Restart);
+            (entry.holding, restart, entry.identity.is_some())
         };
-        let hold = order.hold && restart;
-        if hold == frozen || self.entry().identity.is_none() {
-            return;
+        let hold = ordered && restart;
+        // What a former agentd did is known from the entry only.
+        let known = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if known == Some(hold) || (known.is_none() && !hold && !holding) {
+            return Done::Yes;
         }
-        match self.context.supervisor.freeze(&self.id(), hold).await {
+        if !opened {
+            // It is being opened: nothing of it runs yet, and in a moment something may.
+            return if hold { Done::Again } else { Done::Yes };
+        }
+        if hold {
+            // Before it is done: whoever finds it frozen knows why, and lets it go on again.
+            self.commit_or_later(|entry| entry.holding = true).await;
+        }
+        // Not known until it is done: this future may be dropped in the middle.
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let result = self.context.supervisor.freeze(&self.id(), hold).await;
+        let now_known = result.is_ok().then_some(hold);
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = now_known;
+        match result {
             Ok(()) => {
                 tracing::warn!(frozen = hold, "session held still or let go on");
-                self.commit_or_later(|entry| entry.frozen = hold).await;
+                self.commit_or_later(|entry| (entry.frozen, entry.holding) = (hold, hold)).await;
+                Done::Yes
             }
-            // Tried again with the next order, which comes with every activation of the reconciler.
-            Err(error) => tracing::error!(%error, frozen = hold, "cannot hold the session still or let it go on"),
+            Err(error) => {
+                tracing::error!(%error, frozen = hold, "cannot hold the session still or let it go on");
+                Done::Again
+            }
         }
     }
 }
+
+const LIMIT_FAILED: &str = "limit_failed";

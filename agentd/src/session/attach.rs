@@ -24,7 +24,8 @@ pub(super) struct Live {
     pub missing: Vec<UnitName>,
 }
 
-/// How long a session that is starting waits for a guest that lives and does not answer. One that is Ready waits on.
+/// How long a session that is starting waits for its slice to be opened, or for one that lives and does not answer.
+/// One that is Ready waits on.
 const DEADLINE: Duration = Duration::from_mins(1);
 
 impl<S: Supervisor> Session<S> {
@@ -34,7 +35,13 @@ impl<S: Supervisor> Session<S> {
         let (supervisor, id) = (&self.context.supervisor, self.id());
         let known = self.entry().identity.clone();
         let Some(identity) = known else {
-            let identity = supervisor.open(&id, &plan.slice).await.map_err(|error| {
+            let generation = self.entry().desired.generation;
+            let opened = tokio::time::timeout(DEADLINE, supervisor.open(&id, &plan.slice)).await;
+            let opened = opened.unwrap_or_else(|_| {
+                let reason = format!("not done within {} s", DEADLINE.as_secs());
+                Err(SupervisorError::Open { session: id.clone(), reason })
+            });
+            let identity = opened.map_err(|error| {
                 let code =
                     if matches!(error, SupervisorError::NoSlot { .. }) { "no_slot_user" } else { "slice_failed" };
                 Ending::failed(code, error.to_string())
@@ -46,6 +53,7 @@ impl<S: Supervisor> Session<S> {
                 entry.identity = Some(identity);
                 entry.workspace = Some(workspace);
                 entry.limits = Some(limits);
+                entry.limits_generation = Some(generation);
             })
             .await;
             // An order may have changed the limits meanwhile.
@@ -103,6 +111,7 @@ impl<S: Supervisor> Session<S> {
             paths: &context.supervisor.paths(entry.session()),
             default_geometry: context.config.geometry,
             host: &context.host,
+            running: entry.state == State::Ready,
             default_resources: context.config.default_resources,
             max_resources: context.config.max_resources,
         };

@@ -1,6 +1,7 @@
 //! The end of a session, and what may come after it: being forgotten, or running anew under a newer epoch.
 
 use std::ops::ControlFlow;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use helix_protocol::session::{Cause, Desired};
@@ -15,6 +16,10 @@ use crate::supervisor::{Supervisor, UnitName};
 /// From a polite request to SIGKILL: the agent may want to save; the display removes its sockets.
 const POLITE: [(UnitName, Duration); 2] =
     [(UnitName::App, Duration::from_secs(5)), (UnitName::Display, Duration::from_secs(2))];
+/// Cause of a session of which something could not be ended.
+const LEFT_BEHIND: &str = "left_behind";
+/// Between two attempts to end that all the same.
+const CLEAN_AGAIN: Duration = Duration::from_mins(1);
 /// From the order to a session that has ended, or is given up with what it left named.
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -24,7 +29,7 @@ impl<S: Supervisor> Session<S> {
         let (supervisor, id) = (&self.context.supervisor, self.id());
         let begun = Instant::now();
         // A session that is held still may live on elsewhere: it gets no moment more.
-        let polite = self.entry().identity.is_some() && !self.entry().frozen;
+        let polite = self.entry().identity.is_some() && !self.entry().holding;
         for (unit, grace) in POLITE.into_iter().filter(|_| polite) {
             if let Err(error) = supervisor.stop(&id, unit, grace).await {
                 // Its guest is gone, most likely; the kill below needs none.
@@ -47,12 +52,12 @@ impl<S: Supervisor> Session<S> {
             if let Some(error) = &left {
                 entry.state = entry.state.after(Event::End(Outcome::Failed)).unwrap_or(entry.state);
                 let message = format!("something of the session cannot be ended: {error}");
-                entry.cause = Some(Cause::new("left_behind", message));
+                entry.cause = Some(Cause::new(LEFT_BEHIND, message));
             }
             if let Some(state) = entry.state.after(Event::NothingRuns) {
                 entry.state = state;
                 entry.pid = None;
-                entry.frozen = false;
+                (entry.frozen, entry.holding) = (false, false);
                 begin_step(entry, if state == State::Ended(Outcome::Failed) { "failed" } else { "stopped" });
             }
         })
@@ -82,9 +87,23 @@ impl<S: Supervisor> Session<S> {
                     Desired::Stopped => self.commit_or_later(|entry| take_order(entry, &order.desired)).await,
                 }
             }
-            if orders.changed().await.is_err() {
-                return ControlFlow::Break(());
+            let left = self.entry().cause.as_ref().is_some_and(|cause| cause.code == LEFT_BEHIND);
+            tokio::select! {
+                changed = orders.changed() => if changed.is_err() { return ControlFlow::Break(()) },
+                () = tokio::time::sleep(CLEAN_AGAIN), if left => self.clean_again().await,
             }
+        }
+    }
+
+    /// What could not be ended may end later: then its slot is free again.
+    async fn clean_again(&self) {
+        match self.context.supervisor.kill(&self.id()).await {
+            Ok(()) => {
+                tracing::info!("what a session left behind is gone");
+                let message = "something of the session could not be ended in time; nothing is left of it now";
+                self.commit_or_later(|entry| entry.cause = Some(Cause::new("ended_late", message))).await;
+            }
+            Err(error) => tracing::warn!(%error, "what a session left behind is still there"),
         }
     }
 
@@ -114,11 +133,18 @@ impl<S: Supervisor> Session<S> {
 
     /// A newer assignment of the same session to this runner: a new life, with nothing of the old one.
     async fn begin_anew(&self, order: &Order) {
-        while let Err(error) = self.context.supervisor.forget(&self.id()).await {
+        // Nothing is removed while a process of the former life may still have it open.
+        let (supervisor, id) = (&self.context.supervisor, self.id());
+        let gone = async || {
+            supervisor.kill(&id).await?;
+            supervisor.forget(&id).await
+        };
+        while let Err(error) = gone().await {
             tracing::error!(%error, "the former life of a session is not gone yet");
             tokio::time::sleep(RETRY).await;
         }
         let entry = new_entry(&self.context.config, order.desired.clone());
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
         tracing::info!(epoch = %order.desired.epoch, at = %Timestamp::now(), "session begins anew");
         self.commit(|old| *old = entry).await;
     }

@@ -8,7 +8,7 @@ use helix_protocol::session::{Cause, Geometry, SessionSpec};
 use helix_protocol::{KindName, RunnerId, SessionId};
 
 use super::workspace;
-use crate::kinds::{self, Kinds, OnExit, Readiness, Restart};
+use crate::kinds::{self, KindFile, Kinds, OnExit, Readiness, Restart};
 use crate::supervisor::{SessionFile, SessionPaths, SliceSpec, Stdout, UnitName, UnitSpec};
 
 /// Window manager settings: every window maximised and undecorated, no key and hardly a button taken from the agent.
@@ -63,6 +63,8 @@ pub struct Inputs<'a> {
     pub default_geometry: Geometry,
     /// The machine.
     pub host: &'a Host,
+    /// It is Ready already: whatever became of its kind or of the runner's maximum since, it goes on.
+    pub running: bool,
     /// What a session may use whose spec and kind say nothing.
     pub default_resources: Resources,
     /// Most that any session may use.
@@ -113,10 +115,15 @@ fn on_display(unit: &UnitSpec, number: u32) -> UnitSpec {
 /// Makes the plan, or says why this session cannot run here.
 pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     let Inputs { session, spec, paths, host, .. } = *inputs;
-    let kind = inputs
-        .kinds
-        .get(inputs.kind, spec.input.as_deref())
-        .map_err(|error| Cause::new(error.code(), error.to_string()))?;
+    let gone = KindFile::gone();
+    let kind = match inputs.kinds.get(inputs.kind, spec.input.as_deref()) {
+        Ok(kind) => kind,
+        Err(error) if inputs.running => {
+            tracing::warn!(kind = %inputs.kind, %error, "the kind of a running session is gone; its agent is left as it is");
+            &gone
+        }
+        Err(error) => return Err(Cause::new(error.code(), error.to_string())),
+    };
     let relative = spec.project_path.as_deref().map(project_path).transpose()?;
     let project = relative.as_ref().map_or_else(|| paths.workspace.clone(), |relative| paths.workspace.join(relative));
     let geometry = spec.geometry.unwrap_or(inputs.default_geometry);
@@ -188,14 +195,18 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
 /// The first of spec, kind and runner that says something. Asking for more than the maximum is refused; what only a
 /// default says is capped.
 fn resources(inputs: &Inputs<'_>, kind: Resources) -> Result<Resources, Cause> {
-    let Inputs { spec, default_resources, max_resources, .. } = *inputs;
+    let Inputs { spec, default_resources, max_resources, running, .. } = *inputs;
+    let effective = spec.resources.or(kind).or(default_resources).capped(max_resources);
+    if running {
+        return Ok(effective);
+    }
     let refused = spec.resources.fault().or_else(|| {
         let (name, asked, most) = spec.resources.exceeds(&max_resources)?;
         Some(format!("{name} {asked} is above this runner's maximum of {most}"))
     });
     match refused {
         Some(why) => Err(Cause::new("limit_refused", format!("{why}; change the session's resources"))),
-        None => Ok(spec.resources.or(kind).or(default_resources).capped(max_resources)),
+        None => Ok(effective),
     }
 }
 

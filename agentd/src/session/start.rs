@@ -108,13 +108,11 @@ impl<S: Supervisor> Session<S> {
             Some(exit) => exit,
             None => exit_of(exits, UnitName::Workspace).await,
         };
-        match exit.code {
-            0 => Ok(()),
-            _ => {
-                let message = format!("the workspace could not be made ({exit}); see what git says");
-                Err(self.cause("workspace_failed", message, UnitName::Workspace).await)
-            }
+        if exit.code == 0 {
+            return Ok(());
         }
+        let message = format!("the workspace could not be made ({exit}); see what git says");
+        Err(self.cause("workspace_failed", message, UnitName::Workspace).await)
     }
 
     /// Starts the display; answers its number and main process.

@@ -36,6 +36,8 @@ pub struct Runner {
     desired: DesiredSet,
     daemon: Option<JoinHandle<()>>,
     stop_all: watch::Sender<bool>,
+    /// As on a machine on which the programs of every kind are gone.
+    pub without_kinds: bool,
     /// As [`helix_agentd::fence`] says it.
     pub cut_off: watch::Sender<bool>,
     // Last: removed after everything in it has ended.
@@ -88,6 +90,7 @@ impl Runner {
             desired: watch::Sender::new(None),
             daemon: None,
             stop_all: watch::Sender::new(false),
+            without_kinds: false,
             cut_off: watch::Sender::new(false),
             dir,
         };
@@ -102,7 +105,7 @@ impl Runner {
         let context = Arc::new(Context {
             supervisor: self.supervisor.clone(),
             config: self.config.clone(),
-            kinds: Kinds::load(&[], host.path.as_ref()),
+            kinds: Kinds::load(&[], if self.without_kinds { "/nonexistent" } else { &host.path }.as_ref()),
             host,
             ledger,
             reports: self.reports.clone(),
@@ -124,6 +127,13 @@ impl Runner {
     /// As `kill -9`: tasks end where they are.
     pub fn stop_daemon(&mut self) {
         self.daemon.take().expect("it runs").abort();
+    }
+
+    /// Other settings, for the next start.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut config = (*self.config).clone();
+        change(&mut config);
+        self.config = Arc::new(config);
     }
 
     pub fn restart(&mut self) {
@@ -155,7 +165,7 @@ impl Runner {
     }
 
     /// Another spec under the same epoch.
-    pub fn amend(&self, session: &str, generation: u64, spec: SessionSpec) {
+    pub fn amend(&self, session: &str, generation: u64, spec: &SessionSpec) {
         let session = id(session);
         self.edit(|set| {
             for known in set.iter_mut().filter(|known| known.session == session) {
@@ -330,7 +340,9 @@ pub async fn end_shell(terminal: u32) {
         shells.iter().any(|shell| comm(*shell) != own)
     })
     .await;
-    shells.into_iter().for_each(|shell| signal(shell, rustix::process::Signal::HUP));
+    for shell in shells {
+        signal(shell, rustix::process::Signal::HUP);
+    }
 }
 
 fn signal(pid: u32, signal: rustix::process::Signal) {

@@ -295,7 +295,7 @@ async fn limits_come_from_spec_kind_and_runner_and_change_while_it_runs() {
     assert_eq!(limits.resources, Resources { tasks: Some(300), ..memory(700) });
     assert!(limits.enforced.is_empty() && !limits.missing.is_empty(), "the process backend claims to enforce");
 
-    runner.amend("s", 2, spec(900));
+    runner.amend("s", 2, &spec(900));
     let changed = runner.until("s", |observed| observed.generation == Generation(2)).await;
     assert_eq!(changed.phase, SessionPhase::Ready);
     runner
@@ -303,6 +303,22 @@ async fn limits_come_from_spec_kind_and_runner_and_change_while_it_runs() {
             observed.limits.as_ref().is_some_and(|limits| limits.resources.memory == memory(900).memory)
         })
         .await;
+
+    // A restarted agentd with a lower maximum and without the kind touches nothing that runs.
+    let before = runner.unit_pid("s", "app").await;
+    runner.reconfigure(|config| config.max_resources = memory(100));
+    runner.without_kinds = true;
+    runner.restart();
+    let report = runner.observed("s").report;
+    runner.until("s", |observed| observed.report > report).await;
+    runner.amend("s", 3, &spec(95));
+    // Adopted: it takes new limits.
+    let adopted = runner.until("s", |observed| observed.generation == Generation(3)).await;
+    assert_eq!((adopted.phase, adopted.cause), (SessionPhase::Ready, None));
+    assert_eq!(runner.unit_pid("s", "app").await, before);
+    runner.without_kinds = false;
+    runner.reconfigure(|config| config.max_resources = memory(1000));
+    runner.restart();
 
     runner.want("large", 1, Desired::Running, spec(2000));
     let refused = runner.phase("large", SessionPhase::Failed).await.cause.expect("a cause");

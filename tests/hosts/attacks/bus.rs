@@ -62,20 +62,20 @@ pub async fn no_runner_speaks_for_another() -> Result<()> {
         .custom_inbox_prefix(subject::inbox_prefix(&RunnerId::parse("evil")?))
         .connect(cluster.nats.url())
         .await?;
-    let mut faults = String::new();
+    let mut faults = Vec::new();
     for attempt in ATTEMPTS {
         let control =
             succeeds(&free, &witness, attempt, PATIENCE).await.with_context(|| format!("control of {attempt:?}"))?;
         let protected = succeeds(&evil, &witness, attempt, SILENCE).await.with_context(|| format!("{attempt:?}"))?;
         say(&format!("nats {attempt:?}: control {control}, protected {protected}"));
         if !control {
-            faults.push_str(&format!("the control of {attempt:?} did not succeed, so it proves nothing\n"));
+            faults.push(format!("the control of {attempt:?} did not succeed, so it proves nothing"));
         }
         if protected {
-            faults.push_str(&format!("{attempt:?} SUCCEEDED with a runner's credentials\n"));
+            faults.push(format!("{attempt:?} SUCCEEDED with a runner's credentials"));
         }
     }
-    ensure!(faults.is_empty(), "{faults}");
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
     cluster.shutdown().await
 }
 
@@ -85,17 +85,10 @@ async fn succeeds(client: &Client, witness: &Client, attempt: Attempt, within: D
         Attempt::Listen(wanted) => {
             let mut ears = client.subscribe(wanted).await?;
             client.flush().await?;
-            // Repeated: nothing says when the subscription has reached the server.
-            let speak = async {
-                loop {
-                    let _ = witness.publish("down.good.attack", mark.clone().into()).await;
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            };
             let heard = async {
                 tokio::select! {
                     heard = hears(&mut ears, &mark) => heard,
-                    never = speak => never,
+                    never = repeat(witness, "down.good.attack", &mark) => never,
                 }
             };
             Ok(timeout(within, heard).await.unwrap_or(false))
@@ -103,9 +96,13 @@ async fn succeeds(client: &Client, witness: &Client, attempt: Attempt, within: D
         Attempt::Speak(wanted) => {
             let mut ears = witness.subscribe(wanted).await?;
             witness.flush().await?;
-            client.publish(wanted, mark.clone().into()).await?;
-            client.flush().await?;
-            Ok(timeout(within, hears(&mut ears, &mark)).await.unwrap_or(false))
+            let heard = async {
+                tokio::select! {
+                    heard = hears(&mut ears, &mark) => heard,
+                    never = repeat(client, wanted, &mark) => never,
+                }
+            };
+            Ok(timeout(within, heard).await.unwrap_or(false))
         }
         Attempt::Write(wanted) => {
             client.publish(wanted, mark.clone().into()).await?;
@@ -128,6 +125,14 @@ async fn succeeds(client: &Client, witness: &Client, attempt: Attempt, within: D
             let answer = timeout(within.max(secs(1)), client.request(wanted, "".into())).await;
             Ok(matches!(answer, Ok(Ok(answer)) if !answer.payload.is_empty()))
         }
+    }
+}
+
+/// Says it again and again: nothing tells when a subscription has reached the server.
+async fn repeat(client: &Client, wanted: &'static str, mark: &str) -> bool {
+    loop {
+        let _ = client.publish(wanted, mark.to_owned().into()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

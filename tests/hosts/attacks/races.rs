@@ -91,9 +91,9 @@ pub async fn no_session_starves_the_machine() -> Result<()> {
         say(&format!("{greed}: {outcome:?}"));
         let full = outcome.is_ok_and(|outcome| outcome.out.contains("is full"));
         ensure!(!full, "{greed} had more than the session's memory");
-        let used = host.run_ok("ps -o rss= -p $(systemctl show --value -p MainPID agentd)").await?;
-        let used: u64 = used.trim().parse()?;
-        ensure!(used < 200_000, "agentd uses {used} KiB after {greed}");
+        let shown = host.run_ok("ps -o rss= -p $(systemctl show --value -p MainPID agentd)").await?;
+        let resident: u64 = shown.trim().parse()?;
+        ensure!(resident < 200_000, "agentd uses {resident} KiB after {greed}");
         let file = format!("stat -c %s {STATE_DIR}/s/{}/ready/guest 2>/dev/null || echo 0", evil.key);
         let size: u64 = host.run_ok(&file).await?.parse()?;
         ensure!(size <= 4 << 20, "{greed} made a file of agentd's {size} bytes large");

@@ -98,10 +98,10 @@ impl Settings {
     pub fn command(&self, more: &str, environment: &BTreeMap<String, String>, program: &str) -> String {
         let mut line = format!("systemd-run --quiet --collect -p RuntimeMaxSec=60 {more}");
         for (name, value) in &self.0 {
-            line.push_str(&format!(" -p {}", quoted(&format!("{name}={value}"))));
+            line = format!("{line} -p {}", quoted(&format!("{name}={value}")));
         }
         for (name, value) in environment {
-            line.push_str(&format!(" -E {}", quoted(&format!("{name}={value}"))));
+            line = format!("{line} -E {}", quoted(&format!("{name}={value}")));
         }
         format!("{line} /usr/bin/python3 /opt/attacks/{program}")
     }

@@ -270,7 +270,7 @@ impl Stage {
     }
 
     /// What an attack may not find.
-    pub async fn secret(&self, name: &str, pair: Pair, victim: &Victim) -> Result<String> {
+    pub fn secret(&self, name: &str, pair: Pair, victim: &Victim) -> Result<String> {
         let Actors { victim: v, attacker: a } = self.pair(pair);
         Ok(match name {
             "holder" => victim.secret.clone(),

@@ -101,8 +101,27 @@ pub fn sweep() -> Result<()> {
     Ok(())
 }
 
+/// The same program by sudo, as the other parts of the set-up are run: hosts need namespaces, cgroups and mounts.
+fn as_root() -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt as _;
+    super::say("booting hosts needs root: going on with sudo");
+    let kept = ["HOME", "PATH", "CARGO_TARGET_DIR", "RUST_BACKTRACE"].into_iter().map(str::to_owned);
+    let kept = kept.chain(std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("HELIX_")));
+    let kept = kept.filter_map(|name| Some(format!("{name}={}", std::env::var(&name).ok()?)));
+    let fault = std::process::Command::new("sudo")
+        .arg("env")
+        .args(kept)
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    Err(anyhow::Error::new(fault).context("cannot start sudo"))
+}
+
 /// The launcher: prepares, starts init, waits for it, and cleans up.
 pub fn launch() -> Result<ExitCode> {
+    if !rustix::process::geteuid().is_root() && lab::has("sudo") {
+        return as_root();
+    }
     lab::check_prerequisites()?;
     sweep()?;
     for suite in Suite::ALL {

@@ -42,15 +42,19 @@ pub fn next_seat() -> Result<(u16, Ipv4Addr)> {
     Ok((number + 1, Ipv4Addr::new(10, 77, high, low)))
 }
 
+/// True for a program that is in PATH.
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
 /// Fails with what to do about it.
 pub fn check_prerequisites() -> Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
         "booting hosts needs root (namespaces, cgroups, mounts): sudo -E env PATH=\"$PATH\" make test-hosts"
     );
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing: Vec<_> =
-        NEEDED.into_iter().filter(|name| !std::env::split_paths(&path).any(|dir| dir.join(name).is_file())).collect();
+    let missing: Vec<_> = NEEDED.into_iter().filter(|name| !has(name)).collect();
     ensure!(missing.is_empty(), "not in PATH: {}. Run: packaging/setup.sh test-hosts", missing.join(", "));
     Ok(())
 }

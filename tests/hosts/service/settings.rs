@@ -6,6 +6,7 @@ use helix_tests::eventually::{eventually, secs};
 
 use super::{main_pid, one_runner};
 use crate::fleet::{Fleet, RunnerSettings};
+use crate::harness::Boot;
 use crate::units::Units;
 
 /// Where the fault is, and what it is.
@@ -17,7 +18,7 @@ async fn facts(fleet: &Fleet) -> Result<RunnerFacts> {
 }
 
 pub async fn reload_takes_new_settings_and_touches_nothing() -> Result<()> {
-    let (fleet, host) = one_runner().await?;
+    let (fleet, host) = one_runner(Boot::container()).await?;
     for id in ["one", "two"] {
         fleet.command(id, "while :; do date >> ticks; sleep 0.2; done", &host).await?;
     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{main_pid, one_runner};
 use crate::fleet::{Fleet, STATE_DIR};
-use crate::harness::{Host, say};
+use crate::harness::{Boot, Host, say};
 use crate::units::Units;
 
 const SESSIONS: [&str; 2] = ["w1", "w2"];
@@ -29,8 +29,8 @@ async fn invocations(host: &Host) -> Result<BTreeMap<String, String>> {
     Ok(all)
 }
 
-async fn with_sessions() -> Result<(Fleet, Host, BTreeMap<String, String>)> {
-    let (fleet, host) = one_runner().await?;
+async fn with_sessions(boot: Boot) -> Result<(Fleet, Host, BTreeMap<String, String>)> {
+    let (fleet, host) = one_runner(boot).await?;
     for id in SESSIONS {
         fleet.command(id, "while :; do date +%s.%N > beat; sleep 0.2; done", &host).await?;
     }
@@ -56,7 +56,7 @@ async fn restarted(host: &Host, stuck: u32) -> Result<()> {
 }
 
 pub async fn a_stuck_agentd_is_restarted() -> Result<()> {
-    let (fleet, host, before) = with_sessions().await?;
+    let (fleet, host, before) = with_sessions(Boot::container()).await?;
     let pid = main_pid(&host, "agentd").await?;
     host.run_ok("systemctl kill -s STOP --kill-who=main agentd").await?;
     restarted(&host, pid).await?;
@@ -68,7 +68,7 @@ pub async fn a_stuck_agentd_is_restarted() -> Result<()> {
 /// The loop alone is stuck, while the link's task sends heartbeats and gets them answered: it removes a forgotten
 /// session from the ledger, and the ledger's thread does not move, as it would not if its disk hung.
 pub async fn a_stuck_reconcile_loop_is_restarted() -> Result<()> {
-    let (mut fleet, host, before) = with_sessions().await?;
+    let (mut fleet, host, before) = with_sessions(Boot::container()).await?;
     let api = fleet.api()?;
     fleet.command("gone", "true", &host).await?;
     api.stop("gone").await?;

@@ -20,7 +20,8 @@ const OTHERS: [&str; 6] =
 /// All files that outlive a reboot, users, groups, and units.
 async fn everything(host: &Host) -> Result<BTreeSet<String>> {
     let look = "find / -xdev; getent passwd; getent group; systemctl list-unit-files --no-legend --plain; \
-        systemctl list-units --all --no-legend --plain 'helix*' 'agentd*'; find /run/helix /sys/fs/cgroup -name '*helix*' -o -name 'agentd*'";
+        systemctl list-units --all --no-legend --plain 'helix*' 'agentd*'; \
+        find /run/helix /sys/fs/cgroup -name '*helix*' -o -name 'agentd*'";
     let listed = host.run(look).await?.stdout;
     let lines = listed.lines().filter(|line| !OTHERS.iter().any(|other| line.starts_with(other)));
     Ok(lines.map(str::to_owned).collect())

@@ -35,6 +35,7 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         paths: &paths,
         default_geometry: Geometry { width: 1920, height: 1080 },
         host: &host,
+        running: false,
         default_resources: Resources::default(),
         max_resources: Resources::default(),
     });

@@ -18,6 +18,8 @@ use crate::supervisor::UnitName;
 
 /// Lines that wait for a slow reader.
 const BUFFER: usize = 256;
+/// Most bytes of one line; what is longer is told in pieces.
+const LINE_BYTES: usize = 48 * 1024;
 /// Most bytes read of one log at a time.
 const READ_BYTES: u64 = 256 * 1024;
 
@@ -27,7 +29,7 @@ struct Place {
     path: PathBuf,
     inode: u64,
     offset: u64,
-    /// The beginning of a line whose end is not written yet.
+    /// The beginning of a line whose end is not written yet: at most [`LINE_BYTES`], without a line break.
     partial: Vec<u8>,
 }
 
@@ -114,19 +116,42 @@ impl Place {
             let inode = file.metadata()?.ino();
             if inode != self.inode {
                 (self.inode, self.offset) = (inode, 0);
+                // Its end, if any, is in the former file.
+                if !self.partial.is_empty() {
+                    lines.push(text(&std::mem::take(&mut self.partial)));
+                }
             }
             file.seek(SeekFrom::Start(self.offset))?;
-            let count = file.take(READ_BYTES).read_to_end(&mut self.partial)? as u64;
+            let mut new = Vec::new();
+            let count = file.take(READ_BYTES).read_to_end(&mut new)? as u64;
             if count == 0 {
                 return Ok(lines);
             }
             self.offset += count;
-            while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.partial.drain(..=end).collect();
-                lines.push(String::from_utf8_lossy(&line[..end]).into_owned());
+            for piece in new.split_inclusive(|&byte| byte == b'\n') {
+                self.take(piece, &mut lines);
             }
         }
     }
+
+    /// Takes up to one line.
+    fn take(&mut self, piece: &[u8], lines: &mut Vec<String>) {
+        let (mut rest, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |line| (line, true));
+        while self.partial.len() + rest.len() > LINE_BYTES {
+            let (fits, more) = rest.split_at(LINE_BYTES - self.partial.len());
+            self.partial.extend_from_slice(fits);
+            lines.push(text(&std::mem::take(&mut self.partial)));
+            rest = more;
+        }
+        self.partial.extend_from_slice(rest);
+        if ends {
+            lines.push(text(&std::mem::take(&mut self.partial)));
+        }
+    }
+}
+
+fn text(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).into_owned()
 }
 
 #[cfg(test)]
@@ -148,5 +173,33 @@ mod tests {
         std::fs::rename(&log, dir.path().join("app.log.1")).unwrap();
         std::fs::write(&log, "next\n").unwrap();
         assert_eq!(place.read().unwrap(), ["next"]);
+    }
+
+    #[test]
+    fn what_has_no_end_is_told_in_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("app.log");
+        std::fs::write(&log, "").unwrap();
+        let mut place = Place::end_of(log.clone());
+        let endless = "x".repeat(7 * LINE_BYTES + 5);
+        std::fs::write(&log, &endless).unwrap();
+        assert_eq!(place.read().unwrap(), vec!["x".repeat(LINE_BYTES); 7]);
+        assert_eq!(place.partial.len(), 5);
+        std::fs::write(&log, format!("{endless}y\n\nz")).unwrap();
+        assert_eq!(place.read().unwrap(), ["xxxxxy", ""]);
+        // A beginning is not glued to the next file.
+        std::fs::rename(&log, dir.path().join("app.log.1")).unwrap();
+        std::fs::write(&log, "next\n").unwrap();
+        assert_eq!(place.read().unwrap(), ["z", "next"]);
+    }
+
+    #[test]
+    fn a_line_of_just_the_most_bytes_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("app.log");
+        let mut place = Place::end_of(log.clone());
+        let most = "x".repeat(LINE_BYTES);
+        std::fs::write(&log, format!("{most}\n{most}y\n")).unwrap();
+        assert_eq!(place.read().unwrap(), [most.as_str(), most.as_str(), "y"]);
     }
 }

@@ -60,14 +60,16 @@ impl Inner {
             Ok(_) | Err(BusError::NoSuchUnit) => {}
             Err(error) => return Err(failed(error)),
         }
-        // One that failed is kept until this.
-        self.reset(&unit).await;
-        self.watch.stopped(layout.key(), name);
+        // First of all: what is recorded and not known to systemd counts as ended well.
         let life = self.lives.of(layout.key());
         let removed = self.change_record(&life, &layout, move |record| {
             record.units.remove(&name);
         });
-        removed.await.map_err(|error| unreachable(session, error))
+        removed.await.map_err(|error| unreachable(session, error))?;
+        // One that failed is kept until this.
+        self.reset(&unit).await;
+        self.watch.stopped(layout.key(), name);
+        Ok(())
     }
 
     /// Ends everything of a session and removes it. The error says what is left.

@@ -6,6 +6,7 @@
 //! the session is ended, or its slice is gone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub struct Watch {
 #[derive(Debug, Default)]
 struct Watched {
     sender: Option<mpsc::UnboundedSender<SliceEvent>>,
+    /// An [`SliceEvent::OutOfMemory`] waits: a session that is killed again and again would fill the queue.
+    oom_waits: Arc<AtomicBool>,
     /// InvocationID of the slice that the receiver is about.
     slice: String,
     units: BTreeMap<UnitName, Seen>,
@@ -137,7 +140,7 @@ impl Watched {
     }
 
     fn look_for_oom(&mut self) {
-        if self.oom.as_mut().is_some_and(Oom::grew) {
+        if self.oom.as_mut().is_some_and(Oom::grew) && !self.oom_waits.swap(true, Ordering::Relaxed) {
             self.tell(SliceEvent::OutOfMemory);
         }
     }
@@ -161,11 +164,18 @@ impl Watch {
     pub fn subscribe(&self, key: &str, slice: String) -> mpsc::Receiver<SliceEvent> {
         let (sender, mut events) = mpsc::unbounded_channel();
         let (bounded, receiver) = mpsc::channel(EVENT_BUFFER);
+        let oom_waits = Arc::<AtomicBool>::default();
+        let waits = oom_waits.clone();
         // systemd is never made to wait for a session's task.
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 let last = matches!(event, SliceEvent::SliceGone(_));
-                if bounded.send(event).await.is_err() || last {
+                let Ok(place) = bounded.reserve().await else { return };
+                if event == SliceEvent::OutOfMemory {
+                    waits.store(false, Ordering::Relaxed);
+                }
+                place.send(event);
+                if last {
                     return;
                 }
             }
@@ -173,7 +183,7 @@ impl Watch {
         self.with(key, |watched| {
             let (starting, past) = (std::mem::take(&mut watched.starting), std::mem::take(&mut watched.past));
             *watched = Watched::default();
-            (watched.sender, watched.slice) = (Some(sender), slice);
+            (watched.sender, watched.slice, watched.oom_waits) = (Some(sender), slice, oom_waits);
             (watched.starting, watched.past) = (starting, past);
         });
         receiver
@@ -375,3 +385,6 @@ fn session_unit(unit: &str) -> Option<(&str, UnitName)> {
     let (key, word) = parse_unit_name(unit)?;
     Some((key, UnitName::parse(word)?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,13 +79,19 @@ pub enum SlotsError {
 /// The slots of this runner. Clones share their reservations.
 #[derive(Debug, Clone)]
 pub struct Slots {
+    /// Those that sessions get.
     users: Arc<[SlotUser]>,
+    /// Those that sessions may have: these, and what other settings gave to sessions that go on.
+    known: Arc<[SlotUser]>,
     keeper: Owner,
     reserved: Arc<Mutex<BTreeSet<u32>>>,
 }
 
 impl Slots {
     /// Finds the users `<prefix><first>` to `<prefix><first + count - 1>` and `helix-keep`, each with its group.
+    ///
+    /// Every other `<prefix><number>` that exists is known, too, but given to nobody: sessions outlive a change of the
+    /// numbers.
     pub fn resolve(prefix: &str, first: u32, count: u32) -> Result<Self, SlotsError> {
         let read = |path: &str| {
             fs::read_to_string(path).map_err(|source| SlotsError::Unreadable { path: PathBuf::from(path), source })
@@ -117,24 +123,33 @@ impl Slots {
             })
             .collect();
         let Some(keeper) = keeper.filter(|_| missing.is_empty()) else { return Err(SlotsError::Missing(missing)) };
-        for slot in &slots {
+        let unfit = |slot: &SlotUser| {
             let twin = users.iter().find(|(name, uid)| **uid == slot.uid && **name != slot.name);
             let twin = twin.map(|(name, uid)| format!("it has the uid of {name}, {uid}"));
             let more = membership(group, &slot.name).map(|group| format!("it is a member of group {group}, too"));
-            if let Some(reason) = twin.or(more) {
+            twin.or(more)
+        };
+        for slot in &slots {
+            if let Some(reason) = unfit(slot) {
                 return Err(SlotsError::Unfit { name: slot.name.clone(), reason });
             }
         }
-        Ok(Self { users: slots.into(), keeper, reserved: Arc::default() })
+        let others = users.iter().filter_map(|(name, uid)| {
+            let number = slot_number(name, prefix).filter(|number| slots.iter().all(|slot| slot.number != *number))?;
+            Some(SlotUser { number, name: (*name).to_owned(), uid: *uid, gid: *groups.get(name)? })
+        });
+        let others = others.filter(|other| unfit(other).is_none());
+        let known = slots.iter().cloned().chain(others).collect();
+        Ok(Self { users: slots.into(), known, keeper, reserved: Arc::default() })
     }
 
     /// Given users.
     #[cfg(test)]
     pub(super) fn of(users: Vec<SlotUser>, keeper: Owner) -> Self {
-        Self { users: users.into(), keeper, reserved: Arc::default() }
+        Self { known: users.clone().into(), users: users.into(), keeper, reserved: Arc::default() }
     }
 
-    /// How many there are.
+    /// How many sessions can have one.
     pub fn count(&self) -> usize {
         self.users.len()
     }
@@ -144,14 +159,14 @@ impl Slots {
         self.keeper
     }
 
-    /// The slot with this number.
+    /// The slot with this number, also one that is not given away any more.
     pub fn by_number(&self, number: u32) -> Option<SlotUser> {
-        self.users.iter().find(|user| user.number == number).cloned()
+        self.known.iter().find(|user| user.number == number).cloned()
     }
 
-    /// The slot with this user.
+    /// The slot with this user, also one that is not given away any more.
     pub fn by_uid(&self, uid: u32) -> Option<SlotUser> {
-        self.users.iter().find(|user| user.uid == uid).cloned()
+        self.known.iter().find(|user| user.uid == uid).cloned()
     }
 
     /// The slot that a session's directory belongs to, complete or not.
@@ -264,6 +279,12 @@ fn ids(text: &str) -> BTreeMap<&str, u32> {
         }
     }
     found
+}
+
+/// The number in `<prefix><number>`, written as we write it.
+fn slot_number(name: &str, prefix: &str) -> Option<u32> {
+    let digits = name.strip_prefix(prefix)?;
+    digits.parse().ok().filter(|number: &u32| number.to_string() == digits)
 }
 
 /// A group that lists the user as a member: its sessions would have the group's rights.

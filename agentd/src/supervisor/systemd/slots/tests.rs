@@ -35,6 +35,27 @@ fn a_user_with_the_rights_of_others_holds_no_session() {
     );
 }
 
+#[test]
+fn a_slot_outside_of_the_range_is_known_and_given_to_nobody() {
+    let more = "helix-u8:x:908:908::/:/usr/sbin/nologin\nhelix-u09:x:909:909::/:/usr/sbin/nologin\n\
+        helix-u10:x:910:910::/:/usr/sbin/nologin\nhelix-u11:x:911:911::/:/usr/sbin/nologin\n\
+        operator:x:911:911::/home/operator:/bin/bash\n";
+    let groups = format!("{GROUP}helix-u8:x:1908:\nhelix-u09:x:909:\nhelix-u11:x:911:\n");
+    let slots = find(&format!("{PASSWD}{more}"), &groups).unwrap();
+    let eighth = SlotUser { number: 8, name: "helix-u8".to_owned(), uid: 908, gid: 1908 };
+    assert_eq!(slots.by_number(8), Some(eighth.clone()));
+    assert_eq!(slots.by_uid(908), Some(eighth));
+    assert_eq!(slots.by_uid(902).map(|slot| slot.number), Some(2));
+    // Not ours, without a group, and somebody else's uid.
+    assert_eq!([909, 910, 911].map(|uid| slots.by_uid(uid)), [None, None, None]);
+    assert_eq!(slots.count(), 2);
+    let dir = tempfile::tempdir().unwrap();
+    let (state, work) = (dir.path().join("state"), dir.path().join("w"));
+    let layout = |name| Layout::new(&state, &work, &session(name));
+    let _both = ["a", "b"].map(|name| slots.allocate(&state, &work, &layout(name)).unwrap());
+    assert!(slots.allocate(&state, &work, &layout("c")).unwrap_err().contains("all 2 slot users"));
+}
+
 fn session(name: &str) -> SessionId {
     SessionId::parse(name).unwrap()
 }
