@@ -144,7 +144,8 @@ impl Inner {
             let start = async |manager: Manager| {
                 let properties = properties.iter().map(|(name, value)| Ok((name.clone(), value.try_clone()?)));
                 let properties = properties.collect::<zbus::Result<Vec<_>>>()?;
-                manager.start_transient_unit(unit.clone(), "replace".to_owned(), properties, Vec::new()).await
+                // Not "replace": a start would cancel the stop of the slice that somebody has ordered by hand.
+                manager.start_transient_unit(unit.clone(), "fail".to_owned(), properties, Vec::new()).await
             };
             match self.bus.job(&unit, start).await {
                 Ok(result) => {
