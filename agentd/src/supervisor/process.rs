@@ -44,6 +44,7 @@ use tokio::task::AbortHandle;
 
 pub use self::end::runner_mark;
 use self::layout::{Layout, MAX_SOCKET_PATH, longest_socket_path, sessions_dir};
+use self::lock::Lock;
 pub use self::reap::reap_all;
 use self::sweep::Mark;
 use super::{
@@ -230,7 +231,13 @@ impl Supervisor for ProcessSupervisor {
         let guest: GuestIdentity = serde_json::from_slice(&output.stdout)
             .map_err(|error| failed(format!("agentd guest answered: {error}")))?;
         let (paths, files) = (self.paths(session), spec.files.clone());
-        blocking(move || files::write(&paths, &files)).await.map_err(|error| failed(error.to_string()))?;
+        let lock = self.layout(session).open_lock();
+        let write = move || {
+            // Two that open at once must not make two cookies.
+            let _lock = Lock::wait(&lock)?;
+            files::write(&paths, &files)
+        };
+        blocking(write).await.map_err(|error| failed(error.to_string()))?;
         Ok(Identity::Guest(guest))
     }
 
