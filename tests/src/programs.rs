@@ -37,21 +37,26 @@ pub fn nats_server() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("NATS_SERVER") {
         return Ok(PathBuf::from(path));
     }
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME")?;
-        Some(PathBuf::from(home).join(".local/share"))
-    });
-    let own = data.map(|data| data.join("helix/bin/nats-server")).filter(|path| path.is_file());
-    own.map_or_else(|| installed("nats-server"), Ok)
+    brought("nats-server").map_or_else(|| installed("nats-server"), Ok)
 }
 
-/// The browser: `$HELIX_CHROMIUM`, else Debian's or Ubuntu's.
+/// The browser: `$HELIX_CHROMIUM`, else the distribution's, else the one that `packaging/setup.sh` brought from npm.
 pub fn chromium() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("HELIX_CHROMIUM") {
         return Ok(PathBuf::from(path));
     }
-    ["chromium", "chromium-browser", "google-chrome"]
+    ["chromium", "google-chrome"]
         .iter()
         .find_map(|name| installed(name).ok())
-        .context("no Chromium in PATH: run packaging/setup.sh, or set HELIX_CHROMIUM")
+        .or_else(|| brought("chromium"))
+        .context("no Chromium in PATH: run packaging/setup.sh test, or set HELIX_CHROMIUM")
+}
+
+/// What `packaging/setup.sh` put beside the system's own programs.
+fn brought(name: &str) -> Option<PathBuf> {
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
+        let home = std::env::var_os("HOME")?;
+        Some(PathBuf::from(home).join(".local/share"))
+    })?;
+    Some(data.join("helix/bin").join(name)).filter(|path| path.is_file())
 }

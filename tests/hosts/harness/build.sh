@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes what test hosts boot from: OUT/tree for containers, OUT/disk.ext4 for guests (the same files), OUT/id to log in.
 #
-#   build.sh SUITE MIRROR OUT
+#   build.sh SUITE OUT MODULES [MIRROR]
 #
 # root.rs runs it once per suite, as root, in mount and process namespaces of its own: killed, it leaves no mount.
 # Its text is part of the cache's name, so a change here makes new roots. No loop device: mke2fs reads the tree.
 set -euo pipefail
-suite=$1 mirror=$2 out=$3 tree=$3/tree
+suite=$1 out=$2 modules=$3 mirror=${4:-} tree=$2/tree
 
 packages="
   systemd systemd-sysv dbus dbus-user-session libpam-systemd udev kmod openssh-server iproute2 iputils-ping procps sudo nftables
@@ -19,7 +19,7 @@ mkdir -p "$out"
 mmdebstrap --mode=root --variant=minbase --include="$(echo $packages | tr ' ' ,)" \
   --aptopt='Acquire::Retries "3"' --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
-  "$suite" "$tree" "$mirror"
+  "$suite" "$tree" ${mirror:+"$mirror"}
 # The image is for tests, not for installing from: nothing of this machine stays in it, neither mirror nor names.
 rm -rf "$tree"/etc/apt/sources.list* "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/* "$tree"/etc/resolv.conf "$tree/etc/hostname"
 : >"$tree/etc/fstab"
@@ -114,7 +114,7 @@ printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n' >"$tree/etc/systemd/jo
 # --- the guests' disk: the modules of their kernel, and a small journal, for guests are killed and booted again
 
 mkdir -p "$tree/lib/modules"
-cp -a /usr/lib/uml/modules/* "$tree/lib/modules/"
-for modules in "$tree"/lib/modules/*; do chroot "$tree" depmod "$(basename "$modules")"; done
+cp -a "$modules"/* "$tree/lib/modules/"
+for version in "$tree"/lib/modules/*; do chroot "$tree" depmod "$(basename "$version")"; done
 truncate -s 4G "$out/disk.ext4"
 mke2fs -q -F -t ext4 -J size=8 -O ^metadata_csum -E lazy_itable_init=0,nodiscard -m 0 -d "$tree" "$out/disk.ext4"

@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use helix_tests::process::tail;
 
 const RECIPE: &str = include_str!("build.sh");
-/// The guests' kernel loads its modules from the root.
-const MODULES: &str = "/usr/lib/uml/modules";
+/// The guests' kernel loads its modules from the root. Debian's package has them in the first, `packaging/setup.sh`
+/// unpacks them into the second where there is no package.
+const MODULES: [&str; 2] = ["/usr/lib/uml/modules", "/usr/local/lib/uml/modules"];
 
 /// A release of Debian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Suite {
     /// Its files; [`Suite::build`] has made them before the lab began, for there is no way to a mirror inside.
     pub fn root(self) -> Result<Root> {
         let mut recipe = format!("{}\n{RECIPE}", self.name());
-        for entry in fs::read_dir(MODULES).with_context(|| format!("{MODULES}: run packaging/setup.sh test-hosts"))? {
+        for entry in fs::read_dir(modules()?)? {
             recipe.push_str(&entry?.file_name().to_string_lossy());
         }
         Ok(Root(cache()?.join(format!("{}-{:016x}", self.name(), fingerprint(&recipe)))))
@@ -68,8 +69,9 @@ impl Suite {
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["bash", "-c", RECIPE, "build.sh"])
             .arg(self.name())
-            .arg(mirror()?)
             .arg(&unfinished)
+            .arg(modules()?)
+            .args(mirror()?)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -114,10 +116,15 @@ pub fn lock(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The mirror of Debian that this machine uses already.
-fn mirror() -> Result<String> {
+fn modules() -> Result<&'static Path> {
+    let found = MODULES.iter().map(Path::new).find(|dir| dir.is_dir());
+    found.with_context(|| format!("neither {} is there: run packaging/setup.sh test-hosts", MODULES.join(" nor ")))
+}
+
+/// The mirror of Debian that this machine uses already; None on another distribution, where mmdebstrap knows one.
+fn mirror() -> Result<Option<String>> {
     if let Ok(mirror) = std::env::var("HELIX_TEST_HOSTS_MIRROR") {
-        return Ok(mirror);
+        return Ok(Some(mirror));
     }
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"])
@@ -126,8 +133,11 @@ fn mirror() -> Result<String> {
     let targets = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut mirrors = targets.lines().filter_map(|line| line.strip_prefix("Debian "));
     match mirrors.find(|mirror| !mirror.contains("security")) {
-        Some(mirror) => Ok(mirror.to_owned()),
-        None => bail!("apt knows no mirror of Debian: run apt-get update, or set HELIX_TEST_HOSTS_MIRROR"),
+        Some(mirror) => Ok(Some(mirror.to_owned())),
+        None if targets.trim().is_empty() => {
+            bail!("apt knows no packages at all: run apt-get update, or set HELIX_TEST_HOSTS_MIRROR")
+        }
+        None => Ok(None),
     }
 }
 
