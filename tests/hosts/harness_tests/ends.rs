@@ -2,7 +2,8 @@
 //! as it passes, as it fails, as somebody types Ctrl-C, and as its processes are killed.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
@@ -58,6 +59,8 @@ struct Run {
     processes: Vec<u32>,
     /// Its namespaces of network and mounts, hosts' included.
     namespaces: Vec<PathBuf>,
+    /// The same, open: as long as they are, no other namespace gets a number of theirs.
+    _open: Vec<File>,
     temporary: Vec<PathBuf>,
 }
 
@@ -76,10 +79,18 @@ impl Run {
         let processes = descendants(pid)?;
         ensure!(processes.len() > 10, "where are its hosts? {processes:?}");
         let own = namespaces(std::process::id());
-        let mut namespaces: Vec<_> = processes.iter().flat_map(|pid| namespaces(*pid)).collect();
-        namespaces.retain(|namespace| !own.contains(namespace));
+        let (mut namespaces, mut open) = (Vec::new(), Vec::new());
+        for path in processes.iter().flat_map(|pid| namespace_files(*pid)) {
+            // A process may have ended since.
+            let Ok(file) = File::open(&path) else { continue };
+            let Ok(name) = fs::read_link(Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())) else { continue };
+            if !own.contains(&name) && !namespaces.contains(&name) {
+                namespaces.push(name);
+                open.push(file);
+            }
+        }
         ensure!(!Cgroup::of_lab(&lab).present().is_empty(), "where are its cgroups?");
-        Ok(Self { launcher, lab, processes, namespaces, temporary })
+        Ok(Self { launcher, lab, processes, namespaces, _open: open, temporary })
     }
 
     async fn end(&mut self) -> Result<ExitStatus> {
@@ -179,8 +190,11 @@ fn temporary() -> Result<Vec<PathBuf>> {
 }
 
 fn namespaces(pid: u32) -> Vec<PathBuf> {
-    let read = |kind: &str| fs::read_link(Path::new("/proc").join(pid.to_string()).join("ns").join(kind)).ok();
-    ["net", "mnt"].into_iter().filter_map(read).collect()
+    namespace_files(pid).iter().filter_map(|path| fs::read_link(path).ok()).collect()
+}
+
+fn namespace_files(pid: u32) -> [PathBuf; 2] {
+    ["net", "mnt"].map(|kind| Path::new("/proc").join(pid.to_string()).join("ns").join(kind))
 }
 
 fn pids() -> Result<Vec<u32>> {
