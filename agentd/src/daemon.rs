@@ -112,12 +112,13 @@ async fn serve<S: Supervisor>(
 ) -> anyhow::Result<Ended> {
     let token = enrol::own_token(&config.state_dir).context("cannot keep this runner's own token")?;
     let (ledger, entries) = Ledger::open(&config.state_dir)?;
-    let kinds = Kinds::load(std::slice::from_ref(&config.kinds_dir), &OsString::from(&host.path));
+    let path = OsString::from(&host.path);
+    let kinds = Kinds::load(std::slice::from_ref(&config.kinds_dir), &path, config.zed_binary.as_deref());
     let reports = Reports::default();
     let (ended, ended_count) = watch::channel(0);
     let facts = inventory::facts(&config, &kinds, &supervisor);
     for (kind, reason) in &facts.unavailable_kinds {
-        tracing::warn!(%kind, reason, "kind cannot run here");
+        tracing::info!(%kind, reason, "kind cannot run here");
     }
 
     let (desired_sender, desired) = watch::channel(None);

@@ -23,10 +23,13 @@ pub use render::{Context, RenderError, Rendered, render};
 
 use crate::supervisor::SessionPaths;
 
-const SHIPPED: [(&str, &str); 2] = [
+const SHIPPED: [(&str, &str); 3] = [
     ("command", include_str!("../../packaging/kinds/command.toml")),
     ("terminal", include_str!("../../packaging/kinds/terminal.toml")),
+    ("zed", include_str!("../../packaging/kinds/zed.toml")),
 ];
+/// The editor's program where the runner's settings name none.
+const ZED: &str = "zed";
 
 /// Why a session cannot be of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,12 +80,15 @@ impl KindError {
 #[derive(Debug, Clone)]
 pub struct Kinds {
     kinds: BTreeMap<KindName, Result<KindFile, String>>,
+    zed: String,
 }
 
 impl Kinds {
     /// The shipped kinds, overlaid by the files in `dirs` (the last one wins; one that does not exist is passed
-    /// over), checked against the programs in `path` (the value of PATH).
-    pub fn load(dirs: &[PathBuf], path: &OsStr) -> Self {
+    /// over), checked against the programs in `path` (the value of PATH) and the Zed editor, `zed` in `path` where
+    /// no other is named.
+    pub fn load(dirs: &[PathBuf], path: &OsStr, zed: Option<&Path>) -> Self {
+        let zed = zed.map_or_else(|| ZED.to_owned(), |zed| zed.to_string_lossy().into_owned());
         let mut texts: BTreeMap<KindName, Result<String, String>> = BTreeMap::new();
         texts.extend(
             SHIPPED.iter().filter_map(|(name, text)| Some((KindName::parse(*name).ok()?, Ok((*text).to_owned())))),
@@ -90,8 +96,9 @@ impl Kinds {
         for dir in dirs {
             texts.extend(read_dir(dir));
         }
-        let check = |text: Result<String, String>| text.and_then(|text| parse(&text)).and_then(|kind| kind.check(path));
-        Self { kinds: texts.into_iter().map(|(name, text)| (name, check(text))).collect() }
+        let check =
+            |text: Result<String, String>| text.and_then(|text| parse(&text)).and_then(|kind| kind.check(path, &zed));
+        Self { kinds: texts.into_iter().map(|(name, text)| (name, check(text))).collect(), zed }
     }
 
     /// The kind, if a session with or without this input can run it here.
@@ -104,6 +111,11 @@ impl Kinds {
             (Input::None, true) => Err(KindError::InputRefused { kind: kind() }),
             _ => Ok(file),
         }
+    }
+
+    /// The Zed editor's program, for templates.
+    pub fn zed(&self) -> &str {
+        &self.zed
     }
 
     /// Kinds that can run here.
@@ -182,6 +194,7 @@ fn parse(text: &str) -> Result<KindFile, String> {
         input: "",
         geometry: Geometry { width: 1920, height: 1080 },
         shell: "/bin/sh",
+        zed: ZED,
     };
     render(&kind, &context).map_err(|error| format!("its file is faulty: {error}"))?;
     Ok(kind)
@@ -194,7 +207,10 @@ impl KindFile {
     }
 
     /// The kind if the machine has what it needs, else what is missing and how to get it.
-    fn check(self, path: &OsStr) -> Result<Self, String> {
+    fn check(self, path: &OsStr, zed: &str) -> Result<Self, String> {
+        if self.requires.zed && !is_in_path(zed, path) {
+            return Err(format!("the Zed editor's program {zed} is not there; set zed_binary (ZED_BINARY) to it"));
+        }
         let missing = self.requires.programs.iter().filter(|(program, _)| !is_in_path(program, path));
         let (programs, packages): (Vec<&str>, Vec<&str>) =
             missing.map(|(program, package)| (program.as_str(), package.as_str())).unzip();

@@ -153,6 +153,9 @@ impl Restart {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Requires {
+    /// The Zed editor ([`super::Kinds::zed`]).
+    #[serde(default)]
+    pub zed: bool,
     /// Program → package that has it.
     #[serde(default)]
     pub programs: BTreeMap<String, String>,

@@ -28,6 +28,8 @@ pub struct Context<'a> {
     pub geometry: Geometry,
     /// `shell`: the user's shell.
     pub shell: &'a str,
+    /// `zed`: the Zed editor's program.
+    pub zed: &'a str,
 }
 
 /// What the app unit gets from its kind.
@@ -60,7 +62,7 @@ pub fn render(kind: &KindFile, context: &Context<'_>) -> Result<Rendered, Render
     if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
         engine.set_syntax(syntax);
     }
-    let Context { session, paths, project, agentd, input, geometry, shell } = *context;
+    let Context { session, paths, project, agentd, input, geometry, shell, zed } = *context;
     let values = context! {
         session => session.as_str(),
         root => paths.root.to_string_lossy(),
@@ -74,6 +76,7 @@ pub fn render(kind: &KindFile, context: &Context<'_>) -> Result<Rendered, Render
         width => geometry.width,
         height => geometry.height,
         shell,
+        zed,
     };
     let text = |place: String, template: &str| {
         // Name and line of the error's own text are of an unnamed template; `place` says which.

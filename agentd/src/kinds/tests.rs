@@ -33,6 +33,7 @@ fn rendered(name: &str, input: &str) -> Rendered {
         input,
         geometry: Geometry { width: 1920, height: 1080 },
         shell: "/bin/bash",
+        zed: "/opt/zed/bin/zed",
     };
     render(&file, &context).unwrap()
 }
@@ -63,10 +64,26 @@ fn the_terminal_kind_runs_the_users_shell() {
     insta::assert_snapshot!(rendered("terminal", "").argv.join(" "));
 }
 
+/// With the documents' limits and reservation.
+#[test]
+fn the_zed_kind_opens_the_project_in_the_editor_that_the_settings_name() {
+    insta::assert_snapshot!(rendered("zed", "").argv.join(" "));
+    let path = path_with(&["dbus-daemon", "zed"]);
+    let other = path.path().join("other");
+    let load = |zed: Option<&Path>| Kinds::load(&[], path.path().as_os_str(), zed);
+    assert_eq!(load(None).zed(), "zed");
+    let kinds = load(None);
+    let file = kinds.get(&kind("zed"), None).unwrap();
+    let limits = serde_json::to_string(&(file.resources, file.reserve)).unwrap();
+    assert_eq!(limits, r#"[{"cpu":2.0,"memory":4294967296},{"cpu":0.5,"memory":1073741824}]"#);
+    let told = load(Some(&other)).unavailable()[&kind("zed")].clone();
+    insta::assert_snapshot!(told.replace(&*path.path().to_string_lossy(), "/dir"));
+}
+
 #[test]
 fn a_missing_program_names_its_package() {
     let path = path_with(&["dbus-daemon"]);
-    let kinds = Kinds::load(&[], path.path().as_os_str());
+    let kinds = Kinds::load(&[], path.path().as_os_str(), None);
     assert!(kinds.available().is_empty());
     insta::assert_snapshot!(kinds.unavailable()[&kind("command")]);
     assert_eq!(kinds.get(&kind("command"), Some("x")).unwrap_err().code(), "kind_unavailable");
@@ -75,15 +92,15 @@ fn a_missing_program_names_its_package() {
 #[test]
 fn input_is_wanted_or_refused_as_the_kind_says() {
     let path = path_with(&["xterm", "dbus-daemon"]);
-    let kinds = Kinds::load(&[], path.path().as_os_str());
+    let kinds = Kinds::load(&[], path.path().as_os_str(), None);
     assert_eq!(kinds.available(), [kind("command"), kind("terminal")]);
     assert!(kinds.get(&kind("command"), Some("make")).is_ok());
     assert!(kinds.get(&kind("terminal"), None).is_ok());
     assert_eq!(kinds.get(&kind("command"), None).unwrap_err().code(), "input_missing");
     assert_eq!(kinds.get(&kind("command"), Some("")).unwrap_err().code(), "input_missing");
     assert_eq!(kinds.get(&kind("terminal"), Some("ls")).unwrap_err().code(), "input_refused");
-    assert_eq!(kinds.get(&kind("zed"), None).unwrap_err().code(), "kind_unknown");
-    insta::assert_snapshot!(kinds.get(&kind("zed"), None).unwrap_err());
+    assert_eq!(kinds.get(&kind("emacs"), None).unwrap_err().code(), "kind_unknown");
+    insta::assert_snapshot!(kinds.get(&kind("emacs"), None).unwrap_err());
 }
 
 #[test]
@@ -98,7 +115,7 @@ fn files_overlay_the_shipped_ones_and_faults_are_told_with_their_line() {
     fs::write(dir.path().join("escape.toml"), format!("{minimal}[[files]]\npath = \"../x\"\ncontent = \"\"\n"))
         .unwrap();
     fs::write(dir.path().join("README"), "not a kind").unwrap();
-    let kinds = Kinds::load(&[dir.path().join("missing"), dir.path().to_owned()], path.path().as_os_str());
+    let kinds = Kinds::load(&[dir.path().join("missing"), dir.path().to_owned()], path.path().as_os_str(), None);
     assert_eq!(kinds.available(), [kind("command"), kind("terminal")]);
     assert_eq!(kinds.get(&kind("terminal"), None).unwrap().command, ["true"]);
     let faults = kinds.unavailable();

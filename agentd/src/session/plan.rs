@@ -135,6 +135,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
         input: spec.input.as_deref().unwrap_or_default(),
         geometry,
         shell: &host.shell,
+        zed: inputs.kinds.zed(),
     };
     let resources = resources(inputs, kind.resources)?;
     let rendered = kinds::render(kind, &context)

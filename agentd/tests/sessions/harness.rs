@@ -105,7 +105,7 @@ impl Runner {
         let context = Arc::new(Context {
             supervisor: self.supervisor.clone(),
             config: self.config.clone(),
-            kinds: Kinds::load(&[], if self.without_kinds { "/nonexistent" } else { &host.path }.as_ref()),
+            kinds: Kinds::load(&[], if self.without_kinds { "/nonexistent" } else { &host.path }.as_ref(), None),
             host,
             ledger,
             reports: self.reports.clone(),

@@ -31,7 +31,7 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         runner: &RunnerId::parse("r-1").expect("valid id"),
         spec,
         kind: &KindName::parse(kind).expect("valid kind"),
-        kinds: &Kinds::load(&[], &path),
+        kinds: &Kinds::load(&[], &path, None),
         paths: &paths,
         default_geometry: Geometry { width: 1920, height: 1080 },
         host: &host,
