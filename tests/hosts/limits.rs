@@ -6,7 +6,7 @@ use helix_protocol::session::SessionPhase;
 use helix_tests::eventually::{eventually, secs};
 use serde_json::json;
 
-use crate::fleet::{Fleet, RunnerSettings};
+use crate::fleet::{Fleet, RunnerSettings, install};
 use crate::harness::{Boot, Case, Host, say};
 use crate::units::Units;
 
@@ -14,6 +14,7 @@ use crate::units::Units;
 pub fn cases() -> Vec<Case> {
     vec![
         Case::always("limits_are_enforced", limits_are_enforced),
+        Case::thorough("a_machine_without_a_controller_is_refused", a_machine_without_a_controller_is_refused),
         Case::thorough("a_guest_s_reboot_is_told", a_guests_reboot_is_told),
     ]
 }
@@ -131,6 +132,20 @@ async fn end(fleet: &Fleet, units: &Units<'_>, id: &str) -> Result<()> {
     fleet.api()?.stop(id).await?;
     fleet.api()?.wait_phase(id, SessionPhase::Stopped, SLOW).await?;
     units.gone(&user, secs(60)).await
+}
+
+async fn a_machine_without_a_controller_is_refused() -> Result<()> {
+    let boot = Boot::guest().kernel("cgroup_disable=memory");
+    let (fleet, host) = tokio::try_join!(Fleet::start(), boot.start())?;
+    install(&host).await?;
+    fleet.configure(&host, &RunnerSettings::default()).await?;
+    let told = host.run("timeout 120 /usr/bin/agentd run --config /etc/helix/agentd.toml").await?;
+    ensure!(told.code == 1, "exit code {}: {}", told.code, told.stderr);
+    for word in ["there is no controller memory", "cgroup_enable=memory", "process backend"] {
+        ensure!(told.stderr.contains(word), "{}", told.stderr);
+    }
+    host.stop().await?;
+    fleet.stop().await
 }
 
 async fn a_guests_reboot_is_told() -> Result<()> {

@@ -38,6 +38,11 @@ impl Cgroups {
         Enforcement { isolation: ISOLATION.to_owned(), limits: self.sentence(&enforced), enforced, missing }
     }
 
+    /// Why limits of processors, memory or processes would have no effect here; empty where systemd can enforce them.
+    pub fn faults(&self) -> Vec<String> {
+        ["cpu", "memory", "pids"].into_iter().filter_map(|controller| self.fault(controller)).collect()
+    }
+
     fn sentence(&self, enforced: &[String]) -> String {
         let version = match self.hierarchy() {
             Hierarchy::V2 => "control groups of version 2",

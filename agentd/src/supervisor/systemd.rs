@@ -127,6 +127,15 @@ pub enum SystemdError {
         /// What hides them.
         option: String,
     },
+    /// Limits would have no effect.
+    #[error(
+        "sessions could not be limited: {}; boot with this controller (cgroup_enable=memory where it is switched off), in \
+         a container have it delegated, or use the process backend, which limits nothing", faults.join("; ")
+    )]
+    Controllers {
+        /// What is wrong with each.
+        faults: Vec<String>,
+    },
     /// Slot users are missing.
     #[error(transparent)]
     Slots(#[from] SlotsError),
@@ -172,6 +181,11 @@ impl SystemdSupervisor {
         if let Some(option) = proc_mount::hides_processes().map_err(SystemdError::Watch)? {
             return Err(SystemdError::HiddenProcesses { option });
         }
+        let cgroups = Cgroups::detect().map_err(SystemdError::Watch)?;
+        let faults = cgroups.faults();
+        if !faults.is_empty() {
+            return Err(SystemdError::Controllers { faults });
+        }
         for dir in [&mut config.state_dir, &mut config.workspace_dir] {
             *dir = make_dir(dir).map_err(|source| SystemdError::Directory { path: dir.clone(), source })?;
         }
@@ -194,7 +208,7 @@ impl SystemdSupervisor {
         let outcomes = Outcomes::new(move |layout, result| heard.outcome(layout.key(), result, true));
         let inner = Inner {
             mark: Mark::new(&config.runner, &config.state_dir),
-            cgroups: Cgroups::detect().map_err(SystemdError::Watch)?,
+            cgroups,
             oom: OomEvents::new().map_err(SystemdError::Watch)?,
             outcomes: outcomes.map_err(SystemdError::Watch)?,
             config,

@@ -22,17 +22,18 @@ pub struct Boot {
     kind: Kind,
     suite: Suite,
     memory: u32,
+    kernel: &'static str,
 }
 
 impl Boot {
     /// A container of Debian 12.
     pub const fn container() -> Self {
-        Self { kind: Kind::Container, suite: Suite::Bookworm, memory: 0 }
+        Self { kind: Kind::Container, suite: Suite::Bookworm, memory: 0, kernel: "" }
     }
 
     /// A guest of Debian 12 with 512 MiB.
     pub const fn guest() -> Self {
-        Self { kind: Kind::Guest, suite: Suite::Bookworm, memory: 512 }
+        Self { kind: Kind::Guest, suite: Suite::Bookworm, memory: 512, kernel: "" }
     }
 
     /// Another release of Debian.
@@ -45,6 +46,11 @@ impl Boot {
         Self { memory: mebibytes, ..self }
     }
 
+    /// With one more word for the kernel of a guest.
+    pub const fn kernel(self, word: &'static str) -> Self {
+        Self { kernel: word, ..self }
+    }
+
     /// Starts it, and waits until its systemd says `running`: all units are up, and none has failed.
     pub async fn start(self) -> Result<Host> {
         let (number, address) = lab::next_seat()?;
@@ -52,7 +58,10 @@ impl Boot {
         let root = self.suite.root()?;
         let dir = lab::dir().join("hosts").join(&name);
         let cgroup = lab::cgroup()?.host(&name);
-        let mut host = Host::furnish(self.kind, Seat { name, address, root, dir, memory: self.memory, cgroup })?;
+        let mut host = Host::furnish(
+            self.kind,
+            Seat { name, address, root, dir, memory: self.memory, kernel: self.kernel, cgroup },
+        )?;
         host.boot().await?;
         Ok(host)
     }

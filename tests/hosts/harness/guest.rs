@@ -51,6 +51,7 @@ pub fn spawn(seat: &Seat) -> Result<Child> {
         format!("LAB_ADDRESS={}/{PREFIX}", seat.address),
         format!("LAB_GATEWAY={SERVER}"),
     ]);
+    command.args(Some(seat.kernel).filter(|word| !word.is_empty()));
     // Its memory is a file here: of a disk, every write of the guest would be a write to the disk.
     command.env("TMPDIR", lab::dir());
     spawn_in(seat, &command)

@@ -48,6 +48,8 @@ pub struct Seat {
     pub dir: PathBuf,
     /// Of a guest, in MiB.
     pub memory: u32,
+    /// One more word for a guest's kernel; may be empty.
+    pub kernel: &'static str,
     /// Holds all that runs in it.
     pub cgroup: Cgroup,
 }
