@@ -56,7 +56,7 @@ if here && [ "$(id -u)" != 0 ]; then fail "this needs root: sudo packaging/insta
 files() {
   local program file
   for program in agentd helix-server helixctl; do echo "755 $bin_dir/$program bin/$program"; done
-  for file in agentd.service agentd@.service helix-server.service agentd.slice helix.slice; do
+  for file in agentd.service agentd@.service agentd-hold@.service helix-server.service agentd.slice helix.slice; do
     echo "644 $source_dir/systemd/$file lib/systemd/system/$file"
   done
   echo "644 $source_dir/systemd/sysusers.d/helix.conf lib/sysusers.d/helix.conf"
@@ -116,8 +116,8 @@ do_uninstall() {
       'agentd.service' 'agentd@*.service' 'helix-server.service' 'helix-s*.slice' | awk '{ print $1 }' | xargs)
     [ -z "$running" ] || fail "these are running: $running" \
       "Stop the sessions first (helixctl session stop), then: systemctl disable --now agentd 'agentd@*' helix-server"
-    # Empty by now, but there as long as nobody stops them.
-    systemctl stop agentd.slice helix.slice 2>/dev/null || true
+    # Waits for a moment that does not come any more. The slices are empty by now, but there until somebody stops them.
+    systemctl stop 'agentd-hold@*.service' agentd.slice helix.slice 2>/dev/null || true
     # What enabling made.
     find /etc/systemd/system -type l \( -name 'agentd.service' -o -name 'agentd@*.service' -o -name helix-server.service \) -delete
   fi

@@ -127,19 +127,29 @@ pub struct Config {
 impl Config {
     /// Reads file, environment and flags; every mistake at once.
     pub fn load(args: &RunArgs, env: &Environment) -> Result<Self, ConfigError> {
+        let (config, faults) = Self::load_anyway(args, env);
+        faults.map_or(Ok(config), Err)
+    }
+
+    /// What can be made of settings that may be faulty, and the faults: a setting that cannot be read is as if it were
+    /// not there. For `agentd hold`, which must act just when agentd itself refuses to.
+    pub fn load_anyway(args: &RunArgs, env: &Environment) -> (Self, Option<ConfigError>) {
         let mut values = source::Values::collect(args, env);
         let config = read::config(&mut values, env);
-        values.finish()?;
-        Ok(config)
+        (config, values.finish().err())
     }
 }
 
-/// `<state>` where none is configured: `/var/lib/helix/agentd` for root, the XDG state directory otherwise.
+/// `<state>` where none is configured: what systemd made for the service (`StateDirectory=`), else
+/// `/var/lib/helix/agentd` for root, the XDG state directory otherwise.
 pub fn default_state_dir(env: &Environment, root: bool) -> Option<PathBuf> {
+    let absolute = |name: &str| env.get(name).filter(|path| path.starts_with('/')).map(PathBuf::from);
+    if let Some(made) = absolute("STATE_DIRECTORY") {
+        return Some(made);
+    }
     if root {
         return Some(PathBuf::from("/var/lib/helix/agentd"));
     }
-    let absolute = |name: &str| env.get(name).filter(|path| path.starts_with('/')).map(PathBuf::from);
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
     Some(state.join("helix-agentd"))
 }

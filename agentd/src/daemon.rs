@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +33,7 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::process::{ProcessConfig, ProcessSupervisor};
 use crate::supervisor::systemd::{SlotUsers, SystemdConfig, SystemdSupervisor};
 use crate::usage::{self, UsageBoard};
-use crate::{dial, drain, inventory};
+use crate::{dial, drain, inventory, state_lock};
 
 /// Exists where systemd is PID 1 (sd_booted(3)).
 const SYSTEMD_IS_PID_1: &str = "/run/systemd/system";
@@ -57,33 +56,19 @@ pub enum Ended {
 /// Runs the runner until it is told to end. `hangup` is SIGHUP, caught early.
 pub async fn run(config: Config, env: &Environment, program: &Program, hangup: Signal) -> anyhow::Result<Ended> {
     let config = Arc::new(config);
-    let lock = lock(&config.state_dir)?;
+    let lock = state_lock::take(&config.state_dir)?;
     notes(&config);
     let reload = Reload { program: program.clone(), hangup };
     let program = program.path().clone();
     if backend(&config) == Backend::Systemd {
-        let supervisor = SystemdSupervisor::new(SystemdConfig {
-            state_dir: config.state_dir.clone(),
-            workspace_dir: config.workspace_dir.clone(),
-            program: program.clone(),
-            runner: config.runner.clone(),
-            slot_users: SlotUsers {
-                prefix: config.slot_user_prefix.clone(),
-                first: config.slot_user_first,
-                count: config.slots,
-            },
-        })
-        .await
-        .context("sessions cannot be run as systemd units")?;
+        let supervisor = SystemdSupervisor::new(systemd_config(&config, program.clone()))
+            .await
+            .context("sessions cannot be run as systemd units")?;
         // Sessions run as users of their own, which are nobody's login.
         let host = Host { user: "agent".to_owned(), ..host(env, program) };
         return serve(config, supervisor, host, reload, lock).await;
     }
-    let supervisor = ProcessSupervisor::new(ProcessConfig {
-        state_dir: config.state_dir.clone(),
-        workspace_dir: config.workspace_dir.clone(),
-        program: program.clone(),
-    })?;
+    let supervisor = ProcessSupervisor::new(process_config(&config, program.clone()))?;
     serve(config, supervisor, host(env, program), reload, lock).await
 }
 
@@ -94,13 +79,33 @@ struct Reload {
 }
 
 /// What `auto` means here.
-fn backend(config: &Config) -> Backend {
+pub fn backend(config: &Config) -> Backend {
     let systemd = || rustix::process::geteuid().is_root() && Path::new(SYSTEMD_IS_PID_1).exists();
     match config.backend {
         Backend::Auto if systemd() => Backend::Systemd,
         Backend::Auto => Backend::Process,
         chosen => chosen,
     }
+}
+
+/// The systemd backend's part of the settings.
+pub fn systemd_config(config: &Config, program: PathBuf) -> SystemdConfig {
+    SystemdConfig {
+        state_dir: config.state_dir.clone(),
+        workspace_dir: config.workspace_dir.clone(),
+        program,
+        runner: config.runner.clone(),
+        slot_users: SlotUsers {
+            prefix: config.slot_user_prefix.clone(),
+            first: config.slot_user_first,
+            count: config.slots,
+        },
+    }
+}
+
+/// The process backend's part of the settings.
+pub fn process_config(config: &Config, program: PathBuf) -> ProcessConfig {
+    ProcessConfig { state_dir: config.state_dir.clone(), workspace_dir: config.workspace_dir.clone(), program }
 }
 
 async fn serve<S: Supervisor>(
@@ -248,26 +253,6 @@ fn notes(config: &Config) {
 
 fn is_loopback(origin: &str) -> bool {
     ["http://localhost", "http://127.", "http://[::1]"].iter().any(|prefix| origin.starts_with(prefix))
-}
-
-/// One agentd per state directory: two would fight about its sessions.
-fn lock(state_dir: &Path) -> anyhow::Result<File> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).with_context(|| {
-        format!("cannot make state directory {}; choose another with --state-dir", state_dir.display())
-    })?;
-    let path = state_dir.join("agentd.lock");
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).with_context(|| {
-            format!("cannot write {}; choose another --state-dir or run as its owner", path.display())
-        })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
-            "another agentd runs with state directory {}; stop it, or give this one its own --state-dir and --runner-id",
-            state_dir.display()
-        ),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
-    }
 }
 
 /// What sessions get of agentd's surroundings.

@@ -4,8 +4,8 @@
 //! [`Fence::heard`] notes each acknowledged heartbeat with the time at which it was *sent*, which is never later than
 //! the server's own. One task ([`run`]) waits on CLOCK_BOOTTIME, which goes on while the machine is suspended, and
 //! says `cut off` when `MARGIN` of the lost-timeout has passed without another; it takes that back at the first
-//! desired set after contact came back ([`Fence::synced`]), never before, so that whoever lets a session go on has
-//! seen what the servers now want of it. The time of the last contact is kept on disk, a moment behind: a restarted
+//! desired set after contact came back ([`Fence::synced`]), which it asks for at once ([`Fence::sync_wanted`]), never
+//! before, so that whoever lets a session go on has seen what the servers now want of it. The time of the last contact is kept on disk, a moment behind: a restarted
 //! agentd goes on counting where its predecessor stopped, or a little earlier, which is the safe side.
 
 use std::fs;
@@ -20,7 +20,7 @@ use rustix::time::{
     timerfd_settime,
 };
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::supervisor::process::procfs;
 
@@ -51,6 +51,7 @@ impl Contact {
 pub struct Fence {
     contact: Arc<watch::Sender<Option<Contact>>>,
     syncs: Arc<watch::Sender<u64>>,
+    sync_wanted: Arc<Notify>,
     file: PathBuf,
 }
 
@@ -59,7 +60,12 @@ impl Fence {
     pub fn new(state_dir: &Path) -> Self {
         let file = state_dir.join(FILE);
         let contact = load(&file);
-        Self { contact: Arc::new(watch::Sender::new(contact)), syncs: Arc::new(watch::Sender::new(0)), file }
+        Self {
+            contact: Arc::new(watch::Sender::new(contact)),
+            syncs: Arc::new(watch::Sender::new(0)),
+            sync_wanted: Arc::default(),
+            file,
+        }
     }
 
     /// Now, for [`Fence::heard`]; ask before the request is sent.
@@ -74,10 +80,33 @@ impl Fence {
         self.contact.send_replace(Some(contact));
     }
 
+    /// Completes when contact is back and sessions are held until the next desired set: somebody should fetch it.
+    pub async fn sync_wanted(&self) {
+        self.sync_wanted.notified().await;
+    }
+
     /// A desired set came, and whoever reads it can see it now.
     pub fn synced(&self) {
         self.syncs.send_modify(|count| *count += 1);
     }
+}
+
+/// True when a server may soon call a runner lost whose last contact is the one on disk.
+pub fn is_silent(state_dir: &Path) -> bool {
+    load(&state_dir.join(FILE)).is_some_and(|last| Fence::now() >= last.deadline())
+}
+
+/// Waits until that is so; false where there never was a contact in this boot.
+pub async fn silence(state_dir: &Path) -> io::Result<bool> {
+    let timer = timer()?;
+    while let Some(last) = load(&state_dir.join(FILE)) {
+        if Fence::now() >= last.deadline() {
+            return Ok(true);
+        }
+        arm(timer.get_ref(), last.deadline())?;
+        timer.readable().await?.clear_ready();
+    }
+    Ok(false)
 }
 
 /// Says through `cut_off` how it is, and keeps the time of the last contact, until it is dropped.
@@ -104,9 +133,7 @@ async fn keep(fence: &Fence) {
 }
 
 async fn tell(fence: &Fence, cut_off: watch::Sender<bool>) -> io::Result<()> {
-    let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-    #[allow(deprecated, reason = "what replaces it is unsafe; an OwnedFd is always the same open descriptor")]
-    let timer = AsyncFd::new(timer)?;
+    let timer = timer()?;
     let (mut contact, mut syncs) = (fence.contact.subscribe(), fence.syncs.subscribe());
     // Desired sets count from the moment at which contact came back.
     let mut back = false;
@@ -124,6 +151,7 @@ async fn tell(fence: &Fence, cut_off: watch::Sender<bool>) -> io::Result<()> {
             Some(last) if !silent => {
                 if held && !std::mem::replace(&mut back, true) {
                     syncs.mark_unchanged();
+                    fence.sync_wanted.notify_one();
                 }
                 arm(timer.get_ref(), last.deadline())?;
             }
@@ -139,6 +167,12 @@ async fn tell(fence: &Fence, cut_off: watch::Sender<bool>) -> io::Result<()> {
             }
         }
     }
+}
+
+fn timer() -> io::Result<AsyncFd<OwnedFd>> {
+    let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    #[allow(deprecated, reason = "what replaces it is unsafe; an OwnedFd is always the same open descriptor")]
+    AsyncFd::new(timer)
 }
 
 fn arm(timer: &OwnedFd, at: BootMillis) -> io::Result<()> {
@@ -185,9 +219,21 @@ mod tests {
         fence.heard(Fence::now(), Duration::from_mins(1));
         let soon = tokio::time::timeout(Duration::from_millis(200), cut_off.wait_for(|now| !*now)).await.is_ok();
         assert!(!soon, "contact alone took it back");
+        tokio::time::timeout(Duration::from_secs(10), fence.sync_wanted()).await.expect("a desired set is asked for");
         fence.synced();
         until(&mut cut_off, false).await;
         task.abort();
+    }
+
+    #[tokio::test]
+    async fn whoever_stands_in_waits_as_long() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        assert!(!silence(dir.path()).await.expect("a timer"), "there never was a contact");
+        let contact = Contact { at: Fence::now(), lost_timeout: 500 };
+        save(&dir.path().join(FILE), contact).expect("written");
+        assert!(!is_silent(dir.path()));
+        assert!(silence(dir.path()).await.expect("a timer"));
+        assert!(is_silent(dir.path()) && Fence::now() >= contact.deadline());
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use helix_agentd::daemon::Ended;
 use helix_agentd::reload::Program;
 use helix_agentd::session::workspace;
 use helix_agentd::supervisor::process::reap_all;
-use helix_agentd::{daemon, guest, task, telemetry};
+use helix_agentd::{daemon, guest, hold, task, telemetry};
 use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,6 +36,8 @@ const BAD_CONFIG: u8 = 78;
 enum Cli {
     /// Run sessions for the servers
     Run(Box<RunArgs>),
+    /// Hold sessions that may start elsewhere, once a server may call this stopped runner lost
+    Hold(Box<RunArgs>),
     /// End everything that a runner left behind, and prove it
     Reap {
         /// State directory of the runner
@@ -69,12 +71,20 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Cli::Reap { state_dir, workspace_dir } => {
             reap_all(&state_dir, workspace_dir.as_deref())?;
         }
-        Cli::Run(args) => return daemon(&args),
+        Cli::Run(args) => return daemon(&args, Job::Run),
+        Cli::Hold(args) => return daemon(&args, Job::Hold),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn daemon(args: &RunArgs) -> anyhow::Result<ExitCode> {
+/// What is done with a runner's settings.
+#[derive(Debug, Clone, Copy)]
+enum Job {
+    Run,
+    Hold,
+}
+
+fn daemon(args: &RunArgs, job: Job) -> anyhow::Result<ExitCode> {
     // Fails only if one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let program = Program::this().context("cannot tell where agentd's own program is")?;
@@ -82,13 +92,13 @@ fn daemon(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // First of all: a SIGHUP that nobody expects ends a process.
     let hangup = runtime.block_on(async { signal(SignalKind::hangup()) }).context("cannot listen for SIGHUP")?;
     let env = daemon::environment();
-    let config = match Config::load(args, &env) {
-        Ok(config) => config,
-        Err(faults) => {
-            complain(&faults.into());
+    let (config, faults) = Config::load_anyway(args, &env);
+    if let Some(faults) = faults {
+        complain(&faults.into());
+        if matches!(job, Job::Run) {
             return Ok(ExitCode::from(BAD_CONFIG));
         }
-    };
+    }
     if args.check_config {
         let what =
             args.config.as_deref().map_or_else(|| "the settings are".into(), |file| format!("{} is", file.display()));
@@ -97,7 +107,10 @@ fn daemon(args: &RunArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     telemetry::init(&config)?;
-    let ended = runtime.block_on(daemon::run(config, &env, &program, hangup));
+    let ended = match job {
+        Job::Run => runtime.block_on(daemon::run(config, &env, &program, hangup)),
+        Job::Hold => runtime.block_on(hold::run(config, program.path().clone())).map(|()| Ended::ForGood),
+    };
     runtime.shutdown_timeout(LAST_WORK);
     match ended? {
         Ended::ForGood => Ok(ExitCode::SUCCESS),

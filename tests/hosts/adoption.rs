@@ -8,11 +8,13 @@ use helix_tests::random::Random;
 use serde_json::json;
 
 use crate::fleet::{Fleet, RunnerSettings};
-use crate::harness::{Boot, Case, say};
-use crate::units::Units;
+use crate::harness::{Boot, Case, Host, say};
+use crate::units::{Units, invocations_of};
 
-const SESSIONS: [&str; 5] = ["k1", "k2", "k3", "k4", "k5"];
-const SCRIPT: &str = include_str!("adoption/kills.py");
+/// What lives while agentd is killed.
+pub const SESSIONS: [&str; 5] = ["k1", "k2", "k3", "k4", "k5"];
+/// Kills agentd and says how long it took until every session was taken over.
+pub const KILLS: &str = include_str!("adoption/kills.py");
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
@@ -26,22 +28,21 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// Starts [`SESSIONS`], which do something all the time.
+pub async fn start_sessions(fleet: &Fleet, host: &Host) -> Result<()> {
+    for id in SESSIONS {
+        fleet.command(id, "while :; do date +%s.%N > beat; sleep 0.2; done", host).await?;
+    }
+    Ok(())
+}
+
 async fn kills_of_agentd_lose_nothing() -> Result<()> {
     let (kills, seed) = (number("HELIX_ADOPTION_KILLS", 25), number("HELIX_ADOPTION_SEED", 1));
     let (fleet, host) = tokio::try_join!(Fleet::start(), Boot::container().start())?;
     fleet.join(&host, &RunnerSettings::default()).await?;
-    for id in SESSIONS {
-        fleet.command(id, "while :; do date +%s.%N > beat; sleep 0.2; done", &host).await?;
-    }
-    let all = async || -> Result<_> {
-        let mut all = Vec::new();
-        for id in SESSIONS {
-            all.push(Units::of(&host, id).invocations().await?);
-        }
-        Ok(all)
-    };
-    let before = all().await?;
-    host.write("/root/kills.py", SCRIPT, 0o700).await?;
+    start_sessions(&fleet, &host).await?;
+    let before = invocations_of(&host, &SESSIONS).await?;
+    host.write("/root/kills.py", KILLS, 0o700).await?;
     // In a unit of its own: a thousand kills take longer than a command over ssh may.
     let line = format!(
         "systemd-run -q --unit=kills -p StandardOutput=file:/run/kills.json -p StandardError=file:/run/kills.err python3 /root/kills.py {} {kills} {seed}",
@@ -57,7 +58,7 @@ async fn kills_of_agentd_lose_nothing() -> Result<()> {
     let told = host.run_ok("cat /run/kills.json /run/kills.err").await?;
     ensure!(told.contains("\"kills\""), "seed {seed}: {told}");
     say(&format!("agentd killed, seed {seed}: {told}"));
-    ensure!(all().await? == before, "seed {seed}: a unit was started anew");
+    ensure!(invocations_of(&host, &SESSIONS).await? == before, "seed {seed}: a unit was started anew");
     fleet.online("r1").await?;
     for id in SESSIONS {
         let view = fleet.api()?.session(id).await?;

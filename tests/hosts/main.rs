@@ -11,6 +11,7 @@ mod figures;
 mod fleet;
 mod harness;
 mod harness_tests;
+mod held;
 mod limits;
 mod service;
 mod sessions;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let suites = [
         harness_tests::cases(),
         sessions::cases(),
+        held::cases(),
         adoption::cases(),
         limits::cases(),
         backend::cases(),

@@ -1,6 +1,7 @@
 //! Sessions as systemd units, on containers: what starts, what ends with what, what somebody does by hand, and what
 //! agentd's own end means. Nothing here says anything about cgroup v2.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use crate::fleet::{Fleet, RunnerSettings};
 use crate::harness::{Boot, Case, Host, Suite};
-use crate::units::{OF_A_COMMAND, Units};
+use crate::units::{OF_A_COMMAND, Units, invocations_of};
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
@@ -20,10 +21,10 @@ pub fn cases() -> Vec<Case> {
         Case::always("a_session_is_a_slice_of_units", || a_session_is_a_slice_of_units(Suite::Bookworm)),
         Case::always("a_session_runs_on_trixie", || a_session_is_a_slice_of_units(Suite::Trixie)),
         Case::always("only_what_died_is_started_again", only_what_died_is_started_again),
+        Case::always("an_editor_that_crashes_is_started_again", an_editor_that_crashes_is_started_again),
         Case::always("units_touched_by_hand_are_seen", units_touched_by_hand_are_seen),
         Case::always("agentd_ends_and_sessions_do_not", agentd_ends_and_sessions_do_not),
         Case::always("a_reboot_is_told", a_reboot_is_told),
-        Case::always("a_cut_off_session_is_held", a_cut_off_session_is_held),
         Case::always("logs_come_from_the_journal", logs_come_from_the_journal),
         Case::always("what_cannot_work_is_refused_at_start", what_cannot_work_is_refused_at_start),
         Case::always(
@@ -33,7 +34,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-async fn one_runner(boot: Boot) -> Result<(Fleet, Host)> {
+pub async fn one_runner(boot: Boot) -> Result<(Fleet, Host)> {
     let (fleet, host) = tokio::try_join!(Fleet::start(), boot.start())?;
     fleet.join(&host, &RunnerSettings::default()).await?;
     Ok((fleet, host))
@@ -83,14 +84,7 @@ async fn only_what_died_is_started_again() -> Result<()> {
     let before = units.invocations().await?;
     let wm = units.pid("wm").await?;
     host.run_ok(&format!("kill -9 {wm}")).await?;
-    eventually("the window manager runs again", secs(10), || async {
-        let after = units.invocations().await?;
-        let changed: Vec<_> = before.iter().filter(|(unit, id)| after.get(*unit) != Some(id)).collect();
-        let expected = units.service("wm")?;
-        ensure!(after.len() == before.len() && changed.len() == 1 && *changed[0].0 == expected, "{before:?} {after:?}");
-        Ok(())
-    })
-    .await?;
+    only_restarted(&units, "wm", &before).await?;
     ensure!(fleet.api()?.session("t").await?.phase == SessionPhase::Ready);
 
     // What ends a session is its cause within a second.
@@ -119,6 +113,49 @@ async fn only_what_died_is_started_again() -> Result<()> {
     ensure!(ended.phase == SessionPhase::Failed, "{ended:?}");
     let cause = ended.cause.context("no cause")?;
     ensure!(cause.code == "display_died" && cause.unit.as_deref() == Some("display"), "{cause:?}");
+    units.gone(&user, secs(10)).await?;
+    host.stop().await?;
+    fleet.stop().await
+}
+
+/// Waits until this unit was started anew, and proves that no other was.
+async fn only_restarted(units: &Units<'_>, word: &str, before: &BTreeMap<String, String>) -> Result<()> {
+    let expected = units.service(word)?;
+    eventually(&format!("{word} runs again"), secs(10), || async {
+        let after = units.invocations().await?;
+        let changed: Vec<_> = before.iter().filter(|(unit, id)| after.get(*unit) != Some(id)).collect();
+        ensure!(after.len() == before.len() && changed.len() == 1 && *changed[0].0 == expected, "{before:?} {after:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// In the place of the editor: a window that shows what it was started with.
+const EDITOR: &str = "#!/bin/sh\necho \"$@\" >\"$HOME/arguments\"\nexec xterm -e sleep infinity\n";
+
+/// Kind `zed`, with the documents' limits and reservation.
+async fn an_editor_that_crashes_is_started_again() -> Result<()> {
+    let (fleet, host) = tokio::try_join!(Fleet::start(), Boot::container().start())?;
+    host.write("/opt/zed/zed", EDITOR, 0o755).await?;
+    let settings = RunnerSettings { more: "zed_binary = \"/opt/zed/zed\"", ..RunnerSettings::default() };
+    fleet.join(&host, &settings).await?;
+    let view = fleet.ready(&json!({ "id": "z", "kind": "zed", "project_path": "app" }), secs(60)).await?;
+    let limits = view.limits.context("no limits")?.resources;
+    ensure!(limits.cpu.map(f64::from) == Some(2.0) && limits.memory.map(u64::from) == Some(4 << 30), "{limits:?}");
+    let units = Units::of(&host, "z");
+    let slice = host.run_ok(&format!("systemctl show -p MemoryMax,CPUQuotaPerSecUSec {}", units.slice()?)).await?;
+    ensure!(slice.contains("MemoryMax=4294967296") && slice.contains("CPUQuotaPerSecUSec=2s"), "{slice}");
+    let arguments = host.run_ok(&format!("cat /var/lib/helix/agentd/s/{}/home/arguments", units.key()?)).await?;
+    ensure!(arguments.contains("--user-data-dir") && arguments.ends_with("/app"), "{arguments}");
+
+    let before = units.invocations().await?;
+    host.run_ok(&format!("kill -9 {}", units.pid("app").await?)).await?;
+    only_restarted(&units, "app", &before).await?;
+    // Closing the editor ends the session.
+    let user = units.user().await?;
+    host.run_ok(&format!("pkill -u {user} sleep")).await?;
+    let ended = fleet.until("z", "ends with its editor", secs(20), |view| view.phase.is_terminal()).await?;
+    ensure!(ended.phase == SessionPhase::Stopped, "{ended:?}");
     units.gone(&user, secs(10)).await?;
     host.stop().await?;
     fleet.stop().await
@@ -157,13 +194,7 @@ async fn agentd_ends_and_sessions_do_not() -> Result<()> {
     let gate = "until [ -e go ]; do sleep 0.05; done; echo finished; exit 7";
     fleet.command("ends", gate, &host).await?;
     fleet.ready(&json!({ "id": "shell", "kind": "terminal" }), secs(60)).await?;
-    let all = async || -> Result<_> {
-        let mut all = Vec::new();
-        for id in ["runs", "ends", "shell"] {
-            all.push(Units::of(&host, id).invocations().await?);
-        }
-        Ok(all)
-    };
+    let all = async || invocations_of(&host, &["runs", "ends", "shell"]).await;
     let before = all().await?;
     // A viewer comes through the server and agentd to the desktop, and finds it again after agentd's end.
     let look = async || -> Result<Frame> {
@@ -220,35 +251,6 @@ async fn a_reboot_is_told() -> Result<()> {
     fleet.stop().await
 }
 
-async fn a_cut_off_session_is_held() -> Result<()> {
-    let (fleet, host) = one_runner(Boot::container()).await?;
-    let input = "while :; do echo . >> ticks; sleep 0.1; done";
-    let body = |id: &str, on_lost: &str| json!({ "id": id, "kind": "command", "input": input, "on_lost": on_lost });
-    fleet.ready(&body("moves", "restart"), secs(60)).await?;
-    fleet.ready(&body("stays", "wait"), secs(60)).await?;
-    host.partition()?;
-    fleet.until("moves", "is lost", secs(40), |view| view.phase == SessionPhase::Lost).await?;
-    host.heal()?;
-    // By the time that a server could say `lost`, it was held: its counter did not move while it was cut off.
-    let told = host.run_ok("journalctl -u agentd -o cat | grep -c 'session held still' || true").await?;
-    ensure!(told.trim() == "1", "held {told} times");
-    let back =
-        fleet.until("moves", "goes on", secs(40), |view| view.phase == SessionPhase::Ready && !view.frozen).await?;
-    ensure!(back.cause.is_none(), "{back:?}");
-    let ticks = async |id: &str| -> Result<u64> {
-        Ok(host.run_ok(&format!("stat -c %s /var/lib/helix/agentd/workspaces/{id}/ticks")).await?.parse()?)
-    };
-    let (moves, stays) = (ticks("moves").await?, ticks("stays").await?);
-    ensure!(moves < stays, "the one that may start elsewhere ran as long as the other: {moves} {stays}");
-    eventually("it runs again", secs(10), || async {
-        ensure!(ticks("moves").await? > moves + 5);
-        Ok(())
-    })
-    .await?;
-    host.stop().await?;
-    fleet.stop().await
-}
-
 async fn logs_come_from_the_journal() -> Result<()> {
     let (fleet, host) = one_runner(Boot::container()).await?;
     fleet.command("s", "true", &host).await?;
@@ -288,8 +290,20 @@ async fn what_cannot_work_is_refused_at_start() -> Result<()> {
         &["system bus", "systemctl start dbus.socket"],
     )
     .await?;
-    host.run_ok("systemctl start agentd").await?;
+    let hierarchy = "/sys/fs/cgroup/memory";
+    refused(
+        &format!("mount -o remount,ro,bind {hierarchy}"),
+        &format!("mount -o remount,rw,bind {hierarchy}"),
+        &["sessions could not be limited", "/sys/fs/cgroup/memory is mounted read-only", "process backend"],
+    )
+    .await?;
+    // A /proc that hides processes is none of these: systemd gives the service one of its own, which shows them all.
+    host.run_ok("mount -o remount,hidepid=2,gid=27 /proc && systemctl start agentd").await?;
     fleet.online("r1").await?;
+    let process = "/proc/$(systemctl show --value -p MainPID agentd)/mountinfo";
+    let seen = host.run_ok(&format!("grep ' /proc ' {process}")).await?;
+    ensure!(!seen.contains("hidepid"), "{seen}");
+    host.run_ok("mount -o remount,hidepid=off,gid=0 /proc").await?;
     // Nobody else than root starts units: said at once, and what to do.
     let told = host.run_as("ops", "timeout 20 /usr/bin/agentd run --backend systemd --state-dir /tmp/ops").await?;
     ensure!(told.code == 1 && told.stderr.contains("root"), "{}: {}", told.code, told.stderr);

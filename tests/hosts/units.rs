@@ -13,6 +13,15 @@ use crate::harness::Host;
 /// The services that a session of kind `command` has while it is Ready.
 pub const OF_A_COMMAND: [&str; 4] = ["display", "wm", "guest", "app"];
 
+/// [`Units::invocations`] of each of these sessions.
+pub async fn invocations_of(host: &Host, sessions: &[&str]) -> Result<Vec<BTreeMap<String, String>>> {
+    let mut all = Vec::new();
+    for session in sessions {
+        all.push(Units::of(host, session).invocations().await?);
+    }
+    Ok(all)
+}
+
 /// One session on one host.
 #[derive(Clone, Copy)]
 pub struct Units<'a> {

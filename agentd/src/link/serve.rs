@@ -187,6 +187,7 @@ impl Serving<'_> {
             tokio::select! {
                 () = tokio::time::sleep(SYNC_INTERVAL) => {}
                 () = self.sync.notified() => {}
+                () = self.link.fence.sync_wanted() => {}
                 // Registered anew: what was nudged meanwhile is lost.
                 _ = registered.changed() => {}
             }

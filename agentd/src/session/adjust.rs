@@ -111,7 +111,11 @@ impl<S: Supervisor> Session<S> {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = now_known;
         match result {
             Ok(()) => {
-                tracing::warn!(frozen = hold, "session held still or let go on");
+                if hold {
+                    tracing::warn!("session held still");
+                } else {
+                    tracing::info!("session goes on");
+                }
                 self.commit_or_later(|entry| (entry.frozen, entry.holding) = (hold, hold)).await;
                 Done::Yes
             }

@@ -112,6 +112,10 @@ pub const ATTACKS: &[Attack] = &[
     attack("x", "x cookie", "desktop.py cookie", Finds("cookie")).without(AS_VICTIM_AT_HOME),
     // In the control the victim's X listens at an abstract socket, as it does without `-nolisten local`.
     attack("x", "abstract x socket", "desktop.py abstract", Finds("holder")).both(COMMON_NETWORK, COMMON_NETWORK),
+    attack("x", "x socket without network", "desktop.py x", Finds("holder"))
+        .needs("x")
+        .without(AS_VICTIM_AT_HOME)
+        .alone(),
     attack("vnc", "vnc socket", "desktop.py rfb", Finds("id")).without(&[
         Victims("User"),
         Victims("Group"),

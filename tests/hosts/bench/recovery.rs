@@ -5,13 +5,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{report, rounds, versions};
+use crate::adoption::{KILLS, SESSIONS, start_sessions};
 use crate::figures::Figures;
 use crate::fleet::{Fleet, RunnerSettings};
 use crate::harness::{Boot, Host, say};
-use crate::units::Units;
+use crate::units::invocations_of;
 
-const SESSIONS: [&str; 5] = ["k1", "k2", "k3", "k4", "k5"];
-const KILLS: &str = include_str!("../adoption/kills.py");
 const RESPAWN: &str = include_str!("respawn.py");
 /// As agentd.service has it; what Debian ships waits 50 s.
 const DROP_IN: &str = "[Service]\nRestartSec=100ms\n[Unit]\nStartLimitIntervalSec=0\n";
@@ -49,17 +48,8 @@ async fn told(host: &Host, line: &str) -> Result<Value> {
 pub async fn recovery() -> Result<()> {
     let (fleet, host) = tokio::try_join!(Fleet::start(), Boot::container().start())?;
     fleet.join(&host, &RunnerSettings::default()).await?;
-    for id in SESSIONS {
-        fleet.command(id, "while :; do date +%s.%N > beat; sleep 0.2; done", &host).await?;
-    }
-    let all = async || -> Result<_> {
-        let mut all = Vec::new();
-        for id in SESSIONS {
-            all.push(Units::of(&host, id).invocations().await?);
-        }
-        Ok(all)
-    };
-    let before = all().await?;
+    start_sessions(&fleet, &host).await?;
+    let before = invocations_of(&host, &SESSIONS).await?;
     start_peer(&host).await?;
     host.write("/root/kills.py", KILLS, 0o700).await?;
     host.write("/root/respawn.py", RESPAWN, 0o700).await?;
@@ -75,7 +65,7 @@ pub async fn recovery() -> Result<()> {
         orphans += kill["orphans"].as_u64().context("no orphans")?;
         say(&format!("recovery {round}: agentd {:?}, supervisord {:?}", ours.last(), theirs.last()));
     }
-    ensure!(all().await? == before, "a session was started anew");
+    ensure!(invocations_of(&host, &SESSIONS).await? == before, "a session was started anew");
     let wait = "from `kill -9` of agentd to the last of 5 sessions taken over";
     report(&[
         "## T12 · recovery of the runner, in a container host".to_owned(),

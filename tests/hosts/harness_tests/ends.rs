@@ -83,7 +83,9 @@ impl Run {
         for path in processes.iter().flat_map(|pid| namespace_files(*pid)) {
             // A process may have ended since.
             let Ok(file) = File::open(&path) else { continue };
-            let Ok(name) = fs::read_link(Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())) else { continue };
+            let Ok(name) = fs::read_link(Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())) else {
+                continue;
+            };
             if !own.contains(&name) && !namespaces.contains(&name) {
                 namespaces.push(name);
                 open.push(file);
