@@ -144,8 +144,10 @@ impl Config {
 /// `/var/lib/helix/agentd` for root, the XDG state directory otherwise.
 pub fn default_state_dir(env: &Environment, root: bool) -> Option<PathBuf> {
     let absolute = |name: &str| env.get(name).filter(|path| path.starts_with('/')).map(PathBuf::from);
-    if let Some(made) = absolute("STATE_DIRECTORY") {
-        return Some(made);
+    // A list, where a drop-in adds one of its own. Only a service of ours has it in that place.
+    let made = env.get("STATE_DIRECTORY").and_then(|list| list.split(':').next());
+    if let Some(made) = made.filter(|made| made.starts_with("/var/lib/helix/")) {
+        return Some(PathBuf::from(made));
     }
     if root {
         return Some(PathBuf::from("/var/lib/helix/agentd"));

@@ -56,7 +56,7 @@ pub enum Ended {
 /// Runs the runner until it is told to end. `hangup` is SIGHUP, caught early.
 pub async fn run(config: Config, env: &Environment, program: &Program, hangup: Signal) -> anyhow::Result<Ended> {
     let config = Arc::new(config);
-    let lock = state_lock::take(&config.state_dir)?;
+    let lock = state_lock::take(&config.state_dir).await?;
     notes(&config);
     let reload = Reload { program: program.clone(), hangup };
     let program = program.path().clone();
@@ -131,7 +131,7 @@ async fn serve<S: Supervisor>(
     let (draining_sender, draining) = watch::channel(false);
     let (status_sender, status) = watch::channel(LinkStatus::Away("starting".to_owned()));
     let (dials_sender, dials) = mpsc::channel(DIALS_WAITING);
-    let (cut_off_sender, cut_off) = watch::channel(false);
+    let (cut_off_sender, cut_off) = watch::channel(fence::is_silent(&config.state_dir));
     let (fence, usage) = (Fence::new(&config.state_dir), UsageBoard::default());
 
     let context = Arc::new(Context {

@@ -96,20 +96,17 @@ pub fn is_silent(state_dir: &Path) -> bool {
     load(&state_dir.join(FILE)).is_some_and(|last| Fence::now() >= last.deadline())
 }
 
-/// Waits until that is so; false where there never was a contact in this boot.
-pub async fn silence(state_dir: &Path) -> io::Result<bool> {
+/// Waits until that would be so if no contact came after the one on disk now; false where there was none in this boot.
+pub async fn deadline(state_dir: &Path) -> io::Result<bool> {
+    let Some(last) = load(&state_dir.join(FILE)) else { return Ok(false) };
     let timer = timer()?;
-    while let Some(last) = load(&state_dir.join(FILE)) {
-        if Fence::now() >= last.deadline() {
-            return Ok(true);
-        }
-        arm(timer.get_ref(), last.deadline())?;
-        timer.readable().await?.clear_ready();
-    }
-    Ok(false)
+    arm(timer.get_ref(), last.deadline())?;
+    timer.readable().await?.clear_ready();
+    Ok(true)
 }
 
-/// Says through `cut_off` how it is, and keeps the time of the last contact, until it is dropped.
+/// Says through `cut_off` how it is, and keeps the time of the last contact, until it is dropped. `cut_off` begins with
+/// what [`is_silent`] says: whoever held sessions before this agentd came relies on it.
 pub async fn run(fence: Fence, cut_off: watch::Sender<bool>) -> io::Result<()> {
     tokio::select! {
         result = tell(&fence, cut_off) => result,
@@ -228,12 +225,13 @@ mod tests {
     #[tokio::test]
     async fn whoever_stands_in_waits_as_long() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        assert!(!silence(dir.path()).await.expect("a timer"), "there never was a contact");
+        assert!(!deadline(dir.path()).await.expect("a timer"), "there never was a contact");
         let contact = Contact { at: Fence::now(), lost_timeout: 500 };
         save(&dir.path().join(FILE), contact).expect("written");
         assert!(!is_silent(dir.path()));
-        assert!(silence(dir.path()).await.expect("a timer"));
+        assert!(deadline(dir.path()).await.expect("a timer"));
         assert!(is_silent(dir.path()) && Fence::now() >= contact.deadline());
+        assert!(deadline(dir.path()).await.expect("a timer"), "a deadline that is over is waited for");
     }
 
     #[tokio::test]

@@ -214,9 +214,7 @@ impl Ledger {
                 fs::remove_file(&path).map_err(io(&path))?;
                 continue;
             }
-            let content = fs::read(&path).map_err(io(&path))?;
-            let mut entry: Entry = serde_json::from_slice(&content)
-                .map_err(|error| LedgerError::Broken { path: path.clone(), reason: error.to_string() })?;
+            let mut entry = read_entry(&path)?;
             entry.report += REPORT_GAP;
             entries.push(entry);
         }
@@ -256,6 +254,21 @@ impl Ledger {
         self.ops.send(Op { key, content, done: Some(done) }).map_err(|_| gone())?;
         wait.await.map_err(|_| gone())?
     }
+}
+
+/// Every entry as it is on disk, for a reader beside the ledger's owner: changes nothing and waits for nobody.
+pub fn read(state_dir: &Path) -> Result<Vec<Result<Entry, LedgerError>>, LedgerError> {
+    let dir = state_dir.join("ledger");
+    let files = fs::read_dir(&dir).map_err(|source| LedgerError::Io { path: dir, source })?;
+    let paths = files.filter_map(|file| Some(file.ok()?.path()));
+    let entries = paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    Ok(entries.map(|path| read_entry(&path)).collect())
+}
+
+fn read_entry(path: &Path) -> Result<Entry, LedgerError> {
+    let content = fs::read(path).map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
+    serde_json::from_slice(&content)
+        .map_err(|error| LedgerError::Broken { path: path.to_owned(), reason: error.to_string() })
 }
 
 fn encode(entry: &Entry) -> Vec<u8> {

@@ -150,7 +150,8 @@ impl SessionHandle {
         };
         let (orders, receiver) = watch_channel::channel(order);
         let span = tracing::info_span!("session", HELIX_SESSION = %entry.session());
-        let session = Session { context, entry: Mutex::new(entry), unwritten: Notify::new(), held: Mutex::new(None) };
+        let held = watch_channel::Sender::new(None);
+        let session = Session { context, entry: Mutex::new(entry), unwritten: Notify::new(), held };
         let task = tokio::spawn(session.run(receiver).instrument(span));
         Self { orders, task }
     }
@@ -188,7 +189,7 @@ struct Session<S> {
     /// The entry could not be written: [`Session::write_later`] does it.
     unwritten: Notify,
     /// Whether it is held still, as this agentd made it; None where that is not known.
-    held: Mutex<Option<bool>>,
+    held: watch_channel::Sender<Option<bool>>,
 }
 
 impl<S: Supervisor> Session<S> {

@@ -7,7 +7,7 @@ use helix_tests::eventually::{eventually, secs};
 use serde_json::json;
 
 use crate::fleet::Fleet;
-use crate::harness::{Boot, Case, Host};
+use crate::harness::{Boot, Case, Host, Suite};
 use crate::sessions::one_runner;
 
 /// Stands in for agentd while it is stopped.
@@ -17,7 +17,8 @@ const HOLD: &str = "agentd-hold@agentd.service";
 pub fn cases() -> Vec<Case> {
     vec![
         Case::always("a_cut_off_session_is_held", a_cut_off_session_is_held),
-        Case::always("a_stopped_runner_s_session_is_held", a_stopped_runners_session_is_held),
+        Case::always("a_stopped_runner_s_session_is_held", || a_stopped_runners_session_is_held(Suite::Bookworm)),
+        Case::thorough("a_stopped_runner_on_trixie", || a_stopped_runners_session_is_held(Suite::Trixie)),
     ]
 }
 
@@ -63,24 +64,34 @@ async fn a_cut_off_session_is_held() -> Result<()> {
     fleet.stop().await
 }
 
-async fn a_stopped_runners_session_is_held() -> Result<()> {
-    let (fleet, host) = one_runner(Boot::container()).await?;
+async fn a_stopped_runners_session_is_held(suite: Suite) -> Result<()> {
+    let (fleet, host) = one_runner(Boot::container().suite(suite)).await?;
     two_sessions(&fleet).await?;
-    // A restart is no end: nobody stands in, and nothing is held.
     host.run_ok("systemctl restart agentd").await?;
     fleet.online("r1").await?;
+    // What was started with it sees that agentd is there, and ends.
+    nobody_stands_in(&host).await?;
+    ensure!(!fleet.api()?.session("moves").await?.frozen, "held although agentd is there");
 
     host.run_ok("systemctl stop agentd").await?;
     let held = held_once_lost(&fleet, &host).await?;
     host.run_ok("systemctl start agentd").await?;
     goes_on(&fleet, &host, held).await?;
 
-    // Wrong settings: systemd does not start it again, either.
-    host.run_ok("cp /etc/helix/agentd.toml /root/good; echo 'speed = 1' >>/etc/helix/agentd.toml").await?;
+    // Settings that agentd refuses: systemd does not start it again. The state directory is still read from them.
+    host.run_ok("cp /etc/helix/agentd.toml /root/good; echo 'log_level = \"loud==\"' >>/etc/helix/agentd.toml").await?;
+    host.run_ok("sed -i '0,/^log_level/{/^log_level/d}' /etc/helix/agentd.toml").await?;
     host.run("systemctl restart agentd").await?;
     ensure!(host.run_ok("systemctl show -p ExecMainStatus --value agentd").await? == "78", "wrong settings are good");
     let held = held_once_lost(&fleet, &host).await?;
     host.run_ok("cp /root/good /etc/helix/agentd.toml; systemctl start agentd").await?;
+    goes_on(&fleet, &host, held).await?;
+
+    // It fails at every start, and is started again for ever.
+    host.run_ok("sed -i 's/^helix-u3:/helix-x3:/' /etc/passwd").await?;
+    host.run("systemctl restart --no-block agentd").await?;
+    let held = held_once_lost(&fleet, &host).await?;
+    host.run_ok("sed -i 's/^helix-x3:/helix-u3:/' /etc/passwd").await?;
     goes_on(&fleet, &host, held).await?;
     host.stop().await?;
     fleet.stop().await
@@ -97,11 +108,14 @@ async fn held_once_lost(fleet: &Fleet, host: &Host) -> Result<u64> {
     })
     .await?;
     ensure!(ticks(host, "moves").await? == held, "it runs although it may have been started elsewhere");
-    eventually("nobody stands in any more", secs(10), || async {
+    Ok(held)
+}
+
+async fn nobody_stands_in(host: &Host) -> Result<()> {
+    eventually("nobody stands in for agentd any more", secs(20), || async {
         let state = host.run(&format!("systemctl is-active {HOLD}")).await?.stdout;
         ensure!(state.trim() == "inactive", "{state}");
         Ok(())
     })
-    .await?;
-    Ok(held)
+    .await
 }

@@ -267,6 +267,7 @@ fn slot_user_prefix(values: &mut Values) -> String {
     if !ok {
         let what = format!("`{}` is not the beginning of a user's name", value.text);
         values.fault(value.place, what, "write slot_user_prefix = \"helix-u\"");
+        return "helix-u".to_owned();
     }
     value.text
 }
@@ -276,6 +277,7 @@ fn log_level(values: &mut Values) -> String {
     if crate::telemetry::filter(&value.text).is_err() {
         let what = format!("`{}` is not a log level", value.text);
         values.fault(value.place, what, "write error, warn, info, debug or a filter like helix_agentd=debug,info");
+        return "info".to_owned();
     }
     value.text
 }

@@ -3,8 +3,6 @@
 //! Both are level-triggered: every order is compared with what was done, and what failed or was cut off is done again
 //! ([`Done::Again`]), also by the next agentd: the entry says what is meant before it is tried.
 
-use std::sync::PoisonError;
-
 use helix_protocol::resources::OnLost;
 use helix_protocol::session::Cause;
 
@@ -92,7 +90,7 @@ impl<S: Supervisor> Session<S> {
         };
         let hold = ordered && restart;
         // What a former agentd did is known from the entry only.
-        let known = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.held.borrow();
         if known == Some(hold) || (known.is_none() && !hold && !holding) {
             return Done::Yes;
         }
@@ -105,10 +103,10 @@ impl<S: Supervisor> Session<S> {
             self.commit_or_later(|entry| entry.holding = true).await;
         }
         // Not known until it is done: this future may be dropped in the middle.
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.held.send_replace(None);
         let result = self.context.supervisor.freeze(&self.id(), hold).await;
         let now_known = result.is_ok().then_some(hold);
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = now_known;
+        self.held.send_replace(now_known);
         match result {
             Ok(()) => {
                 if hold {

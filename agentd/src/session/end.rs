@@ -1,7 +1,6 @@
 //! The end of a session, and what may come after it: being forgotten, or running anew under a newer epoch.
 
 use std::ops::ControlFlow;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use helix_protocol::session::{Cause, Desired};
@@ -144,7 +143,7 @@ impl<S: Supervisor> Session<S> {
             tokio::time::sleep(RETRY).await;
         }
         let entry = new_entry(&self.context.config, order.desired.clone());
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.held.send_replace(None);
         tracing::info!(epoch = %order.desired.epoch, at = %Timestamp::now(), "session begins anew");
         self.commit(|old| *old = entry).await;
     }

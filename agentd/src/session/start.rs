@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use helix_protocol::session::{Cause, Display as DisplayInfo};
 use jiff::Timestamp;
@@ -150,11 +150,13 @@ impl<S: Supervisor> Session<S> {
     /// Runs a step within its deadline and puts it on the timeline.
     async fn step<T>(&self, step: Step, work: impl Future<Output = Result<T, Cause>>) -> Result<T, Cause> {
         self.change(|entry| begin_step(entry, step.name));
-        let result = if let Ok(result) = tokio::time::timeout(step.deadline, work).await {
-            result
-        } else {
-            let message = format!("{} was not ready within {} s", step.name, step.deadline.as_secs());
-            Err(self.cause(&format!("{}_timeout", step.name), message, step.unit).await)
+        let result = tokio::select! {
+            biased;
+            result = work => result,
+            () = running_for(step.deadline, self.held.subscribe()) => {
+                let message = format!("{} was not ready within {} s", step.name, step.deadline.as_secs());
+                Err(self.cause(&format!("{}_timeout", step.name), message, step.unit).await)
+            }
         };
         match result {
             Ok(value) => {
@@ -212,6 +214,19 @@ impl<S: Supervisor> Session<S> {
     }
 }
 
+/// Completes when this time has passed, without that during which the session is held still.
+async fn running_for(mut left: Duration, mut held: watch::Receiver<Option<bool>>) {
+    loop {
+        // The sender lives in the session.
+        let _ = held.wait_for(|held| *held != Some(true)).await;
+        let since = Instant::now();
+        tokio::select! {
+            () = tokio::time::sleep(left) => return,
+            _ = held.wait_for(|held| *held == Some(true)) => left = left.saturating_sub(since.elapsed()),
+        }
+    }
+}
+
 async fn exit_of(exits: &Exits, unit: UnitName) -> Exit {
     let mut exits = exits.clone();
     let exited = exits.wait_for(|exits| exits.contains_key(&unit)).await;
@@ -228,4 +243,20 @@ async fn see(number: u32, paths: &HostPaths, pid: u32, sign: Sign) -> io::Result
 
 fn display_fault(error: &io::Error) -> Cause {
     Cause::new("display_failed", format!("the display does not answer: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_deadline_waits_while_the_session_is_held() {
+        let held = watch::Sender::new(None);
+        let deadline = tokio::spawn(running_for(Duration::from_millis(200), held.subscribe()));
+        held.send_replace(Some(true));
+        tokio::time::sleep(Duration::from_millis(500)).await; // more than the deadline
+        assert!(!deadline.is_finished(), "the time during which it was held counts");
+        held.send_replace(Some(false));
+        tokio::time::timeout(Duration::from_secs(10), deadline).await.expect("in time").expect("no panic");
+    }
 }

@@ -68,7 +68,7 @@ use super::{
 use crate::cgroup::{Cgroups, OomEvents};
 
 /// The oldest systemd whose properties are all that sessions need.
-const OLDEST_SYSTEMD: u32 = 247;
+const OLDEST_SYSTEMD: u32 = 252;
 /// For every process of a session to be held, or let go.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -199,9 +199,7 @@ impl SystemdSupervisor {
             .await
             .map_err(|error| SystemdError::NoBus(Box::new(error)))?;
         let version = bus.version().await.map_err(|error| SystemdError::Permission(error.to_string()))?;
-        if major(&version).is_none_or(|major| major < OLDEST_SYSTEMD) {
-            return Err(SystemdError::TooOld { found: version.to_string() });
-        }
+        new_enough(&version)?;
         may_start(&bus).await.map_err(|error| SystemdError::Permission(error.to_string()))?;
 
         let heard = watch.clone();
@@ -483,6 +481,13 @@ fn make_dir(path: &Path) -> io::Result<PathBuf> {
     std::fs::canonicalize(path)
 }
 
+fn new_enough(version: &str) -> Result<(), SystemdError> {
+    match major(version) {
+        Some(major) if major >= OLDEST_SYSTEMD => Ok(()),
+        _ => Err(SystemdError::TooOld { found: version.to_owned() }),
+    }
+}
+
 /// The number in front of `252.39-1~deb12u2` or `v257`.
 fn major(version: &str) -> Option<u32> {
     let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
@@ -499,5 +504,8 @@ mod tests {
         assert_eq!(major("v257"), Some(257));
         assert_eq!(major("systemd 247 (247.3-7)"), Some(247));
         assert_eq!(major(""), None);
+        new_enough("252.39-1~deb12u2").unwrap();
+        let refused = new_enough("247.3-7+deb11u7").unwrap_err().to_string();
+        assert!(refused.contains("247.3-7+deb11u7") && refused.contains("252 or newer"), "{refused}");
     }
 }

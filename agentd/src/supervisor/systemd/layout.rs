@@ -36,6 +36,11 @@ pub(super) mod inside {
     pub const WORKSPACE: &str = "/home/workspace";
 }
 
+/// Control group of a session's slice.
+pub fn slice_group(session: &SessionId) -> String {
+    format!("/{PARENT_SLICE}/{}", Layout::of_key(Path::new(""), &session.unit_key()).slice_name())
+}
+
 /// Directories of one session that its user owns.
 pub const OWNED: [&str; 4] = ["home", "tmp", "run", "display"];
 /// Directories of one session that stay root's.
