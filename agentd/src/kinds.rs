@@ -30,6 +30,8 @@ const SHIPPED: [(&str, &str); 3] = [
 ];
 /// The editor's program where the runner's settings name none.
 const ZED: &str = "zed";
+/// Where it is put by its own installer, and is not seen by services.
+const HOMES: [&str; 2] = ["/home", "/root"];
 
 /// Why a session cannot be of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -209,7 +211,14 @@ impl KindFile {
     /// The kind if the machine has what it needs, else what is missing and how to get it.
     fn check(self, path: &OsStr, zed: &str) -> Result<Self, String> {
         if self.requires.zed && !is_in_path(zed, path) {
-            return Err(format!("the Zed editor's program {zed} is not there; set zed_binary (ZED_BINARY) to it"));
+            let hint = if HOMES.iter().any(|home| Path::new(zed).starts_with(home)) {
+                " (sessions under systemd see no home directories: install it in /opt or /usr/local)"
+            } else {
+                ""
+            };
+            return Err(format!(
+                "the Zed editor's program {zed} is not there; set zed_binary (ZED_BINARY) to it{hint}"
+            ));
         }
         let missing = self.requires.programs.iter().filter(|(program, _)| !is_in_path(program, path));
         let (programs, packages): (Vec<&str>, Vec<&str>) =

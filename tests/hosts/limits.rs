@@ -1,5 +1,7 @@
 //! Limits, on guests with true cgroup v2: the kernel of the guest itself says that they are enforced.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::{Context, Result, ensure};
 use helix_protocol::resources::Usage;
 use helix_protocol::session::SessionPhase;
@@ -30,13 +32,31 @@ async fn limits_are_enforced() -> Result<()> {
     for name in ["cpu", "memory", "memory_high", "tasks"] {
         ensure!(facts.enforced.iter().any(|enforced| enforced == name), "{name} is not enforced: {facts:?}");
     }
+    let (weighed, unweighed) = (&facts.enforced, &facts.missing);
+    let says = weighed.iter().filter(|name| *name == "io_weight").count()
+        + unweighed.iter().filter(|reason| reason.starts_with("io_weight:")).count();
+    ensure!(says == 1, "it is not said whether io_weight is enforced: {facts:?}");
     fleet.ready(&json!({ "id": "by", "kind": "command", "input": "true" }), SLOW).await?;
+    agentd_is_protected(&host).await?;
     memory_kills_only_the_guilty(&fleet, &host).await?;
     processor_time_is_throttled(&fleet, &host).await?;
     forks_fail(&fleet, &host).await?;
     ensure!(fleet.api()?.session("by").await?.phase == SessionPhase::Ready, "another session was hurt");
     host.stop().await?;
     fleet.stop().await
+}
+
+/// What keeps heartbeats going out while sessions burn, as the kernel has it.
+async fn agentd_is_protected(host: &Host) -> Result<()> {
+    let told = host
+        .run_ok(
+            "cd /sys/fs/cgroup/agentd.slice && cat memory.min memory.low cpu.weight agentd.service/memory.min \
+             agentd.service/cpu.weight && cat ../helix.slice/cpu.weight && systemctl show -p OOMScoreAdjust agentd",
+        )
+        .await?;
+    let expected = ["134217728", "536870912", "1000", "67108864", "1000", "100", "OOMScoreAdjust=-900"];
+    ensure!(told.lines().eq(expected), "agentd is not protected as its units say: {told}");
+    Ok(())
 }
 
 async fn memory_kills_only_the_guilty(fleet: &Fleet, host: &Host) -> Result<()> {
@@ -48,11 +68,13 @@ async fn memory_kills_only_the_guilty(fleet: &Fleet, host: &Host) -> Result<()> 
     ensure!(units.control("memory.max").await? == (160_u64 << 20).to_string());
     ensure!(units.control("memory.oom.group").await? == "0");
     let before = units.invocations().await?;
+    let ahead = host.clock_ahead().await?;
     host.run_ok("touch /var/lib/helix/agentd/workspaces/m/go").await?;
     let view = fleet.until("m", "says out_of_memory", SLOW, |view| {
         view.cause.as_ref().is_some_and(|cause| cause.code == "out_of_memory")
     });
     let view = view.await?;
+    let shown = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64() + ahead;
     ensure!(view.cause.as_ref().is_some_and(|cause| cause.message.contains("160MiB")), "{:?}", view.cause);
     ensure!(units.counter("memory.events", "oom_kill").await? >= 1);
     // The kernel's own words and agentd's carry the time of the same clock.
@@ -64,6 +86,8 @@ async fn memory_kills_only_the_guilty(fleet: &Fleet, host: &Host) -> Result<()> 
     let told = seen("-u agentd --grep 'out of memory'").await?;
     say(&format!("from the kernel's kill to the cause: {:.0} ms", (told - killed) * 1000.0));
     ensure!(told - killed < 1.0, "killed at {killed}, told at {told}");
+    say(&format!("and until the server shows it: {:.0} ms", (shown - killed) * 1000.0));
+    ensure!(shown - killed < 1.0, "killed at {killed}, shown at {shown}");
     let done = fleet.api()?.wait_result("m", SLOW).await?;
     ensure!(done.phase == SessionPhase::Ready, "the desktop went with it: {done:?}");
     ensure!(done.result.as_ref().is_some_and(|result| result.exit_status != 0), "{:?}", done.result);
@@ -88,8 +112,13 @@ async fn processor_time_is_throttled(fleet: &Fleet, host: &Host) -> Result<()> {
     let body = json!({ "id": "c", "kind": "command", "input": "while :; do :; done" });
     fleet.ready(&body, SLOW).await?;
     // Only now: with a part of a slow guest's processor a desktop would not be up in time.
-    amend(fleet, "c", r#"{"resources":{"cpu":0.2}}"#).await?;
+    amend(fleet, "c", r#"{"resources":{"cpu":0.2,"memory_high":"300MiB"}}"#).await?;
     let units = Units::of(host, "c");
+    eventually("the memory above which it is slowed is set", secs(60), || async {
+        ensure!(units.control("memory.high").await? == (300_u64 << 20).to_string());
+        Ok(())
+    })
+    .await?;
     let used = async || units.counter("cpu.stat", "usage_usec").await;
     eventually("it is throttled", secs(60), || async {
         ensure!(units.counter("cpu.stat", "nr_throttled").await? > 5);

@@ -15,6 +15,7 @@ mod held;
 mod limits;
 mod service;
 mod sessions;
+mod stops;
 mod units;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         harness_tests::cases(),
         sessions::cases(),
         held::cases(),
+        stops::cases(),
         adoption::cases(),
         limits::cases(),
         backend::cases(),

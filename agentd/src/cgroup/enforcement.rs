@@ -5,7 +5,8 @@ use crate::supervisor::Enforcement;
 
 /// What separates sessions under systemd.
 const ISOLATION: &str = "each session has its own system user, private /tmp, home and processes, and a sandbox without \
-                         privileges, devices and new namespaces";
+                         privileges, devices and new namespaces; loopback ports and abstract sockets are shared by \
+                         sessions on the host's network, and a session's own with network = none";
 
 impl Cgroups {
     /// What systemd can enforce with these control groups.

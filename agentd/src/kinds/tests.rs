@@ -76,6 +76,8 @@ fn the_zed_kind_opens_the_project_in_the_editor_that_the_settings_name() {
     let file = kinds.get(&kind("zed"), None).unwrap();
     let limits = serde_json::to_string(&(file.resources, file.reserve)).unwrap();
     assert_eq!(limits, r#"[{"cpu":2.0,"memory":4294967296},{"cpu":0.5,"memory":1073741824}]"#);
+    let told = load(Some(Path::new("/home/me/.local/bin/zed"))).unavailable()[&kind("zed")].clone();
+    assert!(told.contains("install it in /opt"), "{told}");
     let told = load(Some(&other)).unavailable()[&kind("zed")].clone();
     insta::assert_snapshot!(told.replace(&*path.path().to_string_lossy(), "/dir"));
 }

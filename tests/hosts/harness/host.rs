@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use helix_tests::eventually::{eventually, secs};
@@ -114,6 +114,14 @@ impl Host {
     /// Reads a text file of the host.
     pub async fn get(&self, remote: &str) -> Result<String> {
         self.run(&format!("cat '{remote}'")).await?.ok().with_context(|| format!("{remote} of {}", self.name))
+    }
+
+    /// How far its clock is ahead of ours, in seconds; off by half of what a command takes at most.
+    pub async fn clock_ahead(&self) -> Result<f64> {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs_f64());
+        let before = now()?;
+        let its: f64 = self.run_ok("date +%s.%N").await?.parse()?;
+        Ok(its - f64::midpoint(before, now()?))
     }
 
     /// Cuts it off from everybody.
