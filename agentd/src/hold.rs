@@ -27,9 +27,9 @@ use crate::supervisor::{Identity, Supervisor as _};
 /// For every process of a session to be held.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs until the sessions are held, or an agentd is there to do it. `faulty` settings may name another state directory
-/// than the one that agentd used.
-pub async fn run(config: &Config, faulty: bool) -> anyhow::Result<()> {
+/// Runs until the sessions are held, or an agentd is there to do it. Settings that are not `sound` may name another state
+/// directory than the one that agentd used.
+pub async fn run(config: &Config, sound: bool) -> anyhow::Result<()> {
     let dir = &config.state_dir;
     while fence::deadline(dir).await.context("cannot tell when a server may call this runner lost")? {
         // Kept until the end: an agentd that starts now waits for it.
@@ -42,7 +42,7 @@ pub async fn run(config: &Config, faulty: bool) -> anyhow::Result<()> {
             return hold_all(config).await;
         }
     }
-    if faulty {
+    if !sound {
         bail!(
             "no agentd of this boot has used {}, and the settings, which may name another directory, are faulty: \
              correct them, so that sessions with on_lost = restart can be held",

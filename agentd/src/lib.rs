@@ -12,6 +12,7 @@ pub mod dial;
 pub mod display;
 pub mod drain;
 pub mod fence;
+pub mod file_events;
 pub mod guest;
 pub mod health;
 pub mod hold;

@@ -93,7 +93,7 @@ fn daemon(args: &RunArgs, job: Job) -> anyhow::Result<ExitCode> {
     let hangup = runtime.block_on(async { signal(SignalKind::hangup()) }).context("cannot listen for SIGHUP")?;
     let env = daemon::environment();
     let (config, faults) = Config::load_anyway(args, &env);
-    let faulty = faults.is_some();
+    let sound = faults.is_none();
     if let Some(faults) = faults {
         complain(&faults.into());
         if matches!(job, Job::Run) {
@@ -110,7 +110,7 @@ fn daemon(args: &RunArgs, job: Job) -> anyhow::Result<ExitCode> {
     telemetry::init(&config)?;
     let ended = match job {
         Job::Run => runtime.block_on(daemon::run(config, &env, &program, hangup)),
-        Job::Hold => runtime.block_on(hold::run(&config, faulty)).map(|()| Ended::ForGood),
+        Job::Hold => runtime.block_on(hold::run(&config, sound)).map(|()| Ended::ForGood),
     };
     runtime.shutdown_timeout(LAST_WORK);
     match ended? {
