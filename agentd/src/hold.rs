@@ -1,11 +1,10 @@
 //! `agentd hold`: keeps the promise of `on_lost = restart` while agentd itself is away, for whatever reason.
 //!
-//! systemd starts it (`agentd-hold@.service`) with every start of agentd's service and when that has ended for good.
-//! It waits until agentd would have held these sessions ([`fence::deadline`]); if no agentd has the state directory
-//! then, it holds them. It needs as little as can be: neither systemd nor the users of slots nor good settings nor a
-//! disk that can be written, for these may be what keeps agentd away. It takes nothing back and notes nothing: an agentd
-//! that starts after the deadline holds all such sessions before anything else, and lets them go on when a server
-//! confirms them.
+//! systemd starts it (`agentd-hold@.service`) at every end of agentd's service. It waits until agentd would have held
+//! these sessions ([`fence::deadline`]); if no agentd has the state directory then, it holds them. It needs as little as
+//! can be: neither systemd nor the users of slots nor good settings nor a disk that can be written, for these may be
+//! what keeps agentd away. It takes nothing back and notes nothing: an agentd that starts after the deadline holds all
+//! such sessions before anything else, and lets them go on when a server confirms them.
 
 use std::time::Duration;
 

@@ -87,9 +87,9 @@ async fn a_stopped_runners_session_is_held(suite: Suite) -> Result<()> {
     host.run_ok("cp /root/good /etc/helix/agentd.toml; systemctl start agentd").await?;
     goes_on(&fleet, &host, held).await?;
 
-    // It fails at every start, and is started again for ever.
-    host.run_ok("sed -i 's/^helix-u3:/helix-x3:/' /etc/passwd").await?;
-    host.run("systemctl restart --no-block agentd").await?;
+    // It is killed, fails at every start from then on, and is started again for ever.
+    nobody_stands_in(&host).await?;
+    host.run_ok("sed -i 's/^helix-u3:/helix-x3:/' /etc/passwd; systemctl kill -s KILL agentd").await?;
     let held = held_once_lost(&fleet, &host).await?;
     host.run_ok("sed -i 's/^helix-x3:/helix-u3:/' /etc/passwd").await?;
     goes_on(&fleet, &host, held).await?;
