@@ -124,12 +124,15 @@ impl Bus {
     /// Publishes a core message; a lost one is repaired by whoever needed it.
     pub async fn publish<T: Serialize>(&self, subject: String, body: &T) {
         match serde_json::to_vec(body) {
-            Ok(payload) => {
-                if let Err(err) = self.client.publish(subject, payload.into()).await {
-                    tracing::warn!(error = %err, "cannot publish");
-                }
-            }
+            Ok(payload) => self.publish_encoded(subject, payload).await,
             Err(err) => tracing::error!(error = %err, "cannot encode a message"),
+        }
+    }
+
+    /// The same for what is encoded already.
+    pub async fn publish_encoded(&self, subject: String, payload: Vec<u8>) {
+        if let Err(err) = self.client.publish(subject, payload.into()).await {
+            tracing::warn!(error = %err, "cannot publish");
         }
     }
 

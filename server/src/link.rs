@@ -13,7 +13,7 @@ use helix_protocol::external_agents::AgentHeartbeat;
 use helix_protocol::link::{Message, Nudge, Reply, Request};
 use helix_protocol::runner::{Heartbeat, RunnerStatus};
 use helix_protocol::session::ObservedSession;
-use helix_protocol::{RunnerId, subject};
+use helix_protocol::{ErrorCode, RunnerId, subject};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,8 +76,11 @@ impl Link {
                 Reply::Refused { code, detail }
             }
         };
-        if let Some(inbox) = message.reply {
-            self.app.bus.publish(inbox.to_string(), &Message { runner, body }).await;
+        let Some(inbox) = message.reply else { return };
+        let limit = self.app.bus.client().server_info().max_payload;
+        match encode(Message { runner, body }, limit) {
+            Ok(payload) => self.app.bus.publish_encoded(inbox.to_string(), payload).await,
+            Err(error) => tracing::error!(%error, "cannot encode an answer"),
         }
     }
 
@@ -147,6 +150,21 @@ fn parse(message: &async_nats::Message, server_id: &str) -> Option<(RunnerId, Re
     (named == runner && verb == expected && !observed_elsewhere).then_some((runner, body))
 }
 
+/// The answer, or a refusal in its place where it is more than NATS carries: the runner says so, and does not wait.
+fn encode(reply: Message<Reply>, limit: usize) -> serde_json::Result<Vec<u8>> {
+    let payload = serde_json::to_vec(&reply)?;
+    if payload.len() <= limit {
+        return Ok(payload);
+    }
+    let Message { runner, .. } = reply;
+    let bytes = payload.len();
+    tracing::error!(runner.id = %runner, bytes, limit, "an answer is larger than NATS carries; raise its max_payload");
+    let detail = format!(
+        "the answer has {bytes} bytes, above NATS's max_payload of {limit}; delete ended sessions, or raise max_payload"
+    );
+    serde_json::to_vec(&Message { runner, body: Reply::Refused { code: ErrorCode::Internal, detail } })
+}
+
 fn documents_word(status: RunnerStatus) -> &'static str {
     match status {
         RunnerStatus::Available => "available",
@@ -169,6 +187,20 @@ mod tests {
             description: None,
             length: 0,
         }
+    }
+
+    #[test]
+    fn an_answer_that_nats_does_not_carry_is_a_refusal() {
+        let reply = || Message {
+            runner: RunnerId::parse("a").expect("valid id"),
+            body: Reply::DesiredSet { sessions: Vec::new() },
+        };
+        let whole = encode(reply(), 1024).expect("encoded");
+        assert_eq!(encode(reply(), whole.len()).expect("encoded"), whole);
+        let refused = encode(reply(), whole.len() - 1).expect("encoded");
+        let refused: Message<Reply> = serde_json::from_slice(&refused).expect("a reply");
+        let Reply::Refused { detail, .. } = refused.body else { panic!("{refused:?}") };
+        assert!(detail.contains("max_payload"), "{detail}");
     }
 
     #[test]

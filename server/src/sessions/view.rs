@@ -1,5 +1,7 @@
 //! Pure: what was asked, what was seen and how its runner is heard → how a session is.
 
+use std::collections::BTreeMap;
+
 use helix_protocol::api::{Endpoints, SessionView};
 use helix_protocol::assignment::{Assignment, DesiredSession};
 use helix_protocol::record::SessionRecord;
@@ -193,14 +195,21 @@ pub fn has_ended(record: &SessionRecord, observed: &Content<ObservedSession>) ->
 /// disk must not start it a second time.
 pub fn desired_of(record: &SessionRecord, ended: bool) -> Option<DesiredSession> {
     let assignment = record.assignment.as_ref()?;
+    let desired = if ended { Desired::Stopped } else { record.desired };
     Some(DesiredSession {
         session: record.id.clone(),
         epoch: assignment.epoch,
         generation: record.generation,
-        desired: if ended { Desired::Stopped } else { record.desired },
-        spec: record.spec.clone(),
+        desired,
+        spec: if desired == Desired::Stopped { spec_to_end(&record.spec) } else { record.spec.clone() },
         deleted: record.deleted,
     })
+}
+
+/// What an order to end says of the spec: a runner ends a session by what it noted at the start. The rest would go out
+/// with every sync until the session is deleted, and with enough of them the set would exceed what NATS carries.
+fn spec_to_end(spec: &SessionSpec) -> SessionSpec {
+    SessionSpec { input: None, env: BTreeMap::new(), ..spec.clone() }
 }
 
 /// Order to end and forget a session that was deleted while its runner could not be heard.
@@ -210,7 +219,7 @@ pub fn desired_of_deleted(seen: &ObservedSession) -> DesiredSession {
         epoch: seen.epoch,
         generation: seen.generation,
         desired: Desired::Stopped,
-        spec: seen.unclaimed.as_ref().map_or_else(SessionSpec::default, |unclaimed| unclaimed.spec.clone()),
+        spec: seen.unclaimed.as_ref().map_or_else(SessionSpec::default, |unclaimed| spec_to_end(&unclaimed.spec)),
         deleted: true,
     }
 }

@@ -162,6 +162,26 @@ fn an_ended_session_is_never_started_again() {
 }
 
 #[test]
+fn an_order_to_end_carries_neither_input_nor_environment() {
+    let order = |desired, ended| {
+        let mut record = record(Some(1), desired);
+        record.spec.input = Some("x".repeat(50_000));
+        record.spec.env.insert("KEY".to_owned(), "secret".to_owned());
+        record.spec.project_path = Some("kept".to_owned());
+        desired_of(&record, ended).expect("it is assigned").spec
+    };
+    let running = order(Desired::Running, false);
+    assert!(running.input.is_some() && running.env.len() == 1);
+    for ending in [order(Desired::Running, true), order(Desired::Stopped, false), order(Desired::Stopped, true)] {
+        let kept = SessionSpec { project_path: Some("kept".to_owned()), ..SessionSpec::default() };
+        assert_eq!(ending, kept);
+    }
+    let unclaimed = Some(Unclaimed { spec: running, received_at: Timestamp::UNIX_EPOCH });
+    let deleted = desired_of_deleted(&ObservedSession { unclaimed, ..seen(1, SessionPhase::Stopped) }).spec;
+    assert!(deleted.input.is_none() && deleted.env.is_empty());
+}
+
+#[test]
 fn values_of_the_environment_are_for_who_may_change_the_session() {
     use helix_protocol::record::Scope;
     let mut record = record(None, Desired::Running);
