@@ -149,12 +149,14 @@ async fn the_documents_other_routes_answer_as_written() -> Result<()> {
     api.put(&format!("{base}/a"), &json!({"env": ["K=W"]})).await?.problem(409, "session_started")?;
     let queued = api.post(base, &json!({"session_id": "b", "input": "echo $K; pwd"})).await?.expect(200)?;
     ensure!(queued["status"] == "queued" && queued["runner_id"] == "", "{queued}");
-    api.put(&format!("{base}/b"), &json!({"env": ["K=changed"], "project_path": "deep/down"})).await?.expect(200)?;
+    let change = json!({"env": ["K=changed"], "project_path": "/workspace/deep/down"});
+    api.put(&format!("{base}/b"), &change).await?.expect(200)?;
     let done = api.delete(&format!("{base}/a")).await?.expect(200)?;
     ensure!(done["session_id"] == "a" && done["message"].is_string(), "{done}");
     let view = api.wait_result("b", READY).await?;
     let output = view.result.map(|result| result.output_tail).unwrap_or_default();
-    ensure!(output.starts_with("changed\n") && output.ends_with("/deep/down\n"), "{output}");
+    let workspace = view.workspace.context("no workspace")?;
+    ensure!(output == format!("changed\n{workspace}/deep/down\n"), "{output}");
 
     api.get(&format!("{base}/nobody")).await?.problem(404, "session_not_found")?;
     api.get(&format!("{base}/nobody/rdp")).await?.problem(404, "session_not_found")?;

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// Documents' RDP user.
 const RDP_USER: &str = "zed";
 
+/// The workspace, as the documents' paths name it.
+const WORKSPACE: &str = "/workspace";
+
 /// The canonical request for a documents' one.
 pub fn request(agent: ZedAgent) -> Result<CreateSession> {
     if agent.input.trim().is_empty() {
@@ -42,10 +45,11 @@ pub fn request(agent: ZedAgent) -> Result<CreateSession> {
     })
 }
 
-/// The documents' paths start at the root of what a session sees (`/workspace/my-project`); ours at its workspace.
-/// An empty one is none.
+/// The documents' paths start at the root of what a session sees, where `/workspace` is the workspace; ours start
+/// there. An empty one is none.
 pub fn project_path(path: &str) -> Option<String> {
-    Some(path.trim_start_matches('/')).filter(|path| !path.is_empty()).map(str::to_owned)
+    let inside = path.strip_prefix(WORKSPACE).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    Some(inside.unwrap_or(path).trim_start_matches('/')).filter(|path| !path.is_empty()).map(str::to_owned)
 }
 
 /// `K=V` entries as a map. The fault names the entry, never its value: that may be a secret.

@@ -60,7 +60,7 @@ fn the_documents_own_request_becomes_a_session() {
     insta::assert_json_snapshot!(request, @r#"
     {
       "id": "session_123",
-      "project_path": "workspace/my-project",
+      "project_path": "my-project",
       "input": "Help me implement a new feature",
       "labels": {
         "instance_id": "spec_task_789",
@@ -72,6 +72,24 @@ fn the_documents_own_request_becomes_a_session() {
       }
     }
     "#);
+}
+
+#[test]
+fn the_documents_paths_start_at_the_workspace() {
+    for (theirs, ours) in [
+        ("/workspace/my-project", Some("my-project")),
+        ("/workspace//deep/down", Some("deep/down")),
+        ("/workspace", None),
+        ("/workspace/", None),
+        ("", None),
+        ("/", None),
+        ("/workspaces/a", Some("workspaces/a")),
+        ("workspace/a", Some("workspace/a")),
+        ("/my-project", Some("my-project")),
+        ("my-project", Some("my-project")),
+    ] {
+        assert_eq!(shapes::project_path(theirs).as_deref(), ours, "{theirs:?}");
+    }
 }
 
 #[test]
