@@ -216,24 +216,88 @@ fn is_newer(new: &ObservedSession, known: &ObservedSession) -> bool {
     (new.epoch, new.report) > (known.epoch, known.report)
 }
 
-/// The documents' answer: `completed` or `failed` once the task or the session ended, else `progress`.
+/// The documents' answer: `completed` or `failed` once the task or the session ended, else `progress`. A task that has
+/// ended is never spoken of otherwise again, whatever becomes of its session.
 fn response(before: Option<&ObservedSession>, now: &ObservedSession) -> AgentResponse {
-    let fresh_result = now.result.as_ref().filter(|_| before.is_none_or(|before| before.result.is_none()));
-    let cause = || now.cause.as_ref().map(|cause| cause.message.clone());
-    let (status, message) = match (fresh_result, now.phase) {
-        (Some(result), phase) if phase != SessionPhase::Failed => {
-            let status = if result.exit_status == 0 { "completed" } else { "failed" };
-            (status, Some(result.output_tail.clone()))
-        }
-        (_, SessionPhase::Failed) => ("failed", cause()),
-        (_, SessionPhase::Stopped) => ("completed", cause().or_else(|| Some(now.phase.to_string()))),
-        (_, phase) => ("progress", Some(phase.to_string())),
+    let status = match (&now.result, now.phase) {
+        (Some(result), _) if result.exit_status == 0 => "completed",
+        (Some(_), _) | (None, SessionPhase::Failed) => "failed",
+        (None, SessionPhase::Stopped) => "completed",
+        (None, _) => "progress",
     };
+    let fresh_result = now.result.as_ref().filter(|_| before.is_none_or(|before| before.result.is_none()));
+    let cause = now.cause.as_ref().filter(|_| now.phase.is_terminal()).map(|cause| cause.message.clone());
+    let message = fresh_result.map(|result| result.output_tail.clone()).or(cause);
     AgentResponse {
         agent_id: now.runner.to_string(),
         session_id: now.session.to_string(),
         status: status.to_owned(),
-        message,
+        message: message.or_else(|| Some(now.phase.to_string())),
         result: fresh_result.cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use helix_protocol::session::{Cause, SessionResult};
+    use helix_protocol::{Epoch, Generation, KindName, SessionId};
+
+    use super::*;
+
+    fn seen(phase: SessionPhase, exit_status: Option<i32>) -> ObservedSession {
+        let result = |exit_status| SessionResult {
+            exit_status,
+            output_tail: "the output".to_owned(),
+            output_truncated: false,
+            finished_at: Timestamp::UNIX_EPOCH,
+        };
+        ObservedSession {
+            session: SessionId::parse("s").expect("valid id"),
+            runner: RunnerId::parse("r").expect("valid id"),
+            epoch: Epoch(1),
+            generation: Generation(1),
+            report: 1,
+            phase,
+            cause: phase.is_terminal().then(|| Cause::new("why", "the cause")),
+            result: exit_status.map(result),
+            timeline: Vec::new(),
+            kind: KindName::parse("command").expect("valid kind"),
+            display: None,
+            pid: None,
+            workspace: None,
+            limits: None,
+            frozen: false,
+            forgotten: false,
+            unclaimed: None,
+        }
+    }
+
+    #[test]
+    fn the_documents_answer_never_takes_back_how_a_task_ended() {
+        use SessionPhase::{Failed, Ready, Starting, Stopped, Stopping};
+        let runs = (Ready, None);
+        // before, now → word, message, result
+        for (before, now, word, message, told) in [
+            (None, (Starting, None), "progress", "Starting", false),
+            (Some((Starting, None)), runs, "progress", "Ready", false),
+            (Some(runs), (Ready, Some(0)), "completed", "the output", true),
+            (Some(runs), (Ready, Some(4)), "failed", "the output", true),
+            (Some((Ready, Some(4))), (Stopping, Some(4)), "failed", "Stopping", false),
+            (Some((Stopping, Some(4))), (Stopped, Some(4)), "failed", "the cause", false),
+            (Some((Ready, Some(0))), (Stopping, Some(0)), "completed", "Stopping", false),
+            (Some((Stopping, Some(0))), (Stopped, Some(0)), "completed", "the cause", false),
+            (Some((Ready, Some(0))), (Failed, Some(0)), "completed", "the cause", false),
+            (Some(runs), (Stopping, None), "progress", "Stopping", false),
+            (Some(runs), (Stopped, None), "completed", "the cause", false),
+            (Some(runs), (Failed, None), "failed", "the cause", false),
+        ] {
+            let before = before.map(|(phase, exit_status)| seen(phase, exit_status));
+            let response = response(before.as_ref(), &seen(now.0, now.1));
+            assert_eq!(
+                (response.status.as_str(), response.message.as_deref(), response.result.is_some()),
+                (word, Some(message), told),
+                "{now:?}"
+            );
+        }
     }
 }
