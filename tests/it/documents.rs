@@ -140,6 +140,9 @@ async fn the_documents_other_routes_answer_as_written() -> Result<()> {
     let logs: Logs = api.get(&format!("{base}/a/logs?lines=100")).await?.json()?;
     ensure!(logs.lines as usize == logs.logs.len(), "{logs:?}");
     ensure!(logs.logs.iter().any(|line| line.starts_with("display: ")), "{logs:?}");
+    ensure!(logs.logs.len() > 2, "{logs:?}");
+    let last: Logs = api.get(&format!("{base}/a/logs?lines=2")).await?.json()?;
+    ensure!(last.lines == 2 && last.logs == logs.logs[logs.logs.len() - 2..], "{last:?} of {logs:?}");
     let connections = api.get(&format!("{base}/connections")).await?.expect(200)?;
     ensure!(connections == json!([]), "{connections}");
     let command = api.post(&format!("{base}/a/command"), &json!({"type": "focus", "data": {}})).await?;

@@ -177,11 +177,11 @@ async fn stats(State(app): State<App>, principal: Principal, Id(id): Id<SessionI
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct LogsQuery {
-    /// Last lines of each unit, 100 where absent, at most 5000.
+    /// Last lines, 100 where absent, at most 5000.
     lines: Option<u32>,
 }
 
-/// The units' last log lines.
+/// The last log lines of all units together.
 #[utoipa::path(get, path = "/api/v1/external-agents/{id}/logs", tag = "external-agents",
     params(("id" = SessionId, Path, description = "Session id"), LogsQuery), responses((status = 200, body = Logs)))]
 async fn logs(
@@ -191,10 +191,9 @@ async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> Result<Json<Logs>> {
     let view = app.sessions.get(&principal, &id).await?;
-    let lines = read_logs(&app, &view, LogQuery { lines: line_count(query.lines)?, unit: None }).await?.lines;
-    let logs: Vec<_> = lines.into_iter().map(|line| format!("{}: {}", line.unit, line.text)).collect();
-    let timestamp = Timestamp::now().to_string();
-    Ok(Json(Logs { session_id: id.into(), lines: logs.len() as u32, logs, timestamp }))
+    let count = line_count(query.lines)?;
+    let lines = read_logs(&app, &view, LogQuery { lines: count, unit: None }).await?.lines;
+    Ok(Json(shapes::logs(id, &lines, count as usize, Timestamp::now())))
 }
 
 /// A command for the session's agent: goes out on its sync socket, and there is none yet.

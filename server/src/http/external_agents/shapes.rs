@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use helix_protocol::api::{CreateSession, RunnerView, SessionView};
-use helix_protocol::external_agents::{RdpConnection, Stats, ZedAgent, ZedAgentResponse};
+use helix_protocol::external_agents::{Logs, RdpConnection, Stats, ZedAgent, ZedAgentResponse};
+use helix_protocol::link::LogLine;
 use helix_protocol::runner::RunnerStatus;
 use helix_protocol::session::{SessionPhase, TimelineStep};
 use helix_protocol::{ErrorCode, SessionId};
@@ -128,6 +129,13 @@ pub fn stats(view: &SessionView, now: Timestamp) -> Stats {
         rdp_port: None,
         status: view.phase.documents_word().to_owned(),
     }
+}
+
+/// The last `count` lines. The runner counts them for each unit.
+pub fn logs(session: SessionId, lines: &[LogLine], count: usize, now: Timestamp) -> Logs {
+    let last = &lines[lines.len().saturating_sub(count)..];
+    let logs: Vec<_> = last.iter().map(|line| format!("{}: {}", line.unit, line.text)).collect();
+    Logs { session_id: session.into(), lines: logs.len() as u32, logs, timestamp: now.to_string() }
 }
 
 fn end_of(step: &TimelineStep) -> Timestamp {

@@ -1,5 +1,6 @@
 use helix_protocol::api::{CreateSession, Endpoints, RunnerView, SessionView};
 use helix_protocol::external_agents::ZedAgent;
+use helix_protocol::link::LogLine;
 use helix_protocol::runner::{Liveness, RunnerStatus};
 use helix_protocol::session::{Cause, Desired, Display, Geometry, SessionPhase, SessionSpec, TimelineStep};
 use helix_protocol::{Epoch, ErrorCode, Generation, RunnerId, SessionId};
@@ -177,6 +178,19 @@ fn stats_count_from_the_runners_first_step() {
     queued.timeline.truncate(1);
     let stats = shapes::stats(&queued, at("2026-11-21T10:01:00Z"));
     assert_eq!((stats.uptime, stats.start_time), (0, None));
+}
+
+#[test]
+fn no_more_log_lines_are_answered_than_were_asked_for() {
+    let line = |unit: &str, text: &str| LogLine { unit: unit.to_owned(), text: text.to_owned() };
+    let lines = [line("display", "a"), line("display", "b"), line("app", "c"), line("app", "d")];
+    let answer = |count| {
+        let id = SessionId::parse("s").expect("valid id");
+        let logs = shapes::logs(id, &lines, count, at("2026-11-21T10:00:00Z"));
+        (logs.lines, logs.logs.join(", "))
+    };
+    assert_eq!(answer(3), (3, "display: b, app: c, app: d".to_owned()));
+    assert_eq!(answer(100), (4, "display: a, display: b, app: c, app: d".to_owned()));
 }
 
 #[test]
