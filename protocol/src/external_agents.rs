@@ -1,7 +1,8 @@
 //! The documents' shapes: `/api/v1/external-agents` bodies and the `external_agents.*` subjects, field for field.
-//! Source: documents 000 and 001. Unknown fields in requests are ignored; every key of an answer is present.
+//! Source: documents 000 and 001. Unknown fields in requests are ignored, and `null` is as good as a key that is absent;
+//! every key of an answer is present.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 #[cfg(feature = "openapi")]
 use utoipa::ToSchema;
@@ -12,27 +13,39 @@ use utoipa::ToSchema;
 #[cfg_attr(feature = "openapi", derive(ToSchema))]
 pub struct ZedAgent {
     /// Made up where empty.
+    #[serde(deserialize_with = "null_as_default")]
     pub session_id: String,
     /// Kept as a label.
+    #[serde(deserialize_with = "null_as_default")]
     pub user_id: String,
     /// Required, at most 50,000 characters.
+    #[serde(deserialize_with = "null_as_default")]
     pub input: String,
     /// `K=V` entries.
+    #[serde(deserialize_with = "null_as_default")]
     pub env: Vec<String>,
     /// Ignored: the runner decides; `/stats` tells.
+    #[serde(deserialize_with = "null_as_default")]
     pub work_dir: String,
     /// Directory inside the workspace, at most 255 characters.
+    #[serde(deserialize_with = "null_as_default")]
     pub project_path: String,
     /// Spec task; kept as a label.
     pub instance_id: Option<String>,
     /// Thread to continue; kept as a label.
     pub thread_id: Option<String>,
     /// Ignored: ports are never fixed by a request.
+    #[serde(deserialize_with = "null_as_default")]
     pub rdp_port: i64,
     /// Ignored: always `zed`.
+    #[serde(deserialize_with = "null_as_default")]
     pub rdp_user: String,
     /// Ignored: grants are made by the server.
     pub rdp_password: Option<String>,
+}
+
+fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// A session or an idle runner, as the documents' list, get and POST answer: the union of both readings' keys.
@@ -217,4 +230,33 @@ pub enum Task {
         /// Which.
         session_id: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_as_good_as_absent() {
+        let keys = [
+            "session_id",
+            "user_id",
+            "input",
+            "env",
+            "work_dir",
+            "project_path",
+            "instance_id",
+            "thread_id",
+            "rdp_port",
+            "rdp_user",
+            "rdp_password",
+        ];
+        for key in keys {
+            let body = format!("{{\"{key}\": null}}");
+            assert_eq!(serde_json::from_str::<ZedAgent>(&body).expect(key), ZedAgent::default(), "{key}");
+        }
+        let known = serde_json::to_value(ZedAgent::default()).expect("encoded");
+        assert_eq!(known.as_object().map(serde_json::Map::len), Some(keys.len()), "a key is not tried");
+        serde_json::from_str::<ZedAgent>(r#"{"env": [null]}"#).expect_err("an entry that is none");
+    }
 }

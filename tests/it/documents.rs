@@ -161,6 +161,11 @@ async fn the_documents_other_routes_answer_as_written() -> Result<()> {
     let workspace = view.workspace.context("no workspace")?;
     ensure!(output == format!("changed\n{workspace}/deep/down\n"), "{output}");
 
+    let nulls = json!({"session_id": null, "user_id": null, "input": "true", "env": null, "work_dir": null,
+                       "project_path": null, "instance_id": null, "rdp_port": null, "rdp_user": null});
+    let made_up = api.post(base, &nulls).await?.expect(200)?;
+    ensure!(made_up["session_id"].as_str().is_some_and(|id| !id.is_empty()), "{made_up}");
+
     api.get(&format!("{base}/nobody")).await?.problem(404, "session_not_found")?;
     api.get(&format!("{base}/nobody/rdp")).await?.problem(404, "session_not_found")?;
     api.post(base, &json!({"session_id": "c", "input": ""})).await?.problem(400, "invalid_input")?;
