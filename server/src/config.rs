@@ -6,6 +6,7 @@
 
 mod document;
 mod fault;
+mod nats;
 mod secrets;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::fault::{Fault, Faults};
+pub use self::nats::NatsConfig;
 pub use self::secrets::Secrets;
 
 use self::document::Document;
@@ -48,15 +50,6 @@ pub struct ServerConfig {
     pub nats: NatsConfig,
     /// What the secret files hold.
     pub secrets: Secrets,
-}
-
-/// The server's own NATS connection.
-#[derive(Debug, Clone)]
-pub struct NatsConfig {
-    /// `nats://HOST:PORT` or `tls://HOST:PORT`.
-    pub url: String,
-    /// User in account HELIX.
-    pub user: String,
 }
 
 /// What flags say; each overrides file and environment.
@@ -103,15 +96,11 @@ impl ServerConfig {
         let max_body_bytes = doc.integer("", "max_body_bytes", None).or("1048576").check(&mut doc, body_limit);
         let log_level = doc.text("", "log_level", Some("LOG_LEVEL")).or("info").check(&mut doc, log_filter);
 
-        let nats_host = env("NATS_SERVER_HOST").unwrap_or_else(|| "127.0.0.1".to_owned());
-        let nats_port = env("NATS_SERVER_PORT").unwrap_or_else(|| "4222".to_owned());
-        let nats_url =
-            doc.text("nats", "url", None).or(&format!("nats://{nats_host}:{nats_port}")).check(&mut doc, nats_address);
+        let nats = nats::read(&mut doc);
         let runner_nats_url = doc
             .text("nats", "runner_url", None)
-            .or(nats_url.as_deref().unwrap_or("nats://127.0.0.1:4222"))
-            .check(&mut doc, nats_address);
-        let user = doc.text("nats", "user", None).or("server").check(&mut doc, |text| Ok(text.to_owned()));
+            .or(nats.as_ref().map_or("nats://127.0.0.1:4222", |nats| &nats.url))
+            .check(&mut doc, nats::address);
 
         let agents = "external_agents";
         let enabled = doc.boolean(agents, "enabled", Some("EXTERNAL_AGENT_ENABLED")).or("true").check(&mut doc, switch);
@@ -148,7 +137,7 @@ impl ServerConfig {
                 suspect_timeout,
                 lost_timeout,
                 credential_ttl: credential_ttl?,
-                nats: NatsConfig { url: nats_url?, user: user? },
+                nats: nats?,
                 secrets: secrets?,
             })
         };
@@ -188,16 +177,6 @@ fn base_url(text: &str) -> Checked<String> {
     match host {
         Some(host) if !host.is_empty() && !url.contains(['?', '#', ' ']) => Ok(url.to_owned()),
         _ => refuse(format!("{text:?} is not a base URL"), "write for example \"https://helix.example.org\""),
-    }
-}
-
-fn nats_address(text: &str) -> Checked<String> {
-    let fix = "write for example \"nats://127.0.0.1:4222\"; user and password have settings of their own";
-    let host = text.strip_prefix("nats://").or_else(|| text.strip_prefix("tls://"));
-    match host {
-        Some(host) if host.contains('@') => refuse("the address carries a user or password", fix),
-        Some(host) if !host.is_empty() && text.parse::<async_nats::ServerAddr>().is_ok() => Ok(text.to_owned()),
-        _ => refuse(format!("{text:?} is not a NATS address"), fix),
     }
 }
 

@@ -71,6 +71,12 @@ impl<'a> Document<'a> {
         self.value(section, key, env, Kind::Boolean)
     }
 
+    /// A variable of the environment without a key of its own; an empty one is none.
+    pub fn variable(&self, name: &str) -> Value {
+        let found = self.env(name).map_or(Found::Nothing, Found::Text);
+        Value { place: format!("environment variable {name}"), found }
+    }
+
     /// A path that must be given; relative ones count from the file's folder.
     pub fn path(&mut self, section: &'static str, key: &'static str) -> Option<PathBuf> {
         let value = self.text(section, key, None);

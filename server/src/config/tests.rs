@@ -73,6 +73,33 @@ fn the_environment_goes_before_the_file() {
 }
 
 #[test]
+fn the_environment_says_host_and_port_of_nats_whatever_the_file_says() {
+    let with = |url: &str| format!("{GOOD}url = \"{url}\"\n");
+    let (none, file, tls) = (GOOD.to_owned(), with("nats://bus:4333"), with("tls://bus"));
+    for (text, host, port, url) in [
+        (&none, "", "", "nats://127.0.0.1:4222"),
+        (&none, "other", "", "nats://other:4222"),
+        (&none, "", "4444", "nats://127.0.0.1:4444"),
+        (&file, "", "", "nats://bus:4333"),
+        (&file, "other", "4444", "nats://other:4444"),
+        (&file, "other", "", "nats://other:4333"),
+        (&file, "", "4444", "nats://bus:4444"),
+        (&tls, "other", "4444", "tls://other:4444"),
+        (&file, "::1", "", "nats://[::1]:4333"),
+        (&file, "[::1]", "4444", "nats://[::1]:4444"),
+    ] {
+        let env = [("NATS_SERVER_HOST", host), ("NATS_SERVER_PORT", port)];
+        let config = Folder::new().parse(text, &env).expect("a good configuration");
+        assert_eq!((&*config.nats.url, &*config.runner_nats_url), (url, url), "{text} {env:?}");
+    }
+    let env = [("NATS_SERVER_HOST", "nats://bus"), ("NATS_SERVER_PORT", "70000")];
+    insta::assert_snapshot!(Folder::new().parse(&file, &env).expect_err("two faults"), @r#"
+    environment variable NATS_SERVER_HOST: "nats://bus" is not a host; fix: write a name or an address alone, for example 127.0.0.1
+    environment variable NATS_SERVER_PORT: "70000" is not a port; fix: write 1 to 65535; nats-server's own is 4222
+    "#);
+}
+
+#[test]
 fn every_fault_is_told_at_once_with_line_and_fix() {
     let folder = Folder::new();
     folder.write("admin.token", b"an-admin-token-of-a-test", 0o644);

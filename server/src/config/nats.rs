@@ -1,0 +1,65 @@
+//! `[nats]`: where NATS is. The documents' variables say its host and its port one by one.
+
+use async_nats::ServerAddr;
+
+use super::document::Document;
+use super::{Checked, refuse};
+
+/// The server's own NATS connection.
+#[derive(Debug, Clone)]
+pub struct NatsConfig {
+    /// `nats://HOST:PORT` or `tls://HOST:PORT`.
+    pub url: String,
+    /// User in account HELIX.
+    pub user: String,
+}
+
+/// Reads the section; notes faults.
+pub(super) fn read(doc: &mut Document<'_>) -> Option<NatsConfig> {
+    let url = url(doc);
+    let user = doc.text("nats", "user", None).or("server").check(doc, |text| Ok(text.to_owned()));
+    Some(NatsConfig { url: url?, user: user? })
+}
+
+/// The file's address, with the parts that the environment says in place of its own.
+fn url(doc: &mut Document<'_>) -> Option<String> {
+    let given = doc.text("nats", "url", None).or("nats://127.0.0.1:4222").check(doc, address);
+    let host = doc.variable("NATS_SERVER_HOST").check(doc, host);
+    let port = doc.variable("NATS_SERVER_PORT").check(doc, port);
+    let given = given?;
+    if host.is_none() && port.is_none() {
+        return Some(given);
+    }
+    let parsed = given.parse::<ServerAddr>().ok()?;
+    let scheme = if given.starts_with("tls://") { "tls" } else { "nats" };
+    let host = host.unwrap_or_else(|| parsed.host().to_owned());
+    let port = port.unwrap_or_else(|| parsed.port());
+    Some(format!("{scheme}://{}:{port}", if host.contains(':') { format!("[{host}]") } else { host }))
+}
+
+/// An address of NATS, with its scheme.
+pub(super) fn address(text: &str) -> Checked<String> {
+    let fix = "write for example \"nats://127.0.0.1:4222\"; user and password have settings of their own";
+    let host = text.strip_prefix("nats://").or_else(|| text.strip_prefix("tls://"));
+    match host {
+        Some(host) if host.contains('@') => refuse("the address carries a user or password", fix),
+        Some(host) if !host.is_empty() && text.parse::<ServerAddr>().is_ok() => Ok(text.to_owned()),
+        _ => refuse(format!("{text:?} is not a NATS address"), fix),
+    }
+}
+
+fn host(text: &str) -> Checked<String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    if is_name && !bare.is_empty() || bare.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Ok(bare.to_owned());
+    }
+    refuse(format!("{text:?} is not a host"), "write a name or an address alone, for example 127.0.0.1")
+}
+
+fn port(text: &str) -> Checked<u16> {
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => refuse(format!("{text:?} is not a port"), "write 1 to 65535; nats-server's own is 4222"),
+    }
+}
