@@ -65,6 +65,57 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(config.runner.as_str(), "r-1");
 }
 
+/// Every variable of the documents, with a value that is not the default.
+#[test]
+fn each_variable_of_the_documents_is_heard() {
+    type Field = fn(&Config) -> String;
+    let hosts: Field = |config| config.api_hosts.join(" ");
+    let token: Field = |config| config.enrolment_token.as_ref().map_or("", Secret::expose).to_owned();
+    let slots: Field = |config| config.slots.to_string();
+    let max_tasks: Field = |config| config.max_tasks.to_string();
+    let geometry: Field = |config| config.geometry.to_string();
+    let unused: Field = |config| config.unused.join(" ");
+    let table: [(&str, &str, Field, &str); 19] = [
+        ("API_HOST", "http://a:8080", hosts, "http://a:8080"),
+        ("HELIX_API_HOST", "http://b:8080", hosts, "http://b:8080"),
+        ("API_TOKEN", "an-enrolment-token", token, "an-enrolment-token"),
+        ("HELIX_API_TOKEN", "another-enrolment-token", token, "another-enrolment-token"),
+        ("RUNNER_ID", "r-1", |config| config.runner.to_string(), "r-1"),
+        ("CONCURRENCY", "4", slots, "4"),
+        ("AGENT_CONCURRENCY", "5", slots, "5"),
+        ("MAX_TASKS", "6", max_tasks, "6"),
+        ("AGENT_MAX_TASKS", "7", max_tasks, "7"),
+        ("SESSION_TIMEOUT", "60", |config| format!("{:?}", config.session_timeout), "60s"),
+        ("WORKSPACE_DIR", "/w", |config| config.workspace_dir.display().to_string(), "/w"),
+        ("NATS_URL", "nats://bus:4333", |config| config.nats_url.clone().unwrap_or_default(), "nats://bus:4333"),
+        ("DISPLAY_WIDTH", "1280", geometry, "1280x1080"),
+        ("DISPLAY_HEIGHT", "720", geometry, "1920x720"),
+        ("VNC_PASSWORD", "a-password", unused, "VNC_PASSWORD"),
+        ("RDP_USER", "root", unused, "RDP_USER"),
+        ("RDP_PASSWORD", "a-password", unused, "RDP_PASSWORD"),
+        (
+            "ZED_BINARY",
+            "/z/zed",
+            |config| config.zed_binary.as_ref().map_or_else(String::new, |path| path.display().to_string()),
+            "/z/zed",
+        ),
+        ("LOG_LEVEL", "debug", |config| config.log_level.clone(), "debug"),
+    ];
+    let load = |env: &[(&str, &str)]| load(&["--state-dir", "/s"], env, None).expect("valid");
+    let (default, empty) = (load(&[]), load(&table.map(|row| (row.0, ""))));
+    for (name, value, field, expected) in table {
+        assert_eq!(field(&load(&[(name, value)])), expected, "{name}");
+        assert_ne!(field(&default), expected, "{name}: the value is the default");
+        assert_eq!(field(&empty), field(&default), "{name}: empty");
+    }
+    // The first of two names wins.
+    for (short, long, value, other, field) in
+        [("CONCURRENCY", "AGENT_CONCURRENCY", "4", "5", slots), ("MAX_TASKS", "AGENT_MAX_TASKS", "6", "7", max_tasks)]
+    {
+        assert_eq!(field(&load(&[(long, other), (short, value)])), value, "{short}");
+    }
+}
+
 #[test]
 fn all_mistakes_come_at_once_with_place_and_fix() {
     let file = "concurrency = 0\nspeed = 1\nsession_timeout = \"soon\"\nworkspace_dir = \"here\"\n\

@@ -99,6 +99,42 @@ fn the_environment_says_host_and_port_of_nats_whatever_the_file_says() {
     "#);
 }
 
+/// Every variable of the documents, with a value that is not the default.
+#[test]
+fn each_variable_of_the_documents_is_heard() {
+    type Field = fn(&ServerConfig) -> String;
+    let table: [(&str, &str, Field, &str); 7] = [
+        ("EXTERNAL_AGENT_ENABLED", "false", |config| config.external_agents_enabled.to_string(), "false"),
+        ("NATS_SERVER_HOST", "bus", |config| config.nats.url.clone(), "nats://bus:4222"),
+        ("NATS_SERVER_PORT", "4333", |config| config.nats.url.clone(), "nats://127.0.0.1:4333"),
+        ("EXTERNAL_AGENT_TIMEOUT", "45s", |config| format!("{:?}", config.lost_timeout), "45s"),
+        ("EXTERNAL_AGENT_HEARTBEAT_INTERVAL", "7s", |config| format!("{:?}", config.heartbeat_interval), "7s"),
+        (
+            "RUNNER_TOKEN",
+            "a-token-from-the-environment",
+            |config| config.secrets.enrolment_token.clone().unwrap_or_default(),
+            "a-token-from-the-environment",
+        ),
+        ("LOG_LEVEL", "debug", |config| config.log_level.clone(), "debug"),
+    ];
+    let folder = Folder::new();
+    let (default, empty) = (folder.parse(GOOD, &[]).expect("good"), folder.parse(GOOD, &table.map(|row| (row.0, ""))));
+    let empty = empty.expect("an empty variable is none");
+    for (name, value, field, expected) in table {
+        let config = folder.parse(GOOD, &[(name, value)]).expect(name);
+        assert_eq!(field(&config), expected, "{name}");
+        assert_ne!(field(&default), expected, "{name}: the value is the default");
+        assert_eq!(field(&empty), field(&default), "{name}: empty");
+    }
+}
+
+#[test]
+fn document_000s_interval_as_long_as_the_timeout_is_refused() {
+    let env = [("EXTERNAL_AGENT_HEARTBEAT_INTERVAL", "30s"), ("EXTERNAL_AGENT_TIMEOUT", "30s")];
+    let faults = Folder::new().parse(GOOD, &env).expect_err("every runner would be lost");
+    insta::assert_snapshot!(faults, @r#"server.toml: external_agents.heartbeat_interval: an interval of 30s is not shorter than the time-out of 30s: every runner would be lost; fix: make it a sixth of lost_timeout, for example "5s" and "30s""#);
+}
+
 #[test]
 fn every_fault_is_told_at_once_with_line_and_fix() {
     let folder = Folder::new();
