@@ -7,6 +7,8 @@ mod harness;
 mod http;
 #[path = "core/limits.rs"]
 mod limits;
+#[path = "core/lists.rs"]
+mod lists;
 #[path = "core/logs.rs"]
 mod logs;
 
