@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use helix_protocol::api::Problem;
+use helix_protocol::api::{
+    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, Ticket,
+};
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::{Event, FeedItem};
 use helix_protocol::external_agents::{AgentHeartbeat, AgentResponse, Register, Task};
 use helix_protocol::link::{Dial, Message, Nudge, Reply, Request, Stream};
-use helix_protocol::runner::Heartbeat;
-use helix_protocol::session::{Desired, Project, SessionPhase, SessionResult, SessionSpec};
-use helix_protocol::{Epoch, ErrorCode, Generation, RunnerId, SessionId};
+use helix_protocol::resources::{Bytes, Cpus, Limits, Pressure, Reserve, Resources, Usage};
+use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
+use helix_protocol::session::{
+    Cause, Desired, Display, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
+};
+use helix_protocol::{Epoch, ErrorCode, Generation, KindName, RunnerId, SessionId};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +33,133 @@ fn spec() -> SessionSpec {
         input: Some("make check".to_owned()),
         geometry: "1280x720".parse().ok(),
         ..SessionSpec::default()
+    }
+}
+
+fn kind() -> KindName {
+    KindName::parse("command").expect("a valid kind")
+}
+
+fn result() -> SessionResult {
+    SessionResult {
+        exit_status: 0,
+        output_tail: "ok\n".to_owned(),
+        output_truncated: false,
+        finished_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+const SIZE: Geometry = Geometry { width: 1280, height: 720 };
+
+/// A session of which everything is known.
+fn view() -> SessionView {
+    let resources = Resources { cpu: Some(Cpus(1500)), memory: Some(Bytes(4 << 30)), ..Resources::default() };
+    let step = |step: &str, duration_ms, detail: Option<&str>| TimelineStep {
+        step: step.to_owned(),
+        at: Timestamp::UNIX_EPOCH,
+        duration_ms,
+        detail: detail.map(str::to_owned),
+    };
+    SessionView {
+        id: session(),
+        owner: "admin".to_owned(),
+        phase: SessionPhase::Ready,
+        cause: Some(Cause::new("ended_late", "for people")),
+        result: Some(result()),
+        desired: Desired::Running,
+        unclaimed: false,
+        runner: Some(runner()),
+        epoch: Epoch(2),
+        retries: 1,
+        generation: Generation(3),
+        kind: Some(kind()),
+        pool: None,
+        labels: BTreeMap::from([("team".to_owned(), "web".to_owned())]),
+        spec: SessionSpec { kind: Some(kind()), resources, ..spec() },
+        queue_position: Some(1),
+        display: Some(Display { number: 7, geometry: SIZE }),
+        pid: Some(4711),
+        workspace: Some("/w".to_owned()),
+        limits: Some(Limits {
+            resources,
+            enforced: vec!["memory".to_owned()],
+            missing: vec!["cpu: not delegated".to_owned()],
+        }),
+        usage: Some(Usage {
+            memory_bytes: Some(1 << 20),
+            cpu_usec: Some(5_000_000),
+            cpu_milli: Some(250),
+            tasks: Some(9),
+            oom_kills: Some(0),
+            pressure: Some(Pressure { cpu: 1, memory: 2, io: 3 }),
+        }),
+        frozen: false,
+        endpoints: Endpoints {
+            view: Some("https://helix.example.org/sessions/session_123/view".to_owned()),
+            vnc: Some("wss://helix.example.org/api/v1/sessions/session_123/streams/vnc".to_owned()),
+            rdp: None,
+        },
+        timeline: vec![step("accepted", None, None), step("display", Some(80), Some("Xtigervnc"))],
+        created_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// The least that is known of a session: every key is there.
+fn bare_view() -> SessionView {
+    SessionView {
+        phase: SessionPhase::Pending,
+        cause: None,
+        result: None,
+        runner: None,
+        kind: None,
+        labels: BTreeMap::new(),
+        spec: SessionSpec::default(),
+        queue_position: None,
+        display: None,
+        pid: None,
+        workspace: None,
+        limits: None,
+        usage: None,
+        endpoints: Endpoints::default(),
+        timeline: Vec::new(),
+        ..view()
+    }
+}
+
+fn runner_view() -> RunnerView {
+    let reserve = Reserve { cpu: Some(Cpus(500)), memory: Some(Bytes(1 << 30)) };
+    let facts = RunnerFacts {
+        hostname: "box".to_owned(),
+        version: "0.1.0".to_owned(),
+        slots: 8,
+        max_tasks: 0,
+        kinds: vec![kind()],
+        unavailable_kinds: BTreeMap::from([(KindName::parse("zed").expect("valid"), "no editor".to_owned())]),
+        default_kind: kind(),
+        default_geometry: SIZE,
+        backend: "systemd".to_owned(),
+        isolation: "own user".to_owned(),
+        limits: "cgroup".to_owned(),
+        enforced: vec!["memory".to_owned()],
+        missing: Vec::new(),
+        max_resources: Resources { tasks: Some(2048), ..Resources::default() },
+        reservable: reserve,
+        kind_reserve: BTreeMap::from([(kind(), reserve)]),
+        memory_bytes: 16 << 30,
+        cpus: 8,
+        labels: BTreeMap::from([("site".to_owned(), "cellar".to_owned())]),
+    };
+    RunnerView {
+        id: runner(),
+        status: RunnerStatus::Available,
+        liveness: Liveness::Online,
+        cordoned: false,
+        draining: false,
+        active_tasks: 1,
+        slots: 8,
+        facts: Some(facts),
+        enrolled_at: Timestamp::UNIX_EPOCH,
+        last_seen_at: Some(Timestamp::UNIX_EPOCH),
     }
 }
 
@@ -98,12 +230,7 @@ fn the_documents_subjects() {
         session_id: "session_123".to_owned(),
         status: "completed".to_owned(),
         message: Some("ok\n".to_owned()),
-        result: Some(SessionResult {
-            exit_status: 0,
-            output_tail: "ok\n".to_owned(),
-            output_truncated: false,
-            finished_at: Timestamp::UNIX_EPOCH,
-        }),
+        result: Some(result()),
     };
     golden!("documents_response", round_trip(response));
     let stop = Task::StopTask { session_id: "session_123".to_owned() };
@@ -132,4 +259,30 @@ fn what_clients_read() {
     };
     golden!("problem", round_trip(problem));
     golden!("session_spec", round_trip(spec()));
+}
+
+#[test]
+fn what_clients_read_of_sessions_and_runners() {
+    golden!("session_view", round_trip(view()));
+    golden!("session_page", round_trip(SessionPage { sessions: vec![bare_view()], next_cursor: Some("c".to_owned()) }));
+    golden!("session_page_last", round_trip(SessionPage { sessions: Vec::new(), next_cursor: None }));
+    golden!("runner_view", round_trip(runner_view()));
+    let unregistered = RunnerView { facts: None, last_seen_at: None, ..runner_view() };
+    golden!("runner_list", round_trip(RunnerList { runners: vec![unregistered.clone()] }));
+    let status = FleetStatus {
+        version: "0.1.0".to_owned(),
+        server: "s1".to_owned(),
+        runners: vec![unregistered],
+        sessions: BTreeMap::from([("Ready".to_owned(), 2)]),
+    };
+    golden!("fleet_status", round_trip(status));
+}
+
+#[test]
+fn what_opens_a_desktop() {
+    let expires_at = Timestamp::UNIX_EPOCH;
+    let url = "wss://helix.example.org/api/v1/sessions/session_123/streams/vnc?ticket=t".to_owned();
+    golden!("ticket", round_trip(Ticket { ticket: "t".to_owned(), url, expires_at }));
+    let url = "https://helix.example.org/sessions/session_123/view#token=t".to_owned();
+    golden!("link", round_trip(Link { url, expires_at }));
 }

@@ -96,6 +96,15 @@ fn the_documents_group_can_be_switched_off() {
     assert!(table.routes().iter().all(|(path, ..)| !path.starts_with("/api/v1/external-agents")));
 }
 
+/// What programs are made from: whoever changes it sees what they will see.
+#[test]
+fn the_api_document() {
+    let (_router, _table, document) = registry(true).into_parts();
+    let mut json = serde_json::to_value(&*document).expect("JSON");
+    json["info"]["version"] = "the version".into();
+    insta::assert_json_snapshot!(json);
+}
+
 #[test]
 fn every_reference_in_the_api_document_resolves() {
     let (_router, _table, document) = registry(true).into_parts();
