@@ -48,6 +48,9 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(des
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// RDP user of every session.
+pub const RDP_USER: &str = "zed";
+
 /// A session or an idle runner, as the documents' list, get and POST answer: the union of both readings' keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(ToSchema))]
@@ -220,8 +223,8 @@ pub struct AgentResponse {
 pub enum Task {
     /// A session was assigned.
     ZedTask {
-        /// What was asked, without `env` and `rdp_password`.
-        agent: serde_json::Value,
+        /// What was asked.
+        agent: Box<TaskAgent>,
         /// Always null.
         auth_token: Option<String>,
     },
@@ -230,6 +233,35 @@ pub enum Task {
         /// Which.
         session_id: String,
     },
+}
+
+/// What was asked, with every key of [`ZedAgent`]. Whatever may be a secret is null, and so is what nothing knows yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskAgent {
+    /// Session.
+    pub session_id: String,
+    /// As it was given; empty where it was not.
+    pub user_id: String,
+    /// First task; empty where there is none.
+    pub input: String,
+    /// Always null.
+    pub env: Option<Vec<String>>,
+    /// Null: the runner decides; `/stats` tells.
+    pub work_dir: Option<String>,
+    /// Directory inside the workspace; empty = the workspace.
+    pub project_path: String,
+    /// As it was given.
+    pub instance_id: Option<String>,
+    /// As it was given.
+    pub thread_id: Option<String>,
+    /// Null while no RDP service exists.
+    pub rdp_port: Option<u16>,
+    /// Always `zed`.
+    pub rdp_user: String,
+    /// Always null.
+    pub rdp_password: Option<String>,
+    /// Kind that was asked for (an addition: the documents have one kind).
+    pub kind: Option<crate::ids::KindName>,
 }
 
 #[cfg(test)]

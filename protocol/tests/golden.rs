@@ -7,7 +7,7 @@ use helix_protocol::api::{
 };
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::{Event, FeedItem};
-use helix_protocol::external_agents::{AgentHeartbeat, AgentResponse, Register, Task};
+use helix_protocol::external_agents::{AgentHeartbeat, AgentResponse, Register, Task, TaskAgent};
 use helix_protocol::link::{Dial, Message, Nudge, Reply, Request, Stream};
 use helix_protocol::resources::{Bytes, Cpus, Limits, Pressure, Reserve, Resources, Usage};
 use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
@@ -233,6 +233,21 @@ fn the_documents_subjects() {
         result: Some(result()),
     };
     golden!("documents_response", round_trip(response));
+    let agent = TaskAgent {
+        session_id: "session_123".to_owned(),
+        user_id: "user_456".to_owned(),
+        input: "Help me implement a new feature".to_owned(),
+        env: None,
+        work_dir: None,
+        project_path: "my-project".to_owned(),
+        instance_id: Some("spec_task_789".to_owned()),
+        thread_id: None,
+        rdp_port: None,
+        rdp_user: "zed".to_owned(),
+        rdp_password: None,
+        kind: None,
+    };
+    golden!("documents_zed_task", round_trip(Task::ZedTask { agent: Box::new(agent), auth_token: None }));
     let stop = Task::StopTask { session_id: "session_123".to_owned() };
     golden!("documents_stop_task", round_trip(stop));
 }

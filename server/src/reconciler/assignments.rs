@@ -1,12 +1,12 @@
 //! Waiting sessions get runners; the projection says what the records say.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::assignment::{Assignment, DesiredSession};
-use helix_protocol::external_agents::Task;
+use helix_protocol::external_agents::{RDP_USER, Task, TaskAgent};
 use helix_protocol::link::Nudge;
 use helix_protocol::record::SessionRecord;
 use helix_protocol::session::{Cause, Desired, ObservedSession, SessionSpec};
@@ -35,8 +35,8 @@ enum Decision {
 
 /// What to do about one key of the projection.
 enum Repair {
-    /// Write it; the revision of what is there, or `None`.
-    Write(Box<DesiredSession>, RunnerId, Option<u64>),
+    /// Write it for the record's runner; the revision of what is there, or `None`.
+    Write(Box<DesiredSession>, Arc<SessionRecord>, Option<u64>),
     /// Remove it.
     Remove(String, u64),
 }
@@ -141,7 +141,7 @@ impl Reconciler {
         // Stopped or amended meanwhile, or assigned by another server: the next pass sees it.
         let Some(revision) = unless_conflict(written)? else { return Ok(()) };
         if let Some(desired) = desired_of(&record, false) {
-            self.project(desired, &runner, None).await?;
+            self.project(&desired, &record, None).await?;
         }
         tracing::info!(session.id = %record.id, runner.id = %runner, epoch = epoch.0, "session assigned");
         self.sessions.tell(&record, revision).await;
@@ -153,7 +153,7 @@ impl Reconciler {
         let repairs = self.compare_projection();
         futures::stream::iter(repairs)
             .map(async |repair| match repair {
-                Repair::Write(desired, runner, revision) => self.project(*desired, &runner, revision).await,
+                Repair::Write(desired, record, revision) => self.project(&desired, &record, revision).await,
                 Repair::Remove(key, revision) => {
                     unless_conflict(self.store.desired.delete(&key, revision).await).map(|_| ())
                 }
@@ -168,13 +168,13 @@ impl Reconciler {
             (self.store.sessions.view().read(), self.store.observed.view().read(), self.store.desired.view().read());
         let mut repairs = Vec::new();
         for (_, entry) in sessions.iter() {
-            let record = &*entry.value;
+            let record = &entry.value;
             let Some(assignment) = &record.assignment else { continue };
             let Some(wanted) = desired_of(record, has_ended(record, &observed)) else { continue };
             let there = desired.get(&subject::runner_session_key(&assignment.runner, &record.id));
             if there.is_none_or(|there| *there.value != wanted) {
                 let revision = there.map(|there| there.revision);
-                repairs.push(Repair::Write(Box::new(wanted), assignment.runner.clone(), revision));
+                repairs.push(Repair::Write(Box::new(wanted), Arc::clone(record), revision));
             }
         }
         for (key, entry) in desired.iter() {
@@ -190,15 +190,16 @@ impl Reconciler {
     }
 
     /// Writes one key of the projection, nudges its runner and shows observers the documents' task.
-    async fn project(&self, desired: DesiredSession, runner: &RunnerId, revision: Option<u64>) -> Result<()> {
+    async fn project(&self, desired: &DesiredSession, record: &SessionRecord, revision: Option<u64>) -> Result<()> {
+        let Some(Assignment { runner, .. }) = &record.assignment else { return Ok(()) };
         let key = subject::runner_session_key(runner, &desired.session);
         let written = match revision {
-            Some(revision) => self.store.desired.update(&key, &desired, revision).await,
-            None => self.store.desired.create(&key, &desired).await,
+            Some(revision) => self.store.desired.update(&key, desired, revision).await,
+            None => self.store.desired.create(&key, desired).await,
         };
         if unless_conflict(written)?.is_some() {
             self.bus.nudge(runner, Nudge::Sync {}).await;
-            self.bus.publish(subject::reply_subject(runner), &documents_task(&desired)).await;
+            self.bus.publish(subject::reply_subject(runner), &documents_task(desired, &record.labels)).await;
         }
         Ok(())
     }
@@ -213,21 +214,80 @@ fn unless_conflict(written: Result<u64>) -> Result<Option<u64>> {
     }
 }
 
-/// What observers of the documents' reply subject see: no secret is in it.
-fn documents_task(desired: &DesiredSession) -> Task {
+/// What observers of the documents' reply subject see: no secret is in it. The documents' names of whom it is for are
+/// kept as labels.
+fn documents_task(desired: &DesiredSession, labels: &BTreeMap<String, String>) -> Task {
     let session_id = desired.session.to_string();
+    let spec = &desired.spec;
     match desired.desired {
         Desired::Stopped => Task::StopTask { session_id },
         Desired::Running => Task::ZedTask {
-            agent: serde_json::json!({
-                "session_id": session_id,
-                "input": desired.spec.input,
-                "project_path": desired.spec.project_path,
-                "kind": desired.spec.kind,
-                "env": null,
-                "rdp_password": null,
+            agent: Box::new(TaskAgent {
+                session_id,
+                user_id: labels.get("user_id").cloned().unwrap_or_default(),
+                input: spec.input.clone().unwrap_or_default(),
+                env: None,
+                work_dir: None,
+                project_path: spec.project_path.clone().unwrap_or_default(),
+                instance_id: labels.get("instance_id").cloned(),
+                thread_id: labels.get("thread_id").cloned(),
+                rdp_port: None,
+                rdp_user: RDP_USER.to_owned(),
+                rdp_password: None,
+                kind: spec.kind.clone(),
             }),
             auth_token: None,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use helix_protocol::{Generation, SessionId};
+
+    use super::*;
+
+    #[test]
+    fn observers_see_what_was_asked_and_no_secret() {
+        let env = BTreeMap::from([("KEY".to_owned(), "secret".to_owned())]);
+        let text = |text: &str| Some(text.to_owned());
+        let spec =
+            SessionSpec { input: text("do it"), project_path: text("my-project"), env, ..SessionSpec::default() };
+        let desired = |desired| DesiredSession {
+            session: SessionId::parse("s").expect("valid id"),
+            epoch: Epoch(1),
+            generation: Generation(1),
+            desired,
+            spec: spec.clone(),
+            deleted: false,
+        };
+        let labels = [("user_id", "u"), ("instance_id", "i"), ("thread_id", "t"), ("team", "web")];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        insta::assert_json_snapshot!(documents_task(&desired(Desired::Running), &labels), @r#"
+        {
+          "type": "zed_task",
+          "agent": {
+            "session_id": "s",
+            "user_id": "u",
+            "input": "do it",
+            "env": null,
+            "work_dir": null,
+            "project_path": "my-project",
+            "instance_id": "i",
+            "thread_id": "t",
+            "rdp_port": null,
+            "rdp_user": "zed",
+            "rdp_password": null,
+            "kind": null
+          },
+          "auth_token": null
+        }
+        "#);
+        insta::assert_json_snapshot!(documents_task(&desired(Desired::Stopped), &labels), @r#"
+        {
+          "type": "stop_task",
+          "session_id": "s"
+        }
+        "#);
     }
 }

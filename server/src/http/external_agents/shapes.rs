@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use helix_protocol::api::{CreateSession, RunnerView, SessionView};
-use helix_protocol::external_agents::{Logs, RdpConnection, Stats, ZedAgent, ZedAgentResponse};
+use helix_protocol::external_agents::{Logs, RDP_USER, RdpConnection, Stats, ZedAgent, ZedAgentResponse};
 use helix_protocol::link::LogLine;
 use helix_protocol::runner::RunnerStatus;
 use helix_protocol::session::{SessionPhase, TimelineStep};
@@ -11,9 +11,6 @@ use helix_protocol::{ErrorCode, SessionId};
 use jiff::Timestamp;
 
 use crate::error::{Error, Result};
-
-/// Documents' RDP user.
-const RDP_USER: &str = "zed";
 
 /// The workspace, as the documents' paths name it.
 const WORKSPACE: &str = "/workspace";
