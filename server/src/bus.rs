@@ -43,6 +43,8 @@ pub struct Bus {
     jetstream: Context,
     connections: watch::Receiver<Connection>,
     health: Arc<watch::Sender<Health>>,
+    /// Copies of what the schema lacks.
+    replicas: usize,
 }
 
 /// What the client's events said last.
@@ -69,11 +71,12 @@ impl Bus {
         let client = connect_within(config, server_id, &events, START_PATIENCE).await?;
         check_version(&client.server_info().version, &config.nats.url)?;
         let jetstream = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
-        schema::ensure(&jetstream).await?;
+        let replicas = config.nats.replicas;
+        schema::ensure(&jetstream, replicas).await?;
         // The client's own event of this connect comes by another task; `require_up` relies on it.
         tokio::time::timeout(REQUEST_TIMEOUT, connections.wait_for(|connection| connection.connected)).await??;
         let health = Health { generation: 1, up_since: Some(Instant::now()) };
-        Ok(Self { client, jetstream, connections, health: Arc::new(watch::Sender::new(health)) })
+        Ok(Self { client, jetstream, connections, health: Arc::new(watch::Sender::new(health)), replicas })
     }
 
     /// Keeps schema and health true until `shutdown`.
@@ -100,7 +103,7 @@ impl Bus {
                     self.set_down("JetStream does not answer");
                 }
             } else {
-                match schema::ensure(&self.jetstream).await {
+                match schema::ensure(&self.jetstream, self.replicas).await {
                     Ok(()) => {
                         ensured = Some(connection.count);
                         self.set_up();

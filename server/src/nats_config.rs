@@ -58,12 +58,12 @@ pub fn render(config: &ServerConfig, settings: &NatsSettings) -> anyhow::Result<
         r#"# nats-server for Helix, made by `helix-server nats-config`. Holds passwords: keep it at mode 0600.
 host: "127.0.0.1"
 port: {port}
-{ports}max_payload: 64MB
+{ports}max_payload: {max_payload}
 
 jetstream {{
   store_dir: {store_dir}
-  max_memory_store: 2GB
-  max_file_store: 20GB
+  max_memory_store: {max_memory_store}
+  max_file_store: {max_file_store}
   # What is acknowledged is on the disk.
   sync_interval: always
 }}
@@ -112,6 +112,9 @@ authorization {{
 }}
 "#,
         port = settings.port,
+        max_payload = config.nats.max_payload.0,
+        max_memory_store = config.nats.max_memory_store.0,
+        max_file_store = config.nats.max_file_store.0,
         store_dir = quoted(&settings.store_dir.to_string_lossy())?,
         server_password = quoted(&config.secrets.nats_password)?,
         observer_password = quoted(observer_password)?,

@@ -14,11 +14,10 @@ pub const TICKET_TTL: Duration = Duration::from_mins(1);
 /// Life of the marker that an expired key leaves behind.
 const LIMIT_MARKER_TTL: Duration = Duration::from_secs(5);
 const EVENTS_MAX_AGE: Duration = Duration::from_hours(30 * 24);
-const REPLICAS: usize = 1;
 
-/// Makes what is missing. Two servers may do so at once: the same creation twice is one.
-pub async fn ensure(jetstream: &Context) -> anyhow::Result<()> {
-    for config in configs() {
+/// Makes what is missing, with so many copies. Two servers may do so at once: the same creation twice is one.
+pub async fn ensure(jetstream: &Context, replicas: usize) -> anyhow::Result<()> {
+    for config in configs(replicas) {
         let name = config.name.clone();
         ensure_stream(jetstream, config).await.with_context(|| format!("stream {name}"))?;
     }
@@ -45,7 +44,7 @@ fn is_missing(kind: &GetStreamErrorKind) -> bool {
         if err.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND)
 }
 
-fn configs() -> Vec<Config> {
+fn configs(replicas: usize) -> Vec<Config> {
     let buckets = [
         subject::BUCKET_SESSIONS,
         subject::BUCKET_DESIRED,
@@ -65,7 +64,7 @@ fn configs() -> Vec<Config> {
     all.push(stream(subject::STREAM_THREADS, &[subject::THREADS_ALL]));
     all.push(Config { max_messages_per_subject: 1, ..stream(subject::STREAM_IMAGES, &[subject::IMAGE_CHUNKS_ALL]) });
     all.push(object_store(subject::OBJECTS));
-    all
+    all.into_iter().map(|config| Config { num_replicas: replicas, ..config }).collect()
 }
 
 fn stream(name: &str, subjects: &[&str]) -> Config {
@@ -73,7 +72,6 @@ fn stream(name: &str, subjects: &[&str]) -> Config {
         name: name.to_owned(),
         subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
         storage: StorageType::File,
-        num_replicas: REPLICAS,
         // Reads go to the stream's leader: always the newest, and never a raw copy of a record on a reply subject
         // that a reader chose.
         allow_direct: false,
@@ -101,5 +99,19 @@ fn object_store(name: &str) -> Config {
         discard: DiscardPolicy::New,
         allow_rollup: true,
         ..stream(&format!("OBJ_{name}"), &[&format!("$O.{name}.C.>"), &format!("$O.{name}.M.>")])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stream_has_the_copies_that_are_asked_for() {
+        for replicas in [1, 3] {
+            let configs = configs(replicas);
+            assert!(configs.len() >= 13, "{}", configs.len());
+            assert!(configs.iter().all(|config| config.num_replicas == replicas), "{configs:?}");
+        }
     }
 }

@@ -1,6 +1,9 @@
-//! `[nats]`: where NATS is. The documents' variables say its host and its port one by one.
+//! `[nats]`: where NATS is, and how much it holds. The documents' variables say its host and its port one by one.
+
+use std::ops::RangeInclusive;
 
 use async_nats::ServerAddr;
+use helix_protocol::resources::Bytes;
 
 use super::document::Document;
 use super::{Checked, refuse};
@@ -12,13 +15,40 @@ pub struct NatsConfig {
     pub url: String,
     /// User in account HELIX.
     pub user: String,
+    /// Copies of every stream that is made.
+    pub replicas: usize,
+    /// Largest message; with the two below it, what `nats-config` writes.
+    pub max_payload: Bytes,
+    /// Most that JetStream keeps in memory.
+    pub max_memory_store: Bytes,
+    /// Most that it keeps on disk.
+    pub max_file_store: Bytes,
 }
+
+/// Copies that nats-server can keep.
+const REPLICAS: RangeInclusive<usize> = 1..=5;
+/// From what the largest report and an answer to it need, to the most that nats-server carries.
+const PAYLOAD: RangeInclusive<Bytes> = Bytes(1 << 20)..=Bytes(64 << 20);
+/// A store holds at least a few records.
+const STORE: RangeInclusive<Bytes> = Bytes(16 << 20)..=Bytes(1 << 50);
 
 /// Reads the section; notes faults.
 pub(super) fn read(doc: &mut Document<'_>) -> Option<NatsConfig> {
     let url = url(doc);
     let user = doc.text("nats", "user", None).or("server").check(doc, |text| Ok(text.to_owned()));
-    Some(NatsConfig { url: url?, user: user? })
+    let replicas = doc.integer("nats", "replicas", None).or("1").check(doc, replicas);
+    let max_payload = doc.text("nats", "max_payload", None).or("64MiB").check(doc, |text| amount(text, &PAYLOAD));
+    let max_memory_store =
+        doc.text("nats", "max_memory_store", None).or("2GiB").check(doc, |text| amount(text, &STORE));
+    let max_file_store = doc.text("nats", "max_file_store", None).or("20GiB").check(doc, |text| amount(text, &STORE));
+    Some(NatsConfig {
+        url: url?,
+        user: user?,
+        replicas: replicas?,
+        max_payload: max_payload?,
+        max_memory_store: max_memory_store?,
+        max_file_store: max_file_store?,
+    })
 }
 
 /// The file's address, with the parts that the environment says in place of its own.
@@ -61,5 +91,23 @@ fn port(text: &str) -> Checked<u16> {
     match text.parse() {
         Ok(port) if port > 0 => Ok(port),
         _ => refuse(format!("{text:?} is not a port"), "write 1 to 65535; nats-server's own is 4222"),
+    }
+}
+
+fn replicas(text: &str) -> Checked<usize> {
+    match text.parse() {
+        Ok(count) if REPLICAS.contains(&count) => Ok(count),
+        _ => refuse(
+            format!("{text} is not a number of copies"),
+            "use 1, or 3 or 5 with a cluster of as many nats-servers",
+        ),
+    }
+}
+
+fn amount(text: &str, range: &RangeInclusive<Bytes>) -> Checked<Bytes> {
+    match text.parse::<Bytes>() {
+        Ok(bytes) if range.contains(&bytes) => Ok(bytes),
+        Ok(bytes) => refuse(format!("{bytes} is out of range"), format!("use {} to {}", range.start(), range.end())),
+        Err(error) => refuse(error.to_string(), "write for example \"64MiB\""),
     }
 }

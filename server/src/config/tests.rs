@@ -184,3 +184,58 @@ fn the_example_environment_loads() {
     assert_eq!(config.lost_timeout, std::time::Duration::from_secs(30));
     assert_eq!(config.heartbeat_interval, std::time::Duration::from_secs(5));
 }
+
+#[test]
+fn the_example_file_loads_and_shows_the_defaults() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.0.path().join("secrets")).expect("a folder");
+    for (name, content) in [
+        ("server.key", "0123456789abcdef0123456789abcdef"),
+        ("admin.token", "an-admin-token-of-a-test"),
+        ("enrolment.token", "an-enrolment-token-of-a-test"),
+        ("nats.password", "a-password-of-a-test"),
+        ("observer.password", "another-password-of-a-test"),
+    ] {
+        folder.write(&format!("secrets/{name}"), content.as_bytes(), 0o600);
+    }
+    let example = include_str!("../../../packaging/server.toml.example");
+    // What is commented out is tried, too: it is the default.
+    let is_setting = |line: &str| {
+        line.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+    };
+    let whole: Vec<_> =
+        example.lines().map(|line| line.strip_prefix('#').filter(|rest| is_setting(rest)).unwrap_or(line)).collect();
+    let addresses = ["advertise_url", "runner_url"];
+    let shown = folder.parse(&whole.join("\n"), &[]).expect("every setting of the example is known");
+    let default = folder.parse(example, &[]).expect("the example must load");
+    for key in addresses {
+        assert!(whole.iter().any(|line| line.starts_with(key)), "{key} is not an example any more");
+    }
+    let same = |config: ServerConfig| {
+        let config = ServerConfig { advertise_url: String::new(), runner_nats_url: String::new(), ..config };
+        format!("{config:?}")
+    };
+    assert_eq!(same(shown), same(default));
+}
+
+#[test]
+fn how_much_nats_holds_is_the_operators_word() {
+    let observed = format!("{GOOD}observer_password_file = \"nats.password\"\n");
+    let nats_conf = |more: &str| {
+        let config = Folder::new().parse(&format!("{observed}{more}"), &[]).expect("a good configuration");
+        let settings = crate::nats_config::NatsSettings { store_dir: "/s".into(), port: 4222, ports_file_dir: None };
+        let text = crate::nats_config::render(&config, &settings).expect("rendered");
+        let limits: Vec<_> = text.lines().map(str::trim).filter(|line| line.starts_with("max_")).collect();
+        format!("replicas: {}, {}", config.nats.replicas, limits.join(", "))
+    };
+    insta::assert_snapshot!(nats_conf(""), @"replicas: 1, max_payload: 67108864, max_memory_store: 2147483648, max_file_store: 21474836480");
+    let more = "replicas = 3\nmax_payload = \"8MiB\"\nmax_memory_store = \"64MiB\"\nmax_file_store = \"1TiB\"\n";
+    insta::assert_snapshot!(nats_conf(more), @"replicas: 3, max_payload: 8388608, max_memory_store: 67108864, max_file_store: 1099511627776");
+    let bad = "replicas = 0\nmax_payload = \"1GiB\"\nmax_memory_store = \"lots\"\nmax_file_store = \"5B\"\n";
+    insta::assert_snapshot!(Folder::new().parse(&format!("{GOOD}{bad}"), &[]).expect_err("four faults"), @r#"
+    server.toml:6: nats.replicas: 0 is not a number of copies; fix: use 1, or 3 or 5 with a cluster of as many nats-servers
+    server.toml:7: nats.max_payload: 1GiB is out of range; fix: use 1MiB to 64MiB
+    server.toml:8: nats.max_memory_store: "lots" is not an amount of memory: write bytes, or a number with KiB, MiB, GiB or TiB, for example 4GiB; fix: write for example "64MiB"
+    server.toml:9: nats.max_file_store: 5B is out of range; fix: use 16MiB to 1024TiB
+    "#);
+}
