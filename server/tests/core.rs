@@ -11,6 +11,8 @@ mod limits;
 mod lists;
 #[path = "core/logs.rs"]
 mod logs;
+#[path = "core/orders.rs"]
+mod orders;
 
 use std::time::Duration;
 

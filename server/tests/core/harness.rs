@@ -66,10 +66,17 @@ pub struct Fleet {
     nats: tokio::process::Child,
     port: u16,
     emptied: u32,
+    /// Further settings of `[nats]`, of servers and nats-server alike.
+    settings: &'static str,
 }
 
 impl Fleet {
     pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same with further settings of `[nats]`.
+    pub async fn start_with(settings: &'static str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let _ = tracing_subscriber::fmt().with_env_filter("info,helix_server=debug").with_test_writer().try_init();
         let folder = tempfile::tempdir().expect("a temporary directory");
@@ -82,10 +89,10 @@ impl Fleet {
         ] {
             write_private(&folder.path().join(name), content);
         }
-        let nats = spawn_nats(folder.path(), -1, "nats-0");
+        let nats = spawn_nats(folder.path(), -1, "nats-0", settings);
         let ports = folder.path().to_path_buf();
         let port = eventually("nats-server tells its port", async || read_port(&ports)).await;
-        Self { folder, nats, port, emptied: 0 }
+        Self { folder, nats, port, emptied: 0, settings }
     }
 
     fn url(&self) -> String {
@@ -94,14 +101,14 @@ impl Fleet {
 
     /// One more server on this NATS.
     pub async fn server(&self) -> App {
-        let config = config(self.folder.path(), &self.url(), "");
+        let config = config(self.folder.path(), &self.url(), self.settings, "");
         within("a server", App::build(config)).await.expect("built")
     }
 
     /// One more, which soon calls a silent runner lost.
     pub async fn impatient_server(&self) -> App {
         let timing = "heartbeat_interval = \"300ms\"\nsuspect_timeout = \"600ms\"\nlost_timeout = \"1s\"\n";
-        let config = config(self.folder.path(), &self.url(), timing);
+        let config = config(self.folder.path(), &self.url(), self.settings, timing);
         within("a server", App::build(config)).await.expect("built")
     }
 
@@ -130,7 +137,7 @@ impl Fleet {
     pub fn start_nats_emptied(&mut self) {
         self.emptied += 1;
         let store = format!("nats-{}", self.emptied);
-        self.nats = spawn_nats(self.folder.path(), i32::from(self.port), &store);
+        self.nats = spawn_nats(self.folder.path(), i32::from(self.port), &store, self.settings);
     }
 
     /// Connects with a runner's token, whoever's it is.
@@ -329,7 +336,7 @@ impl SimRunner {
     }
 }
 
-fn config(folder: &Path, url: &str, timing: &str) -> ServerConfig {
+fn config(folder: &Path, url: &str, nats: &str, timing: &str) -> ServerConfig {
     let text = format!(
         r#"
         key_file = "server.key"
@@ -339,6 +346,7 @@ fn config(folder: &Path, url: &str, timing: &str) -> ServerConfig {
         url = "{url}"
         password_file = "nats.password"
         observer_password_file = "observer.password"
+        {nats}
         [external_agents]
         {timing}
         "#
@@ -346,11 +354,11 @@ fn config(folder: &Path, url: &str, timing: &str) -> ServerConfig {
     ServerConfig::parse(&text, &folder.join("server.toml"), &|_| None, &Overrides::default()).expect("good settings")
 }
 
-fn spawn_nats(folder: &Path, port: i32, store: &str) -> tokio::process::Child {
+fn spawn_nats(folder: &Path, port: i32, store: &str, nats: &str) -> tokio::process::Child {
     let settings = NatsSettings { store_dir: folder.join(store), port, ports_file_dir: Some(folder.to_path_buf()) };
     let file = folder.join("nats.conf");
     let _ = std::fs::remove_file(&file);
-    write_private(&file, &render(&config(folder, "nats://127.0.0.1:4222", ""), &settings).expect("rendered"));
+    write_private(&file, &render(&config(folder, "nats://127.0.0.1:4222", nats, ""), &settings).expect("rendered"));
     tokio::process::Command::new(nats_server())
         .arg("-c")
         .arg(file)
