@@ -25,10 +25,10 @@ use helix_protocol::link::{Nudge, Reply, Stream};
 use helix_protocol::record::Scope;
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::{Desired, SessionPhase, SessionSpec, Unclaimed};
-use helix_protocol::{Epoch, ErrorCode, SessionId, subject};
+use helix_protocol::{Epoch, ErrorCode, Generation, SessionId, subject};
 use helix_server::auth::Principal;
 use helix_server::events::FeedMessage;
-use helix_server::sessions::Filter;
+use helix_server::sessions::{Amendment, Filter};
 
 fn admin() -> Principal {
     Principal { name: "admin".to_owned(), scope: Scope::Admin, token_hash: String::new() }
@@ -406,5 +406,19 @@ async fn from_asking_to_the_nudge_takes_no_timer() {
     // Far above what it takes on a busy machine, far below every timer of the server.
     assert!(times[10] < Duration::from_millis(250), "{times:?}");
     tracing::info!(p50 = ?times[10], worst = ?times[19], "asked to nudged");
+    fleet.stop(&[app]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_cannot_grow_beyond_what_is_stored() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let created = app.sessions.create(&admin(), command("s", &"🦀".repeat(50_000))).await.expect("created");
+    let env = async |chars| {
+        let env = Some([("A".to_owned(), "x".repeat(chars))].into());
+        app.sessions.amend(&admin(), &created.view.id, Amendment { env, project_path: None }).await
+    };
+    assert_eq!(env(60_000).await.expect_err("too much together").code, ErrorCode::InvalidRequest);
+    assert_eq!(env(20_000).await.expect("changed").generation, Generation(2));
     fleet.stop(&[app]).await;
 }

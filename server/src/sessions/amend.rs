@@ -48,6 +48,7 @@ impl Sessions {
             if new.spec == record.spec {
                 return Ok(None);
             }
+            validate::check_stored_size(&new.spec, &new.labels)?;
             new.generation = record.generation.next();
             Ok(Some(new))
         };

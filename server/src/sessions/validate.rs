@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 const MAX_GIT_CHARS: usize = 2048;
 const MAX_ENV_BYTES: usize = 64 * 1024;
+/// Input, environment and labels as they are stored: with all else that a record holds it stays below 256 KiB.
+const MAX_STORED_BYTES: usize = 224 * 1024;
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_KEY_CHARS: usize = 63;
 const MAX_LABEL_VALUE_CHARS: usize = 256;
@@ -61,6 +63,7 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
     check_labels(&labels)?;
     check_resources(&resources, &reserve)?;
     let spec = SessionSpec { kind, project, project_path, input, geometry, env, resources, reserve, network, on_lost };
+    check_stored_size(&spec, &labels)?;
     let request_hash = request_hash(&spec, pool.as_ref(), &labels)?;
     Ok(Accepted { id, spec, pool, labels, request_hash })
 }
@@ -157,6 +160,27 @@ pub fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
+/// What is within each limit may still be too much together: characters have up to four bytes, or six as JSON.
+pub fn check_stored_size(spec: &SessionSpec, labels: &BTreeMap<String, String>) -> Result<()> {
+    let parts =
+        [("input", stored_size(&spec.input)?), ("env", stored_size(&spec.env)?), ("labels", stored_size(labels)?)];
+    let bytes: usize = parts.iter().map(|(_, bytes)| bytes).sum();
+    if bytes <= MAX_STORED_BYTES {
+        return Ok(());
+    }
+    let [input, env, labels] = parts.map(|(name, bytes)| format!("{name} {bytes}"));
+    invalid(format!(
+        "input, env and labels have {bytes} bytes together ({input}, {env}, {labels}), at most {MAX_STORED_BYTES} are \
+         stored; put the rest into files of the project"
+    ))
+}
+
+fn stored_size(part: &impl serde::Serialize) -> Result<usize> {
+    let text = serde_json::to_vec(part)
+        .map_err(|err| Error::new(ErrorCode::Internal, "cannot encode the request").because(err))?;
+    Ok(text.len())
+}
+
 /// Limits that a desktop runs in, and no more kept free for it than it may use.
 pub fn check_resources(resources: &Resources, reserve: &Reserve) -> Result<()> {
     if let Some(fault) = resources.fault() {
@@ -224,6 +248,32 @@ mod tests {
         assert_eq!(code(command(&"ä".repeat(50_001))), Some(ErrorCode::InvalidInput));
         assert_eq!(code(command("  ")), Some(ErrorCode::InvalidInput));
         assert_eq!(code(CreateSession::default()), None);
+    }
+
+    #[test]
+    fn a_record_has_a_limit_although_each_part_is_within_its_own() {
+        let env = |chars| BTreeMap::from([("A".to_owned(), "x".repeat(chars))]);
+        // Four bytes a character: the input alone is taken, and with an environment it is too much.
+        let long = command(&"🦀".repeat(50_000));
+        assert_eq!(code(long.clone()), None);
+        assert_eq!(code(CreateSession { env: env(20_000), ..long.clone() }), None);
+        let error = accept(CreateSession { env: env(60_000), ..long }).expect_err("too much together");
+        assert_eq!(error.code, ErrorCode::InvalidRequest);
+        insta::assert_snapshot!(error.detail, @"input, env and labels have 260012 bytes together (input 200002, env 60008, labels 2), at most 229376 are stored; put the rest into files of the project");
+        // Six as JSON.
+        assert_eq!(code(command(&"\u{1}".repeat(50_000))), Some(ErrorCode::InvalidRequest));
+        // The largest that is taken, with the longest of all else, is a record below 256 KiB.
+        let largest = CreateSession {
+            project: Some(ProjectSource::Long(Project {
+                git: "🦀".repeat(MAX_GIT_CHARS),
+                branch: Some("b".repeat(255)),
+            })),
+            project_path: Some("🦀".repeat(MAX_PROJECT_PATH_CHARS)),
+            env: env(28_000),
+            ..command(&"🦀".repeat(50_000))
+        };
+        let bytes = serde_json::to_vec(&accept(largest).expect("taken").spec).expect("encoded").len();
+        assert!((230_000..250_000).contains(&bytes), "{bytes}");
     }
 
     #[test]
