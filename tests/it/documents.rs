@@ -183,6 +183,74 @@ async fn the_documents_other_routes_answer_as_written() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_service_yet_says_so_by_its_route() -> Result<()> {
+    let cluster = Cluster::builder().runner(RunnerSpec::new("r1").slots(1)).start().await?;
+    let api = cluster.api()?;
+    let base = "/api/v1/external-agents";
+    api.create(&json!({"id": "a", "kind": "command", "input": "true"})).await?;
+    api.wait_phase("a", SessionPhase::Ready, READY).await?;
+
+    // The desktop over RDP, of a session and of a runner.
+    for path in [format!("{base}/a/rdp"), "/api/v1/sessions/a/rdp-connection".to_owned()] {
+        let rdp: RdpConnection = api.get(&path).await?.json()?;
+        ensure!(rdp.session_id == "a" && rdp.status == "unavailable" && rdp.reason.is_some(), "{path}: {rdp:?}");
+        ensure!(rdp.display.is_some() && rdp.rdp_port.is_none() && rdp.host.is_none(), "{path}: {rdp:?}");
+    }
+    let rdp: RdpConnection = api.get(&format!("{base}/runners/r1/rdp")).await?.json()?;
+    ensure!(rdp.session_id.is_empty() && rdp.status == "unavailable" && rdp.rdp_url.is_none(), "{rdp:?}");
+    for path in [format!("{base}/a/rdp/proxy"), "/api/v1/sessions/a/rdp/proxy".to_owned()] {
+        api.get(&path).await?.problem(503, "service_unavailable")?;
+        api.get(&path.replace("/a/", "/nobody/")).await?.problem(404, "session_not_found")?;
+    }
+    api.get("/api/v1/sessions/nobody/rdp-connection").await?.problem(404, "session_not_found")?;
+    api.get(&format!("{base}/runners/r1/rdp/proxy")).await?.problem(503, "service_unavailable")?;
+    for path in ["rdp", "rdp/proxy"] {
+        api.get(&format!("{base}/runners/r2/{path}")).await?.problem(404, "runner_not_found")?;
+    }
+
+    // The sync socket: refused before the upgrade.
+    api.get(&format!("{base}/sync?session_id=a")).await?.problem(503, "service_unavailable")?;
+    api.get(&format!("{base}/sync?session_id=nobody")).await?.problem(404, "session_not_found")?;
+    for query in ["", "?session_id=", "?session_id=a.b"] {
+        api.get(&format!("{base}/sync{query}")).await?.problem(400, "invalid_request")?;
+    }
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_of_the_documents_is_a_sessions_or_a_runners() -> Result<()> {
+    let cluster = Cluster::builder().runner(RunnerSpec::new("r1").slots(1)).start().await?;
+    let api = cluster.api()?;
+    let base = "/api/v1/external-agents";
+    let runner: ZedAgentResponse = api.get(&format!("{base}/r1")).await?.json()?;
+    ensure!(runner.id == "r1" && runner.runner_id == "r1" && runner.session_id.is_empty(), "{runner:?}");
+    ensure!((runner.status.as_str(), runner.active_tasks, runner.max_tasks) == ("available", 0, 1), "{runner:?}");
+
+    api.get(&format!("{base}/")).await?.problem(400, "invalid_request")?;
+    api.put(&format!("{base}/"), &json!({})).await?.problem(400, "invalid_request")?;
+    api.delete(&format!("{base}/")).await?.problem(400, "invalid_request")?;
+    // Only sessions are changed and ended.
+    api.put(&format!("{base}/r1"), &json!({})).await?.problem(404, "session_not_found")?;
+    api.delete(&format!("{base}/r1")).await?.problem(404, "session_not_found")?;
+
+    // One runs, one waits: what waits can be changed, within the same limits as a new one.
+    api.create(&json!({"id": "a", "kind": "terminal"})).await?;
+    api.create(&json!({"id": "b", "kind": "command", "input": "true"})).await?;
+    for change in [
+        json!({"input": "x".repeat(50_001)}),
+        json!({"input": "another"}),
+        json!({"project_path": "x".repeat(256)}),
+        json!({"project_path": "../up"}),
+        json!({"env": ["no value"]}),
+        json!({"env": [format!("K={}", "x".repeat(70_000))]}),
+    ] {
+        api.put(&format!("{base}/b"), &change).await?.problem(400, "invalid_request")?;
+    }
+    api.put(&format!("{base}/b"), &json!({"input": "true", "env": null})).await?.expect(200)?;
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_runner_the_documents_post_is_unavailable() -> Result<()> {
     let cluster = Cluster::builder().start().await?;
     let api = cluster.api()?;
