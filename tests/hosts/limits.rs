@@ -181,6 +181,8 @@ async fn a_guests_reboot_is_told() -> Result<()> {
     let (fleet, mut host) = tokio::try_join!(Fleet::start(), Boot::guest().start())?;
     fleet.join(&host, &RunnerSettings::default()).await?;
     fleet.ready(&json!({ "id": "s", "kind": "command", "input": "true" }), SLOW).await?;
+    // What was installed just now is not on the disk yet, as it is on any machine that was.
+    host.run_ok("sync").await?;
     host.kill().await?;
     host.boot().await?;
     let ended = fleet.until("s", "is told as ended", SLOW, |view| view.phase == SessionPhase::Failed).await?;

@@ -182,6 +182,7 @@ impl Serving<'_> {
                     });
                     self.link.fence.synced();
                 }
+                Err(RequestError::Refused { code, detail }) => tracing::warn!(%code, detail, "desired set refused"),
                 other => tracing::debug!(reason = failure(other), "no desired set"),
             }
             tokio::select! {
