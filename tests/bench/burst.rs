@@ -17,7 +17,7 @@ use crate::{report, say};
 const SESSIONS: usize = 50;
 
 pub async fn run() -> Result<()> {
-    let product = Product::start(SESSIONS as u32 + 10, None)?;
+    let product = Product::start(SESSIONS as u32 + 10, &[])?;
     let beats = tokio::spawn(heartbeats(product.nats_url.clone()));
     let begun = Instant::now();
     let starts = join_all((0..SESSIONS).map(|_| async {

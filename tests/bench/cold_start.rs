@@ -15,7 +15,7 @@ use crate::viewer::Viewer;
 use crate::{report, rounds, say};
 
 pub async fn run() -> Result<()> {
-    let product = Product::start(16, None)?;
+    let product = Product::start(16, &[])?;
     report(&format!(
         "\n## T17 · bus, server and runner from nothing: {:.0} ms",
         product.started_in.as_secs_f64() * 1e3

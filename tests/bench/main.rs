@@ -10,6 +10,7 @@ mod measure;
 mod memory;
 mod peer;
 mod product;
+mod recovery;
 mod relay;
 mod viewer;
 
@@ -42,7 +43,7 @@ fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     versions();
-    let parts = ["cold_start", "burst", "memory", "relay"];
+    let parts = ["cold_start", "burst", "memory", "relay", "recovery"];
     if let Some(unknown) = wanted.iter().find(|name| !parts.contains(&name.as_str())) {
         bail!("no part {unknown:?}; there are: {}", parts.join(", "));
     }
@@ -52,7 +53,8 @@ fn main() -> Result<()> {
             "cold_start" => runtime.block_on(cold_start::run())?,
             "burst" => runtime.block_on(burst::run())?,
             "memory" => runtime.block_on(memory::run())?,
-            _ => runtime.block_on(relay::run())?,
+            "relay" => runtime.block_on(relay::run())?,
+            _ => runtime.block_on(recovery::run())?,
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(20);
 
 pub async fn run() -> Result<()> {
     let count: usize = std::env::var("HELIX_BENCH_DESKTOPS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
-    let product = Product::start(count as u32 + 2, None)?;
+    let product = Product::start(count as u32 + 2, &[])?;
     let parts = ["up", "nats", "server", "agentd"];
     let idle: BTreeMap<_, _> = parts.iter().map(|part| (*part, memory_mib(&[product.pid(part)], "Rss"))).collect();
     report("\n## T5 · the fleet's own parts, RSS");

@@ -32,18 +32,14 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 }
 
 impl Product {
-    /// Starts bus, server and runner. `path_prefix` goes in front of PATH (stand-ins for programs of a session).
-    pub fn start(slots: u32, path_prefix: Option<&Path>) -> Result<Self> {
+    /// Starts bus, server and runner in an empty state directory, with `env` beside the environment of this process.
+    pub fn start(slots: u32, env: &[(&str, &str)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("hxb").tempdir()?;
         let mut command = Command::new(binary("helixctl")?);
         // Free a moment ago: enough for a benchmark.
         let listen = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         command.args(["up", "--detach", "--json", "--listen", &listen, "--slots", &slots.to_string(), "--state-dir"]);
-        command.arg(dir.path()).stderr(Stdio::inherit());
-        if let Some(prefix) = path_prefix {
-            let path = std::env::var("PATH").unwrap_or_default();
-            command.env("PATH", format!("{}:{path}", prefix.display()));
-        }
+        command.arg(dir.path()).envs(env.iter().copied()).stderr(Stdio::inherit());
         let begun = Instant::now();
         let output = command.output().context("cannot run helixctl up")?;
         let started_in = begun.elapsed();

@@ -23,7 +23,8 @@ const IDLE_VIEWERS: usize = 50;
 pub async fn run() -> Result<()> {
     let stand_in = tempfile::Builder::new().prefix("hxd").tempdir()?;
     symlink(std::env::current_exe()?, stand_in.path().join("Xtigervnc"))?;
-    let product = Product::start(8, Some(stand_in.path()))?;
+    let path = format!("{}:{}", stand_in.path().display(), std::env::var("PATH").unwrap_or_default());
+    let product = Product::start(8, &[("PATH", &path)])?;
     let session = product.create_ready().await?;
     let socket = socket_of(&product)?;
     let (peer, peer_url) = websockify(&socket).await?;
