@@ -19,6 +19,8 @@ pub struct Product {
     pub nats_url: String,
     /// Process ids of `up`, `nats`, `server`, `agentd`.
     pub pids: Vec<(String, u32)>,
+    /// When `helixctl up` was called.
+    pub begun: Instant,
     /// How long `helixctl up --detach` took.
     pub started_in: Duration,
 }
@@ -55,6 +57,7 @@ impl Product {
             http: reqwest::Client::new(),
             nats_url: text("nats_url")?,
             pids: pids.collect(),
+            begun,
             started_in,
             dir,
         })
