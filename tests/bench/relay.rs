@@ -56,6 +56,7 @@ struct Figures {
     rate: Vec<f64>,
     cpu: Vec<f64>,
     first: Vec<f64>,
+    handshake: Vec<f64>,
     echo: Vec<f64>,
 }
 
@@ -63,7 +64,8 @@ impl Figures {
     async fn measure(&mut self, url: &str, processes: &[u32]) -> Result<()> {
         let begun = Instant::now();
         let mut viewer = Viewer::connect(url).await?;
-        self.first.push(begun.elapsed().as_secs_f64() * 1e3);
+        self.handshake.push(begun.elapsed().as_secs_f64() * 1e3);
+        self.first.push(viewer.first_bytes.as_secs_f64() * 1e3);
         viewer.frame().await?;
         let (cpu, begun) = (cpu_seconds(&tree(processes)), Instant::now());
         for _ in 0..FRAMES {
@@ -85,10 +87,11 @@ impl Figures {
 
     fn line(&self, hops: f64) -> String {
         format!(
-            "{}; {:.2} CPU-s/GB per hop; handshake {}; echo {}",
+            "{}; {:.2} CPU-s/GB per hop; first 12 bytes {}; whole handshake {}; echo {}",
             summary(&self.rate, "MB/s"),
             quantile(&self.cpu, 0.5) / hops,
             summary(&self.first, "ms"),
+            summary(&self.handshake, "ms"),
             summary(&self.echo, "ms"),
         )
     }

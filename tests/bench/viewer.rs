@@ -1,5 +1,7 @@
 //! A viewer that counts: RFB over a WebSocket, raw encoding, no decoding.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, bail, ensure};
 use futures::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
@@ -15,17 +17,21 @@ pub struct Viewer {
     head: Vec<u8>,
     /// Width and height of the desktop.
     pub size: (u16, u16),
+    /// From the call of [`Viewer::connect`] to the display's first twelve bytes, its RFB version.
+    pub first_bytes: Duration,
 }
 
 impl Viewer {
     /// Connects and goes through the handshake up to ServerInit.
     pub async fn connect(url: &str) -> Result<Self> {
+        let begun = Instant::now();
         let mut request = url.into_client_request()?;
         // websockify wants a sub-protocol named; Helix ignores it.
         request.headers_mut().insert("sec-websocket-protocol", "binary".parse()?);
         let (socket, _) = tokio_tungstenite::connect_async(request).await?;
-        let mut viewer = Self { socket, pending: 0, head: Vec::new(), size: (0, 0) };
+        let mut viewer = Self { socket, pending: 0, head: Vec::new(), size: (0, 0), first_bytes: Duration::ZERO };
         ensure!(viewer.take(12).await?.starts_with(b"RFB "), "not RFB");
+        viewer.first_bytes = begun.elapsed();
         viewer.send(b"RFB 003.008\n").await?;
         let kinds = viewer.take(1).await?[0];
         let kinds = viewer.take(usize::from(kinds)).await?;
