@@ -92,6 +92,26 @@ async fn up_serves_and_down_leaves_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_an_attached_up_and_leaves_nothing() -> Result<()> {
+    let machine = Machine::new()?;
+    let up = machine.up_attached().await?;
+    let pids = up.told.pids.clone();
+    ensure!(pids.len() == 4 && pids.values().all(|pid| runs(*pid)), "{pids:?}");
+    let api = machine.api(&up.told)?;
+    api.create(&json!({"id": "shown", "kind": "terminal"})).await?;
+    let view = api.wait_phase("shown", SessionPhase::Ready, READY).await?;
+    let agent = view.pid.context("no pid")?;
+
+    let (code, more) = up.interrupt().await?;
+    ensure!(code == 0, "helixctl up ended with {code} on Ctrl-C");
+    ensure!(more.is_empty(), "--json is one object, then came {more:?}");
+    ensure!(pids.values().chain([&agent]).all(|pid| !runs(*pid)), "a process outlives Ctrl-C: {pids:?}, {agent}");
+    machine.nothing_runs()?;
+    ensure!(api.get("/healthz").await.is_err(), "something still listens");
+    machine.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_child_that_dies_is_started_again() -> Result<()> {
     let machine = Machine::new()?;
     let first = machine.up().await?;

@@ -1,16 +1,19 @@
 //! A fleet on one machine as an operator starts it: `helixctl up --detach`.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
 
 use crate::eventually::secs;
 use crate::http::Api;
-use crate::process::{exit_code, run};
+use crate::process::{exit_code, run, signal_pid};
 use crate::{leftovers, ports, programs};
 
 const PATIENCE: Duration = secs(90);
@@ -80,6 +83,20 @@ impl Machine {
         self.helixctl(&args).await
     }
 
+    /// `helixctl up --json`, which stays in the foreground as it does on a terminal.
+    pub async fn up_attached(&self) -> Result<Attached> {
+        let mut command = Command::new(programs::ours("helixctl")?);
+        command.args(["up", "--json", "--listen", &self.listen, "--slots", "2", "--state-dir"]).arg(self.state_dir());
+        command.env("HOME", self.dir()).env("NATS_SERVER", nats()?);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().context("cannot start helixctl")?;
+        let mut said = BufReader::new(child.stdout.take().context("no stdout")?).lines();
+        let line = timeout(PATIENCE, said.next_line()).await.context("helixctl up says nothing")??;
+        let line = line.context("helixctl up ended without a word")?;
+        let told = serde_json::from_str(&line).with_context(|| line.clone())?;
+        Ok(Attached { told, child, said })
+    }
+
     /// `helixctl down`.
     pub async fn down(&self) -> Result<Output> {
         let state = self.state_dir();
@@ -103,6 +120,27 @@ impl Machine {
             dir.close()?;
         }
         Ok(())
+    }
+}
+
+/// A `helixctl up` in the foreground.
+pub struct Attached {
+    /// What it told.
+    pub told: Told,
+    child: Child,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Attached {
+    /// Ctrl-C; its exit code, and what it said on standard output after its first line.
+    pub async fn interrupt(mut self) -> Result<(i32, Vec<String>)> {
+        signal_pid(self.child.id().context("helixctl up has ended")?, rustix::process::Signal::INT)?;
+        let status = timeout(PATIENCE, self.child.wait()).await.context("helixctl up does not end on Ctrl-C")??;
+        let mut more = Vec::new();
+        while let Some(line) = self.said.next_line().await? {
+            more.push(line);
+        }
+        Ok((exit_code(status), more))
     }
 }
 
