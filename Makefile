@@ -35,6 +35,7 @@ down: ## End what `make demo` or `helixctl up` started (HELIX_STATE_DIR for anot
 	@$(helixctl) down
 
 test: setup-test web ## Install what is missing, build, run all tests
+	cd web && npm test
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace
 	@echo "make test: all tests passed"
