@@ -4,6 +4,7 @@
 mod browser;
 mod bus;
 mod chaos;
+mod cli;
 mod desktop;
 mod documents;
 mod faults;
