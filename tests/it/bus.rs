@@ -183,6 +183,52 @@ async fn an_observer_sees_the_fleet_live_and_changes_nothing() -> Result<()> {
     cluster.shutdown().await
 }
 
+/// Number of the runner's connection at the bus, among what the system account tells.
+async fn connection_of(operator: &async_nats::Client, runner: &str) -> Result<u64> {
+    let subject = format!("$SYS.REQ.SERVER.{}.CONNZ", operator.server_info().server_id);
+    let answer = timeout(secs(5), operator.request(subject, "{}".into())).await??;
+    let answer: serde_json::Value = serde_json::from_slice(&answer.payload)?;
+    let connections = answer["data"]["connections"].as_array().with_context(|| answer.to_string())?;
+    let name = format!("agentd {runner}");
+    let of_runner = connections.iter().find(|connection| connection["name"] == name.as_str());
+    of_runner.and_then(|connection| connection["cid"].as_u64()).with_context(|| format!("{name} is not connected"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kicked_runner_is_back_within_seconds() -> Result<()> {
+    let mut cluster = Cluster::small().await?;
+    let operator = cluster.nats.restart_with_operator().await?;
+    let api = cluster.api()?;
+    eventually("the server has found NATS again", secs(30), || async {
+        ensure!(api.get("/readyz").await?.status == 200, "not ready");
+        Ok(())
+    })
+    .await?;
+    let view = cluster.ready(&json!({"id": "untouched", "kind": "terminal"})).await?;
+    let agentd = cluster.runners[0].pid().context("agentd does not run")?;
+    let kicked = connection_of(&operator, "r1").await?;
+
+    let subject = format!("$SYS.REQ.SERVER.{}.KICK", operator.server_info().server_id);
+    let answer = timeout(secs(5), operator.request(subject, json!({"cid": kicked}).to_string().into())).await??;
+    let answer: serde_json::Value = serde_json::from_slice(&answer.payload)?;
+    ensure!(answer.get("error").is_none(), "{answer}");
+    eventually("the runner has another connection", secs(10), || async {
+        let now = connection_of(&operator, "r1").await?;
+        ensure!(now != kicked, "still {now}");
+        Ok(())
+    })
+    .await?;
+    let mut heartbeats = cluster.observer().await?.subscribe(subject::HEARTBEAT).await?;
+    timeout(secs(5), heartbeats.next()).await.context("no heartbeat after the kick")?;
+
+    ensure!(cluster.runners[0].pid() == Some(agentd) && runs(agentd), "agentd was started anew");
+    let now = api.session("untouched").await?;
+    ensure!(now.phase == SessionPhase::Ready && now.pid == view.pid && now.epoch == view.epoch, "{now:?}");
+    ensure!(now.pid.is_some_and(runs), "the agent ended");
+    cluster.ready(&json!({"id": "new", "kind": "terminal"})).await?;
+    cluster.shutdown().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_credentials_are_renewed_without_notice() -> Result<()> {
     let times = Times { credential: "5s", ..Times::default() };

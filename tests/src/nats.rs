@@ -9,12 +9,15 @@ use serde::Deserialize;
 use crate::eventually::eventually;
 use crate::process::{Launch, PATIENCE, Process, run};
 use crate::programs;
+use crate::random::secret_hex;
 
 /// The bus of a cluster. Ends when dropped; its store stays in the cluster's directory.
 pub struct Nats {
     dir: PathBuf,
     server_toml: PathBuf,
     port: u16,
+    /// Password of user `operator`, where there is one.
+    operator: Option<String>,
     process: Option<Process>,
 }
 
@@ -28,7 +31,8 @@ impl Nats {
     /// Starts it on a port that it chooses itself.
     pub async fn start(dir: &Path, server_toml: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir.join("store"))?;
-        let mut nats = Self { dir: dir.to_owned(), server_toml: server_toml.to_owned(), port: 0, process: None };
+        let mut nats =
+            Self { dir: dir.to_owned(), server_toml: server_toml.to_owned(), port: 0, operator: None, process: None };
         nats.launch("-1").await?;
         Ok(nats)
     }
@@ -63,6 +67,15 @@ impl Nats {
         self.launch(&port).await
     }
 
+    /// Starts it again with a user `operator` in the system account, who may see and kick connections.
+    pub async fn restart_with_operator(&mut self) -> Result<async_nats::Client> {
+        let password = secret_hex(16)?;
+        self.operator = Some(password.clone());
+        self.restart().await?;
+        let options = ConnectOptions::with_user_and_password("operator".to_owned(), password);
+        options.connect(self.url()).await.context("connect to NATS as operator")
+    }
+
     /// Ends it, throws its store away and starts it again: every record is gone.
     pub async fn empty(&mut self) -> Result<()> {
         self.kill().await?;
@@ -86,7 +99,7 @@ impl Nats {
         ];
         let made = run(&programs::ours("helix-server")?, &args, &[], PATIENCE).await?;
         ensure!(made.status.success(), "helix-server nats-config: {}", String::from_utf8_lossy(&made.stderr));
-        std::fs::write(&conf, made.stdout)?;
+        std::fs::write(&conf, self.with_operator(String::from_utf8(made.stdout)?)?)?;
 
         let launch = Launch {
             name: "nats".to_owned(),
@@ -111,6 +124,16 @@ impl Nats {
         self.port = url.rsplit(':').next().and_then(|port| port.parse().ok()).with_context(|| url.clone())?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// The product's configuration, with the operator where one is wanted.
+    fn with_operator(&self, conf: String) -> Result<String> {
+        let Some(password) = &self.operator else { return Ok(conf) };
+        let account = format!("accounts {{\n  $SYS: {{ users: [{{ user: operator, password: \"{password}\" }}] }}\n");
+        let users = "auth_users: [\"operator\", ";
+        let made = conf.replacen("accounts {\n", &account, 1).replacen("auth_users: [", users, 1);
+        ensure!(made.contains(&account) && made.contains(users), "nats.conf has another form now:\n{conf}");
+        Ok(made)
     }
 
     /// Connects as one of the two users of account HELIX: `server` or `observer`.
