@@ -80,6 +80,16 @@ async fn the_view_page_shows_the_desktop_and_types_into_it() -> Result<()> {
     canvas_is_true(&mut browser, &cluster, &view).await?;
     browser.complaints().await?; // of the broken connection
 
+    // The same where the runner's agentd is killed: the session runs on, and its desktop comes back.
+    cluster.runners[0].kill().await?;
+    browser.wait("#status[data-state=waiting]").await?;
+    cluster.runners[0].start().await?;
+    browser.wait("#status[data-state=connected]").await?;
+    canvas_is_true(&mut browser, &cluster, &view).await?;
+    let now = api.session("live").await?;
+    ensure!(now.pid == view.pid && now.epoch == view.epoch, "not the same session: {now:?}");
+    browser.complaints().await?; // of the broken connection
+
     // The end is told with its cause.
     api.stop("live").await?;
     api.wait_phase("live", SessionPhase::Stopped, READY).await?;
