@@ -5,6 +5,7 @@ mod browser;
 mod bus;
 mod chaos;
 mod cli;
+mod dependencies;
 mod desktop;
 mod documents;
 mod faults;
