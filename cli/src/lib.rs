@@ -4,7 +4,7 @@
 //! [`settings::Connection`]; each noun of [`commands`] is a file that talks to a server through [`client`] (requests)
 //! and [`feed`] (events). [`up`] is the one-machine mode: it supervises nats-server, helix-server and agentd.
 //! Everything printed goes through [`ui`] (data on standard output, the rest on standard error), and every failure is
-//! an [`error::CliError`], whose kind is the exit code.
+//! an [`error::CliError`], whose kind is the exit code; [`usage`] makes one of what clap says about an argument.
 
 pub mod args;
 pub mod client;
@@ -14,6 +14,7 @@ pub mod feed;
 pub mod settings;
 pub mod ui;
 pub mod up;
+mod usage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -26,9 +27,14 @@ use crate::ui::Ui;
 
 /// Runs one command line and answers with its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<_> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(help_or_usage) => {
+            if let Some(error) = usage::told(&help_or_usage, &args) {
+                Ui::new(false, false).error(&error);
+                return ExitCode::from(error.kind.exit_code());
+            }
             // Help and version are not errors: clap prints them on standard output and its exit code is 0.
             let _ = help_or_usage.print();
             return ExitCode::from(u8::try_from(help_or_usage.exit_code()).unwrap_or(Kind::Usage.exit_code()));

@@ -101,11 +101,40 @@ fn what_cannot_be_understood_is_exit_code_2_and_nothing_on_standard_output() {
         assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{line:?}: {}", done.stderr);
         assert!(!done.stderr.is_empty(), "{line:?}");
     }
-    let done = home.run(&["session", "create", "--geometry", "0x0"]);
-    insta::assert_snapshot!(done.stderr, @r#"
-    error: invalid value '0x0' for '--geometry <WxH>': geometry "0x0" is not valid: write WIDTHxHEIGHT, from 320x200 to 7680x4320, for example 1920x1080
+}
 
-    For more information, try '--help'.
+#[test]
+fn a_wrong_argument_is_told_like_any_other_error() {
+    let home = Home::new();
+    let lines: [&[&str]; 5] = [
+        &["session", "create", "--geometry", "0x0"],
+        &["session", "create", "--wait=soon"],
+        &["session", "list", "--phaze", "Ready"],
+        &["runner", "list", "--all"],
+        &["--url"],
+    ];
+    let told = lines.map(|line| home.run(line).stderr).concat();
+    insta::assert_snapshot!(told, @r#"
+    error: invalid value '0x0' for '--geometry <WxH>'
+      where: helixctl session create
+      why:   geometry "0x0" is not valid: write WIDTHxHEIGHT, from 320x200 to 7680x4320, for example 1920x1080
+      next:  helixctl session create --help
+    error: invalid value 'soon' for '--wait[=<FOR>]'
+      where: helixctl session create
+      why:   possible values: ready, result
+      next:  helixctl session create --help
+    error: unknown argument '--phaze'
+      where: helixctl session list
+      why:   the command takes none of this name; a similar one is '--phase'
+      next:  helixctl session list --help
+    error: unknown argument '--all'
+      where: helixctl runner list
+      why:   the command takes none of this name
+      next:  helixctl runner list --help
+    error: no value for '--url <URL>'
+      where: helixctl
+      why:   it needs one
+      next:  helixctl --help
     "#);
 }
 
