@@ -9,6 +9,7 @@ mod dependencies;
 mod desktop;
 mod documents;
 mod faults;
+mod health;
 mod hostile;
 mod queue;
 mod refusals;
