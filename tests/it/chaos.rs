@@ -1,7 +1,9 @@
 //! `kill -9` of every process at random points: every acknowledged session reaches a truthful state, nothing is lost,
-//! doubled or left behind. `HELIX_CHAOS_ROUNDS` sets the rounds, `HELIX_CHAOS_SEED` replays a run.
+//! doubled or left behind. Each victim is struck once before any is struck again. `HELIX_CHAOS_ROUNDS` sets the rounds and
+//! draws another seed for every run; `HELIX_CHAOS_SEED` replays one. Without both, every run is the same.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,19 +11,65 @@ use helix_protocol::SessionId;
 use helix_protocol::session::SessionPhase;
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::http::told;
-use helix_tests::process::runs;
+use helix_tests::process::{runs, signal_pid};
 use helix_tests::random::Random;
 use helix_tests::runner::RunnerSpec;
-use helix_tests::{Api, Cluster, leftovers};
+use helix_tests::{Api, Cluster, leftovers, parts};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// How long everything may take to be true again after a kill.
 const TRUTH: Duration = secs(90);
-/// NATS, two servers, two runners, all at once; from [`FIRST_RUNNER`] on a runner is among them.
-const VICTIMS: u64 = 6;
-const FIRST_RUNNER: u64 = 3;
+/// Of a run that nothing else was asked of.
+const SEED: u64 = 1;
 /// Sessions that run at once.
 const MOST: usize = 4;
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Nats,
+    Server(usize),
+    Runner(usize),
+    /// All of the above at once.
+    Everything,
+    /// The process that holds a session together.
+    Guest,
+    /// A session's X server.
+    Display,
+}
+
+const VICTIMS: [Victim; 8] = [
+    Victim::Nats,
+    Victim::Server(0),
+    Victim::Server(1),
+    Victim::Runner(0),
+    Victim::Runner(1),
+    Victim::Everything,
+    Victim::Guest,
+    Victim::Display,
+];
+
+impl Victim {
+    /// True where it is a part of one session, which fails with it.
+    fn is_of_a_session(self) -> bool {
+        matches!(self, Self::Guest | Self::Display)
+    }
+
+    /// True where a session that starts meanwhile may fail.
+    fn holds_starts(self) -> bool {
+        matches!(self, Self::Runner(_) | Self::Everything)
+    }
+}
+
+/// All victims in an order that is drawn.
+fn shuffled(random: &mut Random) -> Vec<Victim> {
+    let mut victims = VICTIMS.to_vec();
+    for end in (1..victims.len()).rev() {
+        victims.swap(end, random.below(end as u64 + 1) as usize);
+    }
+    victims
+}
 
 /// What was acknowledged last for a session, and so what it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +80,7 @@ enum Asked {
     Start,
     /// Must have been stopped.
     Stop,
-    /// Failed in a former round.
+    /// Failed in a former round, or a part of it was killed.
     Failed,
 }
 
@@ -96,22 +144,33 @@ async fn truthful(cluster: &Cluster, api: &Api, id: &str, asked: Asked) -> Resul
     }
 }
 
-async fn strike(cluster: &mut Cluster, victim: u64, after: Duration) -> Result<()> {
+/// Directory of a session that runs.
+async fn slice_of(cluster: &Cluster, api: &Api, id: &str) -> Result<PathBuf> {
+    let view = api.session(id).await?;
+    let runner = view.runner.as_ref().with_context(|| format!("no runner: {}", told(&view)))?;
+    let runner = cluster.runners.iter().find(|one| one.spec.id == runner.as_str()).context("an unknown runner")?;
+    Ok(runner.state_dir.join("s").join(view.id.unit_key()))
+}
+
+/// Kills the victim at its moment; `slice` is that of the session whose part it is.
+async fn strike(cluster: &mut Cluster, victim: Victim, slice: Option<&Path>, after: Duration) -> Result<()> {
     tokio::time::sleep(after).await; // the random point
+    let slice = slice.unwrap_or_else(|| Path::new("/nonexistent"));
     match victim {
-        0 => cluster.nats.restart().await,
-        1 | 2 => {
-            let server = &mut cluster.servers[victim as usize - 1];
+        Victim::Nats => cluster.nats.restart().await,
+        Victim::Server(number) => {
+            let server = &mut cluster.servers[number];
             server.kill().await?;
             server.start().await
         }
-        3 | 4 => {
-            let runner = &mut cluster.runners[victim as usize - 3];
+        Victim::Runner(number) => {
+            let runner = &mut cluster.runners[number];
             runner.kill().await?;
             runner.start().await
         }
-        // All at once.
-        _ => {
+        Victim::Guest => signal_pid(parts::guest(slice)?, Signal::KILL),
+        Victim::Display => signal_pid(parts::display(slice)?, Signal::KILL),
+        Victim::Everything => {
             cluster.nats.kill().await?;
             for server in &mut cluster.servers {
                 server.kill().await?;
@@ -136,6 +195,7 @@ async fn round(
     random: &mut Random,
     asked: &mut BTreeMap<String, Asked>,
     number: u64,
+    victim: Victim,
 ) -> Result<()> {
     let apis = [cluster.api_of(0)?, cluster.api_of(1)?];
     let mut running: Vec<_> =
@@ -145,9 +205,17 @@ async fn round(
         stops.push(running.remove(random.below(running.len() as u64) as usize));
     }
     let creates = [format!("c{number}-a"), format!("c{number}-b")];
-    let victim = random.below(VICTIMS);
     let strike_after = Duration::from_millis(random.below(900));
     let second_after = Duration::from_millis(random.below(500));
+
+    let mut slice = None;
+    if victim.is_of_a_session() {
+        let id = format!("c{number}-v");
+        acknowledged(&apis, "POST", "/api/v1/sessions", &body(&id)).await?;
+        eventually(&format!("{id} runs"), TRUTH, || truthful(cluster, &apis[0], &id, Asked::Run)).await?;
+        slice = Some(slice_of(cluster, &apis[0], &id).await?);
+        asked.insert(id, Asked::Failed);
+    }
 
     let work = async {
         let nothing = json!({});
@@ -158,13 +226,13 @@ async fn round(
         tokio::time::sleep(second_after).await; // so that starts are at different steps when it strikes
         acknowledged(&apis, "POST", "/api/v1/sessions", &body(&creates[1])).await
     };
-    let (worked, struck) = tokio::join!(work, strike(cluster, victim, strike_after));
+    let (worked, struck) = tokio::join!(work, strike(cluster, victim, slice.as_deref(), strike_after));
     let what =
-        format!("round {number}: victim {victim} after {strike_after:?}, creating {creates:?}, stopping {stops:?}");
+        format!("round {number}: victim {victim:?} after {strike_after:?}, creating {creates:?}, stopping {stops:?}");
     worked.with_context(|| what.clone())?;
     struck.with_context(|| what.clone())?;
     asked.extend(stops.into_iter().map(|id| (id, Asked::Stop)));
-    let start = if victim < FIRST_RUNNER { Asked::Run } else { Asked::Start };
+    let start = if victim.holds_starts() { Asked::Start } else { Asked::Run };
     asked.extend(creates.into_iter().map(|id| (id, start)));
 
     for (id, asked) in asked.iter() {
@@ -193,14 +261,21 @@ async fn round(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_left_whoever_is_killed() -> Result<()> {
-    let rounds = number("HELIX_CHAOS_ROUNDS").unwrap_or(4);
-    let seed = number("HELIX_CHAOS_SEED").unwrap_or_else(|| jiff::Timestamp::now().as_microsecond() as u64);
+    let (asked_rounds, asked_seed) = (number("HELIX_CHAOS_ROUNDS"), number("HELIX_CHAOS_SEED"));
+    let rounds = asked_rounds.unwrap_or(VICTIMS.len() as u64);
+    let drawn = || if asked_rounds.is_some() { jiff::Timestamp::now().as_microsecond() as u64 } else { SEED };
+    let seed = asked_seed.unwrap_or_else(drawn);
     let mut random = Random::seeded(seed);
     let runner = |id| RunnerSpec::new(id).slots(MOST as u32);
     let mut cluster = Cluster::builder().servers(2).runner(runner("r1")).runner(runner("r2")).start().await?;
     let mut asked = BTreeMap::new();
+    let mut victims = Vec::new();
     for number in 0..rounds {
-        round(&mut cluster, &mut random, &mut asked, number)
+        if victims.is_empty() {
+            victims = shuffled(&mut random);
+        }
+        let victim = victims.pop().context("nobody is left to kill")?;
+        round(&mut cluster, &mut random, &mut asked, number, victim)
             .await
             .with_context(|| format!("HELIX_CHAOS_SEED={seed} HELIX_CHAOS_ROUNDS={rounds}"))?;
     }

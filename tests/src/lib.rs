@@ -10,6 +10,7 @@ pub mod eventually;
 pub mod http;
 pub mod leftovers;
 pub mod nats;
+pub mod parts;
 pub mod ports;
 pub mod process;
 pub mod programs;

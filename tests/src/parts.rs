@@ -1,0 +1,28 @@
+//! Processes of a session of the process backend, by what they are.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::{leftovers, x};
+
+/// The X server of the session whose directory is `slice`.
+pub fn display(slice: &Path) -> Result<u32> {
+    let slice = slice.to_str().context("path is not UTF-8")?;
+    let of_session =
+        |pid: &u32| x::environment(*pid).is_ok_and(|env| env.values().any(|value| value.starts_with(slice)));
+    leftovers::processes_saying("Xtigervnc")?.into_iter().find(of_session).context("the session has no display")
+}
+
+/// The guest of the session whose directory is `slice`: it names it in its arguments or environment, or works in it.
+pub fn guest(slice: &Path) -> Result<u32> {
+    let text = slice.to_str().context("path is not UTF-8")?;
+    let of_session = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let mut words = x::environment(*pid).unwrap_or_default().into_values().chain([command]);
+        words.any(|word| word.contains(text))
+            || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(slice))
+    };
+    leftovers::processes_saying("agentd guest")?.into_iter().find(of_session).context("the session has no guest")
+}
