@@ -28,7 +28,8 @@ impl Viewer {
         let mut request = url.into_client_request()?;
         // websockify wants a sub-protocol named; Helix ignores it.
         request.headers_mut().insert("sec-websocket-protocol", "binary".parse()?);
-        let (socket, _) = tokio_tungstenite::connect_async(request).await?;
+        // As browsers do it: no small frame waits for the acknowledgement of the one before.
+        let (socket, _) = tokio_tungstenite::connect_async_with_config(request, None, true).await?;
         let mut viewer = Self { socket, pending: 0, head: Vec::new(), size: (0, 0), first_bytes: Duration::ZERO };
         ensure!(viewer.take(12).await?.starts_with(b"RFB "), "not RFB");
         viewer.first_bytes = begun.elapsed();
