@@ -9,6 +9,8 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use helix_protocol::api::{RunnerList, SessionPage};
 use jiff::Timestamp;
 use reqwest::Method;
@@ -23,6 +25,8 @@ use crate::{report, rounds, say};
 const SESSIONS: usize = 4;
 /// No recovery may take longer.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Between two questions.
+const STEP: Duration = Duration::from_millis(10);
 
 pub async fn run() -> Result<()> {
     let (mut rest, mut reports, mut ready) = (Vec::new(), Vec::new(), Vec::new());
@@ -71,14 +75,19 @@ fn kill(product: &Product, part: &str) -> Result<Instant> {
     Ok(now)
 }
 
-/// Milliseconds from `since` until `probe` succeeds.
+/// Milliseconds from `since` until a `probe` succeeds. A client of a server that is away has no event to wait for, and a
+/// question from before the server knew that its bus is gone hangs: one is asked every [`STEP`], beside the others.
 async fn until<T, F: Future<Output = Result<T>>>(since: Instant, probe: impl Fn() -> F) -> Result<f64> {
+    let mut asked = FuturesUnordered::new();
+    let mut step = tokio::time::interval(STEP);
     loop {
-        match probe().await {
-            Ok(_) => return Ok(since.elapsed().as_secs_f64() * 1e3),
-            Err(error) if since.elapsed() > PATIENCE => return Err(error),
-            // A client of a server that is away has no event to wait for: ask again soon.
-            Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+        tokio::select! {
+            _ = step.tick() => asked.push(probe()),
+            Some(answer) = asked.next() => match answer {
+                Ok(_) => return Ok(since.elapsed().as_secs_f64() * 1e3),
+                Err(error) if since.elapsed() > PATIENCE => return Err(error),
+                Err(_) => {}
+            }
         }
     }
 }
