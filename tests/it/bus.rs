@@ -114,6 +114,8 @@ async fn an_observer_sees_the_fleet_live_and_changes_nothing() -> Result<()> {
     let secret =
         json!({"id": "watched", "kind": "command", "input": "echo the outcome", "env": {"KEY": "s3cret-value"}});
     cluster.ready(&secret).await?;
+    // Ready does not wait for the command: stopped earlier, it would have no outcome to tell.
+    api.wait_result("watched", READY).await?;
     api.stop("watched").await?;
     api.wait_phase("watched", SessionPhase::Stopped, READY).await?;
 
