@@ -231,13 +231,14 @@ fn note(events: &watch::Sender<Connection>, event: &Event) {
     }
 }
 
-/// At once, then 1, 2, 4 … 60 s, each with jitter so that a fleet does not come back in one moment.
-/// The client asks before the very first connect too.
+/// At once, then 0.1, 0.2, 0.4 … 60 s, each with jitter so that servers do not come back in one moment. Sooner than
+/// runners, which begin with a second: NATS refuses a runner whose token no server can vouch for yet, after two
+/// seconds. The client asks before the very first connect too.
 fn reconnect_delay(attempts: usize) -> Duration {
     if attempts <= 1 {
         return Duration::ZERO;
     }
-    let full = Duration::from_secs(1 << (attempts - 2).min(6)).min(Duration::from_mins(1));
+    let full = Duration::from_millis(100 << (attempts - 2).min(10)).min(Duration::from_mins(1));
     let mut random = [0_u8; 1];
     // Without randomness the delay is merely not spread.
     let _ = getrandom::fill(&mut random);
@@ -307,9 +308,9 @@ mod tests {
 
     #[test]
     fn reconnects_wait_longer_each_time_but_never_above_a_minute() {
-        for (attempt, seconds) in [(1, 0), (2, 1), (3, 2), (4, 4), (8, 60), (100, 60)] {
+        for (attempt, seconds) in [(1, 0.0), (2, 0.1), (3, 0.2), (4, 0.4), (12, 60.0), (100, 60.0)] {
             let delay = reconnect_delay(attempt).as_secs_f64();
-            assert!(delay >= 0.5 * f64::from(seconds) && delay <= f64::from(seconds), "{attempt}: {delay}");
+            assert!(delay >= 0.5 * seconds && delay <= seconds, "{attempt}: {delay}");
         }
     }
 }

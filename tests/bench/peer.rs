@@ -36,7 +36,10 @@ impl Peer {
     }
 
     fn spawn(name: &str, args: &[String], dir: tempfile::TempDir) -> Result<Self> {
-        let child = Command::new(script(name))
+        // A benchmark that is killed takes its peers along.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(script(name))
             .args(args)
             .process_group(0)
             .stdin(Stdio::null())

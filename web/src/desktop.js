@@ -18,6 +18,7 @@ export async function openDesktop(place, session, onConnected) {
     body: { stream: "vnc" },
   });
   const rfb = new RFB(place, socketUrl(ticket.url), { shared: true });
+  rfb.qualityLevel = 8; // a desktop of text: at the default of 6, letters have visible shadows until they are repaired
   rfb.scaleViewport = true;
   rfb.background = "transparent";
 

@@ -56,7 +56,7 @@ pub struct CreateArgs {
     /// Network of the session: the machine's, or none but a loopback of its own
     #[arg(long, value_name = "host|none", value_parser = parse_network)]
     network: Option<Network>,
-    /// While its runner cannot be heard: wait for it, or restart the session on another
+    /// While its runner cannot be heard: run on, or stand still, so that it may be restarted elsewhere
     #[arg(long, value_name = "wait|restart", value_parser = parse_on_lost)]
     on_lost: Option<OnLost>,
     /// Wait until the desktop is ready, or until the command has a result
