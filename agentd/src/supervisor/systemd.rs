@@ -17,6 +17,7 @@
 //! | `open`, `start`, `end` | the operations |
 //! | [`layout`], [`tree`], [`slots`] | directories and whom they belong to |
 //! | [`hardening`] | what a unit may do |
+//! | `requirements` | what a machine must have |
 //! | [`journal`] | logs |
 //!
 //! Tasks: one for the bus, one for outcomes, one for kills at memory limits, and one per session that is watched. They
@@ -35,6 +36,7 @@ mod open;
 pub mod outcome;
 mod proc_mount;
 pub mod record;
+mod requirements;
 pub mod slots;
 mod start;
 pub mod tree;
@@ -59,7 +61,9 @@ use self::lives::{Life, Lives};
 use self::mark::Mark;
 use self::outcome::Outcomes;
 use self::record::Record;
-use self::slots::{Slots, SlotsError};
+pub use self::requirements::SystemdError;
+use self::requirements::{may_start, new_enough};
+use self::slots::Slots;
 use self::unit::read_slice;
 use super::{
     Adopted, Enforcement, HostPaths, Identity, Result, SessionPaths, SliceEvent, SliceSpec, Supervisor,
@@ -67,8 +71,6 @@ use super::{
 };
 use crate::cgroup::{Cgroups, OomEvents};
 
-/// The oldest systemd whose properties are all that sessions need.
-const OLDEST_SYSTEMD: u32 = 252;
 /// For every process of a session to be held, or let go.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -96,60 +98,6 @@ pub struct SlotUsers {
     pub first: u32,
     /// How many.
     pub count: u32,
-}
-
-/// Why sessions cannot run under systemd here.
-#[derive(Debug, thiserror::Error)]
-pub enum SystemdError {
-    /// Something else is process 1.
-    #[error("systemd is not the init of this machine: /run/systemd/system is missing; use the process backend")]
-    NotBooted,
-    /// No system bus.
-    #[error("the system bus does not answer; install dbus and run `systemctl start dbus.socket`")]
-    NoBus(#[source] Box<zbus::Error>),
-    /// Too old.
-    #[error(
-        "systemd {found} is too old, sessions need {OLDEST_SYSTEMD} or newer; upgrade it or use the process backend"
-    )]
-    TooOld {
-        /// What it says of itself.
-        found: String,
-    },
-    /// Units may not be made.
-    #[error("agentd may not start units: {0}; run it as root, as agentd.service does, or use the process backend")]
-    Permission(String),
-    /// Processes of sessions could not be seen.
-    #[error(
-        "/proc is mounted with {option}, which hides processes of sessions from agentd; run `mount -o remount,hidepid=off \
-         /proc` (and take the option out of /etc/fstab), or use the process backend"
-    )]
-    HiddenProcesses {
-        /// What hides them.
-        option: String,
-    },
-    /// Limits would have no effect.
-    #[error(
-        "sessions could not be limited: {}; boot with this controller (cgroup_enable=memory where it is switched off), in \
-         a container have it delegated, or use the process backend, which limits nothing", faults.join("; ")
-    )]
-    Controllers {
-        /// What is wrong with each.
-        faults: Vec<String>,
-    },
-    /// Slot users are missing.
-    #[error(transparent)]
-    Slots(#[from] SlotsError),
-    /// A directory cannot be made or read.
-    #[error("cannot use directory {}", path.display())]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The kernel does not tell what is needed.
-    #[error("cannot watch control groups or files")]
-    Watch(#[source] io::Error),
 }
 
 /// The systemd backend. Clones share everything.
@@ -217,19 +165,6 @@ impl SystemdSupervisor {
             _connection: connection,
         };
         Ok(Self { inner: Arc::new(inner) })
-    }
-}
-
-/// A unit must be made to know that units may be made: the parent of all sessions, which is needed anyway.
-async fn may_start(bus: &Bus) -> Result<(), BusError> {
-    let description = start::owned("Sessions of Helix".into());
-    let properties = vec![("Description".to_owned(), description)];
-    let started = bus.job(PARENT_SLICE, async |manager| {
-        manager.start_transient_unit(PARENT_SLICE.to_owned(), "fail".to_owned(), properties, Vec::new()).await
-    });
-    match started.await {
-        Ok(_) | Err(BusError::Exists) => Ok(()),
-        Err(error) => Err(error),
     }
 }
 
@@ -479,33 +414,4 @@ fn make_dir(path: &Path) -> io::Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     std::fs::canonicalize(path)
-}
-
-fn new_enough(version: &str) -> Result<(), SystemdError> {
-    match major(version) {
-        Some(major) if major >= OLDEST_SYSTEMD => Ok(()),
-        _ => Err(SystemdError::TooOld { found: version.to_owned() }),
-    }
-}
-
-/// The number in front of `252.39-1~deb12u2` or `v257`.
-fn major(version: &str) -> Option<u32> {
-    let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
-    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_read() {
-        assert_eq!(major("252.39-1~deb12u2"), Some(252));
-        assert_eq!(major("v257"), Some(257));
-        assert_eq!(major("systemd 247 (247.3-7)"), Some(247));
-        assert_eq!(major(""), None);
-        new_enough("252.39-1~deb12u2").unwrap();
-        let refused = new_enough("247.3-7+deb11u7").unwrap_err().to_string();
-        assert!(refused.contains("247.3-7+deb11u7") && refused.contains("252 or newer"), "{refused}");
-    }
 }
