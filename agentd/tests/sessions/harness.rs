@@ -329,7 +329,8 @@ pub fn kill(pid: u32) {
     signal(pid, rustix::process::Signal::KILL);
 }
 
-/// Ends the shell in a terminal. The terminal shows its window before it starts the shell.
+/// Kills the shell in a terminal. The terminal shows its window before it starts the shell, and a shell that is just
+/// beginning may lose a signal that it means to catch.
 pub async fn end_shell(terminal: u32) {
     let comm = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let own = comm(terminal);
@@ -341,7 +342,7 @@ pub async fn end_shell(terminal: u32) {
     })
     .await;
     for shell in shells {
-        signal(shell, rustix::process::Signal::HUP);
+        signal(shell, rustix::process::Signal::KILL);
     }
 }
 
