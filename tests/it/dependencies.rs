@@ -1,4 +1,4 @@
-//! What must never come back among the dependencies: a second TLS provider.
+//! What the programs must never need: a second TLS provider, or a newer system than the oldest that we support.
 
 use anyhow::{Result, ensure};
 use helix_tests::eventually::secs;
@@ -25,5 +25,18 @@ async fn ring_is_the_only_tls_provider() -> Result<()> {
     }
     let (code, said) = who_needs("ring").await?;
     ensure!(code == 0 && said.contains("rustls"), "{said}");
+    Ok(())
+}
+
+/// As `packaging/link.rs` has it: Debian 12 has glibc 2.36.
+#[test]
+fn no_program_needs_a_newer_glibc_than_debian_12_has() -> Result<()> {
+    for name in ["agentd", "helix-server", "helixctl", "helix-backend-suite"] {
+        let program = std::fs::read(programs::ours(name)?)?;
+        let text = String::from_utf8_lossy(&program);
+        let minor = |at: usize| text[at..].split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok();
+        let newest = text.match_indices("GLIBC_2.").filter_map(|(at, found)| minor(at + found.len())).max();
+        ensure!(newest.is_some_and(|minor| minor <= 36), "{name} needs glibc 2.{newest:?}");
+    }
     Ok(())
 }
