@@ -37,14 +37,19 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Boots a container, with a guest on its way up, and waits for its fate.
+/// Boots a container, with a guest on its way up, and meets its fate once the outer run has taken its file away.
 async fn prey() -> Result<()> {
     let ready = PathBuf::from(std::env::var_os(PREY).context("not an inner run")?);
     let _guest = tokio::spawn(Boot::guest().start());
     let container = Boot::container().start().await?;
     let staged = ready.with_extension("new");
     fs::write(&staged, std::env::var(LAB)?)?;
-    fs::rename(staged, ready)?;
+    fs::rename(staged, &ready)?;
+    eventually("the outer run has looked at everything", secs(60), async || {
+        ensure!(!ready.exists());
+        Ok(())
+    })
+    .await?;
     let fate = std::env::var(FATE)?;
     assert!(fate != "panic", "as it was asked to");
     container.run("sleep 60").await?;
@@ -92,6 +97,7 @@ impl Run {
             }
         }
         ensure!(!Cgroup::of_lab(&lab).present().is_empty(), "where are its cgroups?");
+        fs::remove_file(&ready)?;
         Ok(Self { launcher, lab, processes, namespaces, _open: open, temporary })
     }
 
