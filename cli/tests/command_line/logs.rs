@@ -46,9 +46,10 @@ fn line(number: u32) -> String {
 }
 
 fn start(url: &str, args: &[&str]) -> Child {
-    Command::new(cargo_bin("helixctl"))
-        .env_clear()
-        .env("HOME", "/nowhere")
+    // Whoever runs the tests in the background of a script has Ctrl-C ignored, and programs inherit that.
+    Command::new("env")
+        .args(["--ignore-environment", "--default-signal=INT", "HOME=/nowhere"])
+        .arg(cargo_bin("helixctl"))
         .args(["session"])
         .args(args)
         .args(["--url", url])
