@@ -340,6 +340,7 @@ mod tests {
             desired: Desired::Running,
             spec: SessionSpec::default(),
             deleted: false,
+            access: None,
         };
         Entry::new(desired, KindName::parse("command").expect("valid kind"), Timestamp::UNIX_EPOCH)
     }

@@ -1,11 +1,14 @@
 //! Bodies of the canonical HTTP API, `/api/v1/*`. Unknown fields in requests are refused.
 
+pub mod threads;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorCode;
+use crate::ids::SpecTaskId;
 use crate::ids::{Epoch, Generation, KindName, PoolName, RunnerId, SessionId};
 use crate::link::Stream;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources, Usage};
@@ -61,6 +64,14 @@ pub struct CreateSession {
     /// `wait` or `restart`: what becomes of it while its runner cannot be heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<OnLost>,
+    /// Environment of its agent that nobody else may see (model keys), encrypted at rest and gone at stop. `null`
+    /// takes the value that `helixctl secret set` stored for its owner.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Option<String>>,
+    /// Spec task that its desktop belongs to. Where that has one already, no desktop starts: the session becomes
+    /// another name of it, and `input` a new thread there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec_task: Option<SpecTaskId>,
 }
 
 /// `PATCH /api/v1/sessions/{id}`: changes a session that may be running.
@@ -143,6 +154,12 @@ pub struct SessionView {
     /// True while its runner, cut off from the servers, holds it still (`on_lost = restart`).
     #[serde(default)]
     pub frozen: bool,
+    /// The line between its agent and the server: prompts go over it.
+    #[serde(default)]
+    pub sync: SyncStatus,
+    /// Spec task that its desktop belongs to.
+    #[serde(default)]
+    pub spec_task: Option<SpecTaskId>,
     /// Where its desktop can be reached.
     pub endpoints: Endpoints,
     /// Every timed step, from acceptance.
@@ -150,6 +167,23 @@ pub struct SessionView {
     /// When it was accepted.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
+}
+
+/// The sync socket of a session's agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct SyncStatus {
+    /// A socket is open.
+    pub connected: bool,
+    /// The agent said that it takes prompts, or was given up waiting for.
+    pub ready: bool,
+    /// Since when it is open.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub connected_at: Option<Timestamp>,
+    /// Agent that it named.
+    pub agent: Option<String>,
+    /// Why connections are refused right now: agents try for ever and say nothing.
+    pub refused: Option<String>,
 }
 
 /// Where a session's desktop can be reached. `null` = not now, or not yet built.

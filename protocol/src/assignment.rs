@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Generation, RunnerId, SessionId};
 use crate::session::{Desired, SessionSpec};
+use crate::thread::Secrets;
 
 /// A session bound to a runner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,25 @@ pub struct DesiredSession {
     /// Once ended: remove its workspace and logs too, and report `forgotten`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
+    /// What its agent gets and nobody else sees: only in the reply to `sync`, never in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<SessionAccess>,
+}
+
+/// Secrets of a session that shall run. On the runner they are in files of mode 0600, gone with the session.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionAccess {
+    /// The session's own bearer: `ZED_HELIX_TOKEN` of its agent.
+    pub token: String,
+    /// Model keys and the like: environment of its agent.
+    #[serde(default, skip_serializing_if = "Secrets::is_empty")]
+    pub secrets: Secrets,
+}
+
+impl std::fmt::Debug for SessionAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionAccess").field("secrets", &self.secrets.keys()).finish_non_exhaustive()
+    }
 }
 
 /// Value of a key in `helix_leases`: who renewed it last.
@@ -45,4 +65,7 @@ pub struct Lease {
     /// For `runner.<id>`: what the runner said in its last heartbeat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<crate::runner::Heartbeat>,
+    /// For `sync.<session>` and `refused.<session>`: how the session's sync socket is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<crate::api::SyncStatus>,
 }

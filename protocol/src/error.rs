@@ -50,6 +50,18 @@ codes! {
     SessionNotFound = 404, "no such session";
     /// No such runner.
     RunnerNotFound = 404, "no such runner";
+    /// No such thread in the session.
+    ThreadNotFound = 404, "no such thread";
+    /// No such turn in the thread.
+    TurnNotFound = 404, "no such turn";
+    /// No such question in the thread.
+    QuestionNotFound = 404, "no such question";
+    /// No such entry in the thread.
+    EntryNotFound = 404, "no such entry";
+    /// No such spec task.
+    SpecTaskNotFound = 404, "no such spec task";
+    /// No secret of that name is stored.
+    SecretNotFound = 404, "no such secret";
     /// No such route.
     RouteNotFound = 404, "no such route";
     /// The route exists, the method does not.
@@ -62,6 +74,14 @@ codes! {
     SessionEnded = 409, "the session has ended";
     /// The session runs no desktop now.
     SessionNotReady = 409, "the session has no desktop now";
+    /// The idempotency key was used for another prompt.
+    PromptExists = 409, "the idempotency key was used for another prompt";
+    /// The change needs a turn that is not over.
+    TurnOver = 409, "the turn is over";
+    /// The change needs a turn that is over.
+    TurnNotOver = 409, "the turn is not over";
+    /// The question has its answer.
+    QuestionAnswered = 409, "the question is answered";
     /// The runner id is enrolled with another token.
     RunnerEnrolledElsewhere = 409, "the runner id is enrolled elsewhere";
     /// No sync socket of the session's agent is connected.

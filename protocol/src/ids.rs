@@ -123,6 +123,23 @@ id!(
     "kind"
 );
 
+id!(
+    /// One conversation of a session: `thr_…`, ours and stable; the agent's own id of it is another matter.
+    ThreadId,
+    "thread id"
+);
+id!(
+    /// One prompt and what came of it: `int_…`. On the sync socket it is the `request_id`, in document 000 the
+    /// `helix_interaction_id`.
+    TurnId,
+    "turn id"
+);
+id!(
+    /// A piece of work with one agent instance and many threads: the documents' `spec_task_id` and `instance_id`.
+    SpecTaskId,
+    "spec task id"
+);
+
 impl SessionId {
     /// Unit key: the first 16 hex digits of SHA-256(session id). Names units, slices and directories, so that
     /// neither length nor characters of the id matter there.

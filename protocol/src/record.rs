@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::Assignment;
-use crate::ids::{Epoch, Generation, PoolName, RunnerId, SessionId};
+use crate::ids::{Epoch, Generation, PoolName, RunnerId, SessionId, SpecTaskId};
 use crate::runner::{Liveness, RunnerFacts};
 use crate::session::{Cause, Desired, SessionSpec};
 
@@ -48,6 +48,41 @@ pub struct SessionRecord {
     /// Set by delete: every key of it goes once nothing of it runs.
     #[serde(default)]
     pub deleted: bool,
+    /// Its secrets, sealed under the server key: base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_secrets: Option<String>,
+    /// Spec task that its desktop belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec_task: Option<SpecTaskId>,
+    /// Session whose desktop this is another name of; this one never has a runner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desktop_of: Option<SessionId>,
+}
+
+/// `helix_secrets/<hash of owner>.<name>`: a value that its owner's sessions may ask for by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRecord {
+    /// Name of the token that stored it.
+    pub owner: String,
+    /// Its name: that of an environment variable.
+    pub name: String,
+    /// The value, sealed under the server key: base64.
+    pub sealed: String,
+    /// When it was stored.
+    pub stored_at: Timestamp,
+}
+
+/// `helix_spec_tasks/<spec task>`: a piece of work and the one desktop that it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecTaskRecord {
+    /// Same as the key.
+    pub id: SpecTaskId,
+    /// Who made it.
+    pub owner: String,
+    /// The session whose desktop it is.
+    pub session: SessionId,
+    /// When.
+    pub created_at: Timestamp,
 }
 
 /// `helix_runners/<runner>`.

@@ -1,6 +1,6 @@
 //! Every NATS subject, stream and bucket name. No other file spells one.
 
-use crate::ids::{RunnerId, SessionId};
+use crate::ids::{RunnerId, SessionId, ThreadId};
 
 /// NATS account of servers; has JetStream.
 pub const ACCOUNT_HELIX: &str = "HELIX";
@@ -22,10 +22,14 @@ pub const BUCKET_RUNNERS: &str = "helix_runners";
 pub const BUCKET_TOKENS: &str = "helix_tokens";
 /// KV with TTL: one-use tickets, `<hash>`.
 pub const BUCKET_TICKETS: &str = "helix_tickets";
-/// KV with TTL per key, history 1: `runner.<id>`, `leader`.
+/// KV with TTL per key, history 1: `runner.<id>`, `leader`, `sync.<session>`, `refused.<session>`.
 pub const BUCKET_LEASES: &str = "helix_leases";
 /// KV: pool specs, `<pool>`.
 pub const BUCKET_POOLS: &str = "helix_pools";
+/// KV: sealed secrets, `<hash of owner>.<name>`.
+pub const BUCKET_SECRETS: &str = "helix_secrets";
+/// KV: spec tasks, `<spec task>`.
+pub const BUCKET_SPEC_TASKS: &str = "helix_spec_tasks";
 /// KV: image manifests, `<image>`.
 pub const BUCKET_IMAGES: &str = "helix_images";
 
@@ -133,6 +137,38 @@ pub fn runner_session_key(runner: &RunnerId, session: &SessionId) -> String {
 /// Key of a runner's lease.
 pub fn runner_lease_key(runner: &RunnerId) -> String {
     format!("runner.{runner}")
+}
+
+/// Events of one thread.
+pub fn thread(session: &SessionId, thread: &ThreadId) -> String {
+    format!("threads.{session}.{thread}")
+}
+
+/// Events of all threads of a session.
+pub fn threads_of(session: &SessionId) -> String {
+    format!("threads.{session}.*")
+}
+
+/// Splits `threads.<session>.<thread>`.
+pub fn parse_thread(subject: &str) -> Option<(SessionId, ThreadId)> {
+    let mut tokens = subject.strip_prefix("threads.")?.splitn(2, '.');
+    Some((SessionId::parse(tokens.next()?).ok()?, ThreadId::parse(tokens.next()?).ok()?))
+}
+
+/// Where the server that holds a session's newest sync socket is asked by the others: to pass on a frame that came
+/// in on an older socket, or to send a command. Core request, within account HELIX.
+pub fn sync_owner(session: &SessionId) -> String {
+    format!("sync.{session}")
+}
+
+/// Key of the lease of the server that holds a session's newest sync socket.
+pub fn sync_lease_key(session: &SessionId) -> String {
+    format!("sync.{session}")
+}
+
+/// Key that exists while connections to a session's sync socket are refused.
+pub fn sync_refused_key(session: &SessionId) -> String {
+    format!("refused.{session}")
 }
 
 /// Key of the leader's lease.

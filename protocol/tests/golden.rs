@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use helix_protocol::api::{
-    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, Ticket,
+    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, SyncStatus, Ticket,
 };
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::{Event, FeedItem};
@@ -94,6 +94,8 @@ fn view() -> SessionView {
             pressure: Some(Pressure { cpu: 1, memory: 2, io: 3 }),
         }),
         frozen: false,
+        sync: SyncStatus::default(),
+        spec_task: None,
         endpoints: Endpoints {
             view: Some("https://helix.example.org/sessions/session_123/view".to_owned()),
             vnc: Some("wss://helix.example.org/api/v1/sessions/session_123/streams/vnc".to_owned()),
@@ -192,6 +194,7 @@ fn the_link() {
         desired: Desired::Running,
         spec: spec(),
         deleted: false,
+        access: None,
     };
     let reply = Message { runner: runner(), body: Reply::DesiredSet { sessions: vec![desired] } };
     golden!("link_desired_set", round_trip(reply));

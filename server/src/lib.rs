@@ -23,4 +23,5 @@ pub mod scheduler;
 pub mod sessions;
 pub mod store;
 pub mod telemetry;
+pub mod threads;
 pub mod tokens;

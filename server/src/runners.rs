@@ -193,7 +193,8 @@ impl Runners {
         for _ in 0..MAX_TRIES {
             let heartbeat =
                 heartbeat.clone().or_else(|| known.as_ref().and_then(|entry| entry.value.heartbeat.clone()));
-            let lease = Lease { server: self.inner.server_id.to_string(), renewed_at: Timestamp::now(), heartbeat };
+            let lease =
+                Lease { server: self.inner.server_id.to_string(), renewed_at: Timestamp::now(), heartbeat, sync: None };
             match leases.lease(&key, &lease, revision, self.inner.lease_ttl).await {
                 Ok(_) => return Ok(()),
                 // Another replica answered the last heartbeat, or the lease expired: the store knows its revision.

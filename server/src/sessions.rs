@@ -113,6 +113,9 @@ impl Sessions {
             cause: None,
             created_at,
             deleted: false,
+            sealed_secrets: None,
+            spec_task: None,
+            desktop_of: None,
         };
         match self.inner.store.sessions.create(id.as_str(), &record).await {
             Ok(revision) => {
@@ -429,6 +432,9 @@ fn claim(by: &Principal, seen: &ObservedSession) -> Result<SessionRecord> {
         cause: None,
         created_at: unclaimed.received_at,
         deleted: false,
+        sealed_secrets: None,
+        spec_task: None,
+        desktop_of: None,
     })
 }
 

@@ -157,6 +157,7 @@ impl Runner {
             desired,
             spec,
             deleted: false,
+            access: None,
         };
         self.edit(|set| {
             set.retain(|known| known.session != wanted.session);

@@ -260,6 +260,7 @@ mod tests {
             desired,
             spec: spec.clone(),
             deleted: false,
+            access: None,
         };
         let labels = [("user_id", "u"), ("instance_id", "i"), ("thread_id", "t"), ("team", "web")];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();

@@ -50,6 +50,8 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
         reserve,
         network,
         on_lost,
+        secrets: _,
+        spec_task: _,
     } = request;
     let project = project.map(Project::from);
     check_input(input.as_deref(), kind.as_ref().is_some_and(|kind| kind.as_str() == "command"))?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use helix_protocol::api::{Endpoints, SessionView};
+use helix_protocol::api::{Endpoints, SessionView, SyncStatus};
 use helix_protocol::assignment::{Assignment, DesiredSession};
 use helix_protocol::record::SessionRecord;
 use helix_protocol::resources::Usage;
@@ -113,6 +113,8 @@ impl Known<'_> {
             limits: seen.and_then(|seen| seen.limits.clone()),
             usage: self.usage.filter(|_| live && self.liveness == Some(Liveness::Online)),
             frozen: seen.is_some_and(|seen| seen.frozen) && !phase.is_terminal(),
+            sync: SyncStatus::default(),
+            spec_task: record.and_then(|record| record.spec_task.clone()),
             endpoints,
             timeline: self.timeline(),
             created_at: self.created_at(),
@@ -203,6 +205,7 @@ pub fn desired_of(record: &SessionRecord, ended: bool) -> Option<DesiredSession>
         desired,
         spec: if desired == Desired::Stopped { spec_to_end(&record.spec) } else { record.spec.clone() },
         deleted: record.deleted,
+        access: None,
     })
 }
 
@@ -221,6 +224,7 @@ pub fn desired_of_deleted(seen: &ObservedSession) -> DesiredSession {
         desired: Desired::Stopped,
         spec: seen.unclaimed.as_ref().map_or_else(SessionSpec::default, |unclaimed| spec_to_end(&unclaimed.spec)),
         deleted: true,
+        access: None,
     }
 }
 

@@ -160,6 +160,7 @@ fn request(args: CreateArgs, read_input: impl FnOnce() -> Result<String>) -> Res
         reserve: args.reserve.into(),
         network: args.network,
         on_lost: args.on_lost,
+        ..CreateSession::default()
     })
 }
 

@@ -1,4 +1,4 @@
-use helix_protocol::api::{CreateSession, Endpoints, RunnerView, SessionView};
+use helix_protocol::api::{CreateSession, Endpoints, RunnerView, SessionView, SyncStatus};
 use helix_protocol::external_agents::ZedAgent;
 use helix_protocol::link::LogLine;
 use helix_protocol::runner::{Liveness, RunnerStatus};
@@ -40,6 +40,8 @@ fn view(phase: SessionPhase) -> SessionView {
         limits: None,
         usage: None,
         frozen: false,
+        sync: SyncStatus::default(),
+        spec_task: None,
         endpoints: Endpoints::default(),
         timeline: vec![
             step("accepted", at("2026-11-21T10:00:00Z"), None),

@@ -72,6 +72,9 @@ fn session(id: &str, kind: Option<KindName>, reserve: Reserve) -> SessionRecord 
         cause: None,
         created_at: Timestamp::UNIX_EPOCH,
         deleted: false,
+        sealed_secrets: None,
+        spec_task: None,
+        desktop_of: None,
     }
 }
 

@@ -30,6 +30,9 @@ fn record(assigned: Option<u64>, desired: Desired) -> SessionRecord {
         cause: Some(Cause::new("queued", "all slots taken")),
         created_at: Timestamp::UNIX_EPOCH,
         deleted: false,
+        sealed_secrets: None,
+        spec_task: None,
+        desktop_of: None,
     }
 }
 

@@ -1,0 +1,114 @@
+//! The log of conversations: stream `HELIX_THREADS`.
+//!
+//! An append names the last sequence that its writer knew of the thread and is refused with `Conflict` where another
+//! writer was faster. One whose acknowledgement was lost may have been stored: its writer reads again and sees.
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use helix_protocol::thread::{ThreadEvent, ThreadFeedItem, ThreadRecord};
+use helix_protocol::{ErrorCode, SessionId, ThreadId, subject};
+use jiff::Timestamp;
+
+use super::model::{Conversation, Keep};
+use crate::bus::follow::{Follow, Stored};
+use crate::bus::{Bus, unavailable};
+use crate::error::{Error, Result};
+
+/// The log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    bus: Bus,
+}
+
+impl Log {
+    /// The log over a bus.
+    pub fn new(bus: Bus) -> Self {
+        Self { bus }
+    }
+
+    /// The bus beneath.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Stores an event under a thread whose last sequence is `expected` (0: it has none); answers its sequence.
+    pub async fn append(
+        &self,
+        session: &SessionId,
+        thread: &ThreadId,
+        event: &ThreadEvent,
+        expected: u64,
+    ) -> Result<u64> {
+        self.bus.require_up()?;
+        let record = ThreadRecord { at: Timestamp::now(), event: event.clone() };
+        let payload = serde_json::to_vec(&record)
+            .map_err(|error| Error::new(ErrorCode::Internal, "cannot encode an event").because(error))?;
+        let message = PublishMessage::build().payload(payload.into()).expected_last_subject_sequence(expected);
+        let subject = subject::thread(session, thread);
+        let sent = self.bus.jetstream().send_publish(subject, message).await.map_err(unavailable)?;
+        match sent.await {
+            Ok(ack) => Ok(ack.sequence),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                let detail = format!("thread {thread} of session {session} went on meanwhile; repeat the request");
+                Err(Error::new(ErrorCode::Conflict, detail))
+            }
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// Last sequence of all of a session's threads; 0 where nothing was said.
+    pub async fn last_sequence(&self, session: &SessionId) -> Result<u64> {
+        self.bus.require_up()?;
+        let jetstream = self.bus.jetstream();
+        let stream = jetstream.get_stream_no_info(subject::STREAM_THREADS).await.map_err(unavailable)?;
+        match stream.get_last_raw_message_by_subject(&subject::threads_of(session)).await {
+            Ok(message) => Ok(message.sequence),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(0),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// Events after sequence `after`, of one thread or of all threads of a session: what is stored, then what comes.
+    pub async fn follow(&self, session: &SessionId, thread: Option<&ThreadId>, after: u64) -> Result<Follow> {
+        let filter = thread.map_or_else(|| subject::threads_of(session), |thread| subject::thread(session, thread));
+        let from = DeliverPolicy::ByStartSequence { start_sequence: after + 1 };
+        self.bus.follow(subject::STREAM_THREADS, &filter, from).await
+    }
+
+    /// A conversation as it is stored now, with all texts; of one thread or of all.
+    pub async fn read(&self, session: &SessionId, thread: Option<&ThreadId>) -> Result<Conversation> {
+        let mut conversation = Conversation::new(Keep::All);
+        let mut follow = self.follow(session, thread, 0).await?;
+        let mut pending = follow.pending;
+        while pending > 0 {
+            let stored = follow.next().await?;
+            pending = stored.pending;
+            if let Some(item) = item_of(&stored) {
+                conversation.apply(item.sequence, &item.thread, &item.record);
+            }
+        }
+        Ok(conversation)
+    }
+
+    /// Removes everything that was said in a session.
+    pub async fn purge(&self, session: &SessionId) -> Result<()> {
+        self.bus.require_up()?;
+        let jetstream = self.bus.jetstream();
+        let stream = jetstream.get_stream_no_info(subject::STREAM_THREADS).await.map_err(unavailable)?;
+        stream.purge().filter(subject::threads_of(session)).await.map(|_| ()).map_err(unavailable)
+    }
+}
+
+/// A stored message as the feed tells it.
+pub fn item_of(stored: &Stored) -> Option<ThreadFeedItem> {
+    let (_, thread) = subject::parse_thread(&stored.message.subject)?;
+    match serde_json::from_slice(&stored.message.payload) {
+        Ok(record) => Some(ThreadFeedItem { sequence: stored.sequence, thread, record }),
+        Err(error) => {
+            tracing::warn!(sequence = stored.sequence, %error, "an event cannot be read and is left out");
+            None
+        }
+    }
+}
