@@ -19,6 +19,7 @@ use crate::relay::Relay;
 use crate::runners::Runners;
 use crate::sessions::Sessions;
 use crate::store::Store;
+use crate::threads::Threads;
 use crate::tokens::Tokens;
 
 /// How long the first read of the store may take.
@@ -45,6 +46,8 @@ pub struct App {
     pub tokens: Tokens,
     /// Lifecycle events.
     pub events: Events,
+    /// Conversations of sessions.
+    pub threads: Threads,
     /// Viewers waiting for a runner to dial back.
     pub relay: Relay,
     /// Cancelled when the process shall end: stop accepting, drain, leave. Also by a task without which it is of no
@@ -80,6 +83,7 @@ impl App {
         let runners = Runners::new(store.clone(), events.clone(), Arc::clone(&server_id), &config);
         let app = Self {
             tokens: Tokens::new(store.clone(), Arc::clone(&keys), &config.secrets),
+            threads: Threads::new(bus.clone(), tasks.clone(), background.clone()),
             relay: Relay::new(&config, Arc::clone(&server_id), bus.clone()),
             shutdown: CancellationToken::new(),
             background,

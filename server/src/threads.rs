@@ -11,3 +11,24 @@
 pub mod live;
 pub mod log;
 pub mod model;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::live::Hub;
+use self::log::Log;
+use crate::bus::Bus;
+
+/// Conversations of this server. Cheap to clone.
+#[derive(Clone)]
+pub struct Threads {
+    /// Conversations that are followed.
+    pub hub: Hub,
+}
+
+impl Threads {
+    /// Nothing is followed yet.
+    pub fn new(bus: Bus, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        Self { hub: Hub::new(Log::new(bus), tasks, shutdown) }
+    }
+}
