@@ -5,6 +5,7 @@
 
 mod burst;
 mod cold_start;
+mod conversation;
 mod display;
 mod measure;
 mod memory;
@@ -43,7 +44,7 @@ fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     versions();
-    let parts = ["cold_start", "burst", "memory", "relay", "recovery"];
+    let parts = ["cold_start", "burst", "memory", "relay", "recovery", "conversation"];
     if let Some(unknown) = wanted.iter().find(|name| !parts.contains(&name.as_str())) {
         bail!("no part {unknown:?}; there are: {}", parts.join(", "));
     }
@@ -54,7 +55,8 @@ fn main() -> Result<()> {
             "burst" => runtime.block_on(burst::run())?,
             "memory" => runtime.block_on(memory::run())?,
             "relay" => runtime.block_on(relay::run())?,
-            _ => runtime.block_on(recovery::run())?,
+            "recovery" => runtime.block_on(recovery::run())?,
+            _ => runtime.block_on(conversation::run())?,
         }
     }
     Ok(())

@@ -63,6 +63,32 @@ impl Product {
         })
     }
 
+    /// The administrator's token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Opens a WebSocket of the server.
+    pub async fn socket(
+        &self,
+        path: &str,
+        token: &str,
+    ) -> Result<tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>> {
+        use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+        let mut request = format!("{}{path}", self.url.replacen("http", "ws", 1)).into_client_request()?;
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse()?);
+        let (socket, _) = tokio_tungstenite::connect_async_with_config(request, None, true).await?;
+        Ok(socket)
+    }
+
+    /// Bytes that a stream takes on disk.
+    pub async fn stream_bytes(&self, stream: &str) -> Result<u64> {
+        let client = async_nats::connect(&self.nats_url).await?;
+        let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await?;
+        let answer: Value = serde_json::from_slice(&answer.payload)?;
+        answer["state"]["bytes"].as_u64().with_context(|| format!("no size in {answer}"))
+    }
+
     /// Its state directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
