@@ -21,7 +21,7 @@ use crate::session::{
 use utoipa::ToSchema;
 
 /// `POST /api/v1/sessions`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(ToSchema))]
 pub struct CreateSession {
@@ -72,6 +72,19 @@ pub struct CreateSession {
     /// another name of it, and `input` a new thread there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec_task: Option<SpecTaskId>,
+}
+
+/// Neither `env` nor `secrets`: their values are nobody's to see.
+impl std::fmt::Debug for CreateSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreateSession")
+            .field("id", &self.id)
+            .field("kind", &self.kind)
+            .field("spec_task", &self.spec_task)
+            .field("labels", &self.labels)
+            .field("secrets", &self.secrets.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 /// `PATCH /api/v1/sessions/{id}`: changes a session that may be running.

@@ -30,9 +30,9 @@ pub struct ZedAgent {
     /// Directory inside the workspace, at most 255 characters.
     #[serde(deserialize_with = "null_as_default")]
     pub project_path: String,
-    /// Spec task; kept as a label.
+    /// Spec task, where it is an id: where that has a desktop, none is started. Kept as a label, too.
     pub instance_id: Option<String>,
-    /// Thread to continue; kept as a label.
+    /// Thread of the spec task's desktop to continue: our id of it, or the agent's. Kept as a label, too.
     pub thread_id: Option<String>,
     /// Ignored: ports are never fixed by a request.
     #[serde(deserialize_with = "null_as_default")]
@@ -171,6 +171,20 @@ pub struct Command {
     /// Its data.
     #[serde(default)]
     pub data: serde_json::Value,
+}
+
+/// One element of `GET …/connections`: a sync socket that is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct Connection {
+    /// Whose agent.
+    pub session_id: String,
+    /// RFC 3339.
+    pub connected_at: Option<String>,
+    /// RFC 3339; when its server last said that it is there.
+    pub last_ping: String,
+    /// `connected`; `ready` once the agent takes prompts.
+    pub status: String,
 }
 
 /// `external_agents.register`.

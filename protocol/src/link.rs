@@ -161,7 +161,7 @@ pub enum Stream {
 }
 
 /// Names of a session's units, in the order of their start.
-pub const UNITS: [&str; 5] = ["workspace", "dbus", "display", "wm", "app"];
+pub const UNITS: [&str; 6] = ["workspace", "dbus", "display", "wm", "forward", "app"];
 
 /// One line that a unit wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::Assignment;
-use crate::ids::{Epoch, Generation, PoolName, RunnerId, SessionId, SpecTaskId};
+use crate::ids::{Epoch, Generation, PoolName, RunnerId, SessionId, SpecTaskId, ThreadId};
 use crate::runner::{Liveness, RunnerFacts};
 use crate::session::{Cause, Desired, SessionSpec};
 
@@ -57,6 +57,22 @@ pub struct SessionRecord {
     /// Session whose desktop this is another name of; this one never has a runner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desktop_of: Option<SessionId>,
+    /// Thread of the desktop that its input continues, where this is another name of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<ThreadId>,
+    /// The session has a desktop that goes on under other names, and was itself stopped or deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub let_go: Option<LetGo>,
+}
+
+/// How a session was let go whose desktop goes on under other names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LetGo {
+    /// Stopped.
+    Stopped,
+    /// Deleted: its record goes with the desktop's last name.
+    Deleted,
 }
 
 /// `helix_secrets/<hash of owner>.<name>`: a value that its owner's sessions may ask for by name.

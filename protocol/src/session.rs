@@ -236,7 +236,7 @@ pub struct SessionResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TimelineStep {
-    /// `accepted`, `assigned`, `received`, `workspace`, `display`, `dbus`, `window_manager`, `agent`, `ready`,
+    /// `accepted`, `assigned`, `received`, `workspace`, `display`, `dbus`, `window_manager`, `forward`, `agent`, `ready`,
     /// `stopping`, `stopped`, `failed`.
     pub step: String,
     /// When it began.

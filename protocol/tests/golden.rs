@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use helix_protocol::api::threads::{SpecTaskContext, SpecTaskView};
 use helix_protocol::api::{
     Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, SyncStatus, Ticket,
 };
@@ -14,7 +15,10 @@ use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
 use helix_protocol::session::{
     Cause, Desired, Display, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
 };
-use helix_protocol::{Epoch, ErrorCode, Generation, KindName, RunnerId, SessionId};
+use helix_protocol::thread::{
+    Role, ThreadEvent, ThreadFeedItem, ThreadRecord, TokenUsage, ToolCall, TurnCause, TurnState,
+};
+use helix_protocol::{Epoch, ErrorCode, Generation, KindName, RunnerId, SessionId, SpecTaskId, ThreadId, TurnId};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -294,6 +298,46 @@ fn what_clients_read_of_sessions_and_runners() {
         sessions: BTreeMap::from([("Ready".to_owned(), 2)]),
     };
     golden!("fleet_status", round_trip(status));
+}
+
+#[test]
+fn what_clients_read_of_conversations() {
+    let turn = TurnId::parse("int_1").expect("a valid id");
+    let thread = ThreadId::parse("thr_1").expect("a valid id");
+    let item = |event| {
+        let record = ThreadRecord { at: Timestamp::UNIX_EPOCH, event };
+        ThreadFeedItem { sequence: 9, thread: thread.clone(), record }
+    };
+    let said = ThreadEvent::Entry {
+        entry: "3".to_owned(),
+        turn: Some(turn.clone()),
+        role: Role::Assistant,
+        tool: Some(ToolCall { name: "grep".to_owned(), status: "Completed".to_owned() }),
+        offset: 5,
+        text: "more".to_owned(),
+    };
+    golden!("thread_feed_entry", round_trip(item(said)));
+    let moved = ThreadEvent::TurnMoved {
+        turn: turn.clone(),
+        state: TurnState::Failed,
+        cause: Some(TurnCause::new("agent_error", "the agent said so")),
+        usage: Some(TokenUsage::default()),
+        exit_status: Some(1),
+    };
+    golden!("thread_feed_turn", round_trip(item(moved)));
+    let context = SpecTaskContext {
+        zed_context_id: thread,
+        zed_thread_id: None,
+        helix_interaction_id: Some(turn),
+        work_session_id: session(),
+    };
+    let task = SpecTaskView {
+        spec_task_id: SpecTaskId::parse("spec_123").expect("a valid id"),
+        zed_instance_id: "zed_inst_456".to_owned(),
+        helix_session_id: session(),
+        contexts: vec![context],
+    };
+    golden!("spec_task", round_trip(task));
 }
 
 #[test]
