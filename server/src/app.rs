@@ -17,7 +17,9 @@ use crate::link::Link;
 use crate::reconciler::Reconciler;
 use crate::relay::Relay;
 use crate::runners::Runners;
+use crate::secrets::Secrets;
 use crate::sessions::Sessions;
+use crate::spec_tasks::SpecTasks;
 use crate::store::Store;
 use crate::threads::Threads;
 use crate::tokens::Tokens;
@@ -42,12 +44,16 @@ pub struct App {
     pub sessions: Sessions,
     /// Rules for runners.
     pub runners: Runners,
+    /// Stored secrets of people.
+    pub secrets: Secrets,
     /// Bearer tokens and one-use tickets.
     pub tokens: Tokens,
     /// Lifecycle events.
     pub events: Events,
     /// Conversations of sessions.
     pub threads: Threads,
+    /// Sessions as they are asked for, and desktops with several names.
+    pub spec_tasks: SpecTasks,
     /// Viewers waiting for a runner to dial back.
     pub relay: Relay,
     /// Cancelled when the process shall end: stop accepting, drain, leave. Also by a task without which it is of no
@@ -79,11 +85,22 @@ impl App {
             .with_context(|| format!("NATS did not give the store's content within {FIRST_READ:?}; look at its log"))?;
         let events = Events::new(bus.clone(), tasks.clone());
         tasks.spawn(events.clone().run(background.clone()).instrument(tracing::info_span!("events")));
-        let sessions = Sessions::new(store.clone(), events.clone(), Arc::clone(&keys), &config.public_url);
+        let secrets = Secrets::new(store.clone(), Arc::clone(&keys));
+        let sessions =
+            Sessions::new(store.clone(), events.clone(), Arc::clone(&keys), secrets.clone(), &config.public_url);
         let runners = Runners::new(store.clone(), events.clone(), Arc::clone(&server_id), &config);
+        let threads = Threads::new(
+            bus.clone(),
+            store.clone(),
+            Arc::clone(&server_id),
+            config.threads,
+            tasks.clone(),
+            background.clone(),
+        );
         let app = Self {
+            spec_tasks: SpecTasks::new(store.clone(), sessions.clone(), threads.clone()),
             tokens: Tokens::new(store.clone(), Arc::clone(&keys), &config.secrets),
-            threads: Threads::new(bus.clone(), tasks.clone(), background.clone()),
+            threads,
             relay: Relay::new(&config, Arc::clone(&server_id), bus.clone()),
             shutdown: CancellationToken::new(),
             background,
@@ -95,6 +112,7 @@ impl App {
             store,
             sessions,
             runners,
+            secrets,
             events,
         };
         app.start().await?;
@@ -118,6 +136,8 @@ impl App {
             events: self.events.clone(),
             sessions: self.sessions.clone(),
             runners: self.runners.clone(),
+            threads: self.threads.clone(),
+            spec_tasks: self.spec_tasks.clone(),
             server_id: Arc::clone(&self.server_id),
             config: Arc::clone(&self.config),
         };

@@ -8,6 +8,7 @@ mod document;
 mod fault;
 mod nats;
 mod secrets;
+mod threads;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub use self::nats::NatsConfig;
 pub use self::secrets::Secrets;
 
 use self::document::Document;
+use crate::threads::decide::Timing;
 
 /// Validated settings of the server.
 #[derive(Debug, Clone)]
@@ -46,6 +48,8 @@ pub struct ServerConfig {
     pub lost_timeout: Duration,
     /// Life of a runner's NATS user JWT.
     pub credential_ttl: Duration,
+    /// Patience with agents.
+    pub threads: Timing,
     /// The server's own NATS connection.
     pub nats: NatsConfig,
     /// What the secret files hold.
@@ -118,6 +122,8 @@ impl ServerConfig {
             doc.text(agents, "credential_ttl", None).or("1h").check(&mut doc, |text| duration(text).and_then(ttl));
         let timing = check_timing(&mut doc, heartbeat, suspect, lost);
 
+        let threads = threads::read(&mut doc);
+
         let key_file = doc.path("", "key_file");
         let secrets = secrets::read(&mut doc, key_file.as_ref(), SAMPLE_TOKEN);
         doc.finish()?;
@@ -137,6 +143,7 @@ impl ServerConfig {
                 suspect_timeout,
                 lost_timeout,
                 credential_ttl: credential_ttl?,
+                threads: threads?,
                 nats: nats?,
                 secrets: secrets?,
             })

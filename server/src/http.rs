@@ -6,7 +6,7 @@
 //! route comes from [`registry`], which takes no route without a declared need, and the guard refuses what is not in
 //! its table. Every error leaves as a problem document ([`problem`]).
 //!
-//! Tasks: one per connection (axum's) and one per live WebSocket ([`events`], [`streams`]); those end on
+//! Tasks: one per connection (axum's) and one per live WebSocket ([`events`], [`streams`], [`sync`]); those end on
 //! `App::shutdown` with close code 1012, and `Relay::drained` waits for them.
 
 mod access_log;
@@ -25,8 +25,13 @@ mod openapi;
 mod problem;
 mod registry;
 mod runners;
+mod secrets;
 mod sessions;
+mod spec_tasks;
 mod streams;
+mod sync;
+mod thread_events;
+mod threads;
 mod urls;
 
 use axum::Router;
@@ -45,6 +50,7 @@ pub fn router(app: App) -> Router {
         .route_layer(from_fn_with_state(gate, guard::guard))
         .layer(axum::Extension(document))
         .layer(DefaultBodyLimit::max(app.config.max_body_bytes));
+    let routes = routes.layer(from_fn_with_state(app.clone(), sync::refusals::note));
     wrapped(routes).with_state(app)
 }
 
@@ -71,6 +77,10 @@ fn registry(external_agents: bool) -> Registry {
     let registry = streams::routes(registry);
     let registry = runners::routes(registry);
     let registry = events::routes(registry);
+    let registry = secrets::routes(registry);
+    let registry = spec_tasks::routes(registry);
+    let registry = threads::routes(registry);
+    let registry = thread_events::routes(registry);
     let registry = dial::routes(registry);
     if external_agents { external_agents::routes(registry) } else { registry }
 }

@@ -1,13 +1,15 @@
-//! Secrets derived from the server key: session tokens and the callout's signing key.
+//! Secrets derived from the server key: session tokens, the callout's signing key, and the key that seals what is stored.
 //!
 //! Each use has its own HMAC label, so that no derived secret says anything about another. Every replica with the
-//! same key file derives the same secrets; nothing of them is stored.
+//! same key file derives the same secrets; nothing of them is stored. What is sealed is bound to its place: moved to
+//! another one it does not open.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use helix_protocol::{Epoch, SessionId};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use nkeys::{KeyPair, KeyPairType};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::Sha256;
 
 /// Begins every session token: the documents' word.
@@ -15,11 +17,51 @@ pub const SESSION_TOKEN_PREFIX: &str = "ext_token_";
 
 const LABEL_SESSION: &[u8] = b"helix/session-token/1";
 const LABEL_CALLOUT: &[u8] = b"helix/nats-callout/1";
+const LABEL_SEAL: &[u8] = b"helix/sealed-secrets/1";
+const LABEL_MARK: &[u8] = b"helix/secret-marks/1";
 
 /// Derived keys.
 pub struct Keys {
     session: [u8; 32],
     callout: KeyPair,
+    seal: LessSafeKey,
+    mark: [u8; 32],
+}
+
+/// Where something sealed is kept. It opens only there.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// In the record of this session.
+    Session(&'a SessionId),
+    /// Under this name among an owner's secrets.
+    Owner {
+        /// Name of the owner's token.
+        owner: &'a str,
+        /// Name of the secret.
+        name: &'a str,
+    },
+}
+
+impl Place<'_> {
+    fn bytes(self) -> Vec<u8> {
+        // Ids and names of secrets have no NUL, so no two places read the same.
+        match self {
+            Self::Session(id) => format!("session\0{id}"),
+            Self::Owner { owner, name } => format!("owner\0{name}\0{owner}"),
+        }
+        .into_bytes()
+    }
+}
+
+/// Why nothing is sealed, or nothing opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// No nonce can be made.
+    #[error("the system gives no random bytes")]
+    Random(#[source] getrandom::Error),
+    /// It is not ours, not for this place, or was changed.
+    #[error("it was sealed under another server key or for another place, or was changed")]
+    Unreadable,
 }
 
 impl std::fmt::Debug for Keys {
@@ -33,7 +75,40 @@ impl Keys {
     pub fn derive(server_key: &[u8; 32]) -> anyhow::Result<Self> {
         let callout = KeyPair::new_from_raw(KeyPairType::Account, mac(server_key, &[LABEL_CALLOUT]))
             .map_err(|err| anyhow::anyhow!("cannot derive the callout's signing key: {err}"))?;
-        Ok(Self { session: mac(server_key, &[LABEL_SESSION]), callout })
+        let seal = UnboundKey::new(&CHACHA20_POLY1305, &mac(server_key, &[LABEL_SEAL]))
+            .map_err(|_| anyhow::anyhow!("cannot derive the key that seals secrets"))?;
+        Ok(Self {
+            session: mac(server_key, &[LABEL_SESSION]),
+            callout,
+            seal: LessSafeKey::new(seal),
+            mark: mac(server_key, &[LABEL_MARK]),
+        })
+    }
+
+    /// Seals something for its place: a fresh nonce and the ciphertext, as base64. The same is never sealed the same.
+    pub fn seal(&self, place: Place<'_>, plain: &[u8]) -> Result<String, SealError> {
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce).map_err(SealError::Random)?;
+        let mut text = plain.to_vec();
+        let sealed = Nonce::assume_unique_for_key(nonce);
+        self.seal
+            .seal_in_place_append_tag(sealed, Aad::from(place.bytes()), &mut text)
+            .map_err(|_| SealError::Unreadable)?;
+        Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &text].concat()))
+    }
+
+    /// Opens what was sealed for this place.
+    pub fn open(&self, place: Place<'_>, sealed: &str) -> Result<Vec<u8>, SealError> {
+        let bytes = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| SealError::Unreadable)?;
+        let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Unreadable)?;
+        let mut text = text.to_vec();
+        let opened = self.seal.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(place.bytes()), &mut text);
+        Ok(opened.map_err(|_| SealError::Unreadable)?.to_vec())
+    }
+
+    /// What tells a secret from another one and says nothing of it to whoever has not the server key.
+    pub fn mark(&self, name: &str, value: &str) -> String {
+        helix_protocol::ids::hex(&mac(&self.mark, &[name.as_bytes(), &[0], value.as_bytes()]))
     }
 
     /// Public key that nats-server must trust as the issuer of runners' user JWTs.
@@ -149,6 +224,39 @@ mod tests {
     fn the_callout_key_is_an_account_key_and_the_same_on_every_replica() {
         assert!(keys().callout_issuer().starts_with('A'));
         assert_eq!(keys().callout_issuer(), keys().callout_issuer());
+    }
+
+    #[test]
+    fn what_is_sealed_opens_in_its_place_alone() {
+        let (keys, one, two) = (keys(), session("one"), session("two"));
+        let sealed = keys.seal(Place::Session(&one), b"sk-123").expect("sealed");
+        assert_eq!(keys.open(Place::Session(&one), &sealed).expect("opened"), b"sk-123");
+        assert_ne!(keys.seal(Place::Session(&one), b"sk-123").expect("sealed"), sealed, "a nonce is used once");
+        let owned = Place::Owner { owner: "one", name: "KEY" };
+        for place in [Place::Session(&two), owned] {
+            assert!(keys.open(place, &sealed).is_err(), "{place:?}");
+        }
+        let other = Keys::derive(&[8; 32]).expect("a key of 32 bytes derives");
+        assert!(other.open(Place::Session(&one), &sealed).is_err());
+        let mut bytes = URL_SAFE_NO_PAD.decode(&sealed).expect("base64");
+        for place in 0..bytes.len() {
+            bytes[place] ^= 1;
+            assert!(keys.open(Place::Session(&one), &URL_SAFE_NO_PAD.encode(&bytes)).is_err(), "byte {place}");
+            bytes[place] ^= 1;
+        }
+        for bad in ["", "%", "AAAA", &sealed[..20]] {
+            assert!(keys.open(Place::Session(&one), bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_mark_is_of_name_and_value_and_key() {
+        let keys = keys();
+        assert_eq!(keys.mark("A", "x"), keys.mark("A", "x"));
+        let marks = [keys.mark("A", "x"), keys.mark("B", "x"), keys.mark("A", "y"), keys.mark("A\0x", "")];
+        assert_eq!(std::collections::BTreeSet::from(marks).len(), 4);
+        let other = Keys::derive(&[8; 32]).expect("a key of 32 bytes derives");
+        assert_ne!(keys.mark("A", "x"), other.mark("A", "x"));
     }
 
     #[test]

@@ -98,7 +98,9 @@ impl Link {
             // Its connection outlives its removal: the credentials do until they expire.
             Request::Sync {} => {
                 self.app.runners.known(runner).await?;
-                Ok(Reply::DesiredSet { sessions: self.app.sessions.desired_set(runner).await? })
+                let mut sessions = self.app.sessions.desired_set(runner).await?;
+                self.app.sessions.give_access(&mut sessions);
+                Ok(Reply::DesiredSet { sessions })
             }
             Request::Report { observed } => {
                 self.app.runners.known(runner).await?;

@@ -1,13 +1,15 @@
 //! The leader's one loop: desired against observed, level-triggered, on wake and on a timer.
 //!
-//! Two tasks. [`leases`] holds the leader's lease and says since when this process leads. [`Reconciler::run`] waits
+//! Three tasks. [`leases`] holds the leader's lease and says since when this process leads. [`Reconciler::run`] waits
 //! until it leads, the bus is up and the views are read, and then makes a pass whenever a view changed, a runner's
 //! silence is due to be judged, or [`PASS_INTERVAL`] went by. A pass takes no input: it looks at the views and writes
 //! what differs, revision-checked. Whatever fails, or another server did first, is seen by the next pass. Two leaders
-//! at once do no harm.
+//! at once do no harm. [`conversations`] closes what ended sessions left open, beside the passes: it reads long logs.
 
 mod assignments;
+mod conversations;
 mod leases;
+mod names;
 mod removal;
 mod runners;
 
@@ -28,7 +30,9 @@ use crate::error::Result;
 use crate::events::Events;
 use crate::runners::Runners;
 use crate::sessions::Sessions;
+use crate::spec_tasks::SpecTasks;
 use crate::store::Store;
+use crate::threads::Threads;
 
 /// A pass comes at least this often, whatever the watches say.
 const PASS_INTERVAL: Duration = Duration::from_secs(5);
@@ -50,6 +54,10 @@ pub struct Reconciler {
     pub sessions: Sessions,
     /// Rules for runners.
     pub runners: Runners,
+    /// Conversations of sessions.
+    pub threads: Threads,
+    /// Desktops with several names.
+    pub spec_tasks: SpecTasks,
     /// Id of this process.
     pub server_id: Arc<str>,
     /// Settings.
@@ -57,7 +65,7 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Starts both tasks. Should one end or panic before `shutdown`, `failed` is cancelled: the process must end, so
+    /// Starts the tasks. Should one end or panic before `shutdown`, `failed` is cancelled: the process must end, so
     /// that another one leads.
     pub fn spawn(self, tasks: &TaskTracker, shutdown: &CancellationToken, failed: &CancellationToken) {
         let leading = Arc::new(watch::Sender::new(None));
@@ -69,6 +77,10 @@ impl Reconciler {
         };
         let lead = leadership.run(shutdown.clone());
         tasks.spawn(guarded(lead, shutdown.clone(), failed.clone()).instrument(tracing::info_span!("leader")));
+        let (stop, close) = (shutdown.clone(), Box::pin(self.clone().close_conversations(leading.subscribe())));
+        let close = async move { stop.run_until_cancelled(close).await.unwrap_or_default() };
+        let span = tracing::info_span!("conversations");
+        tasks.spawn(guarded(close, shutdown.clone(), failed.clone()).instrument(span));
         let stop = shutdown.clone();
         let reconcile =
             async move { stop.run_until_cancelled(self.run(leading.subscribe())).await.unwrap_or_default() };
@@ -83,6 +95,7 @@ impl Reconciler {
             self.store.observed.view().changes(),
             self.store.runners.view().changes(),
         );
+        let mut spec_tasks = self.store.spec_tasks.view().changes();
         let mut health = self.bus.health();
         loop {
             let Ok(Some(since)) = leading.wait_for(Option::is_some).await.map(|since| *since) else { return };
@@ -95,6 +108,7 @@ impl Reconciler {
             desired.borrow_and_update();
             observed.borrow_and_update();
             runners.borrow_and_update();
+            spec_tasks.borrow_and_update();
             let steady_since = up.up_since.map_or(since, |up| up.max(since));
             let next = match self.pass(steady_since).await {
                 Ok(due) => due.min(Instant::now() + PASS_INTERVAL),
@@ -109,6 +123,7 @@ impl Reconciler {
                 woken = desired.changed() => woken,
                 woken = observed.changed() => woken,
                 woken = runners.changed() => woken,
+                woken = spec_tasks.changed() => woken,
                 woken = leading.changed() => woken,
                 woken = health.changed() => woken,
                 () = tokio::time::sleep_until(next) => Ok(()),
@@ -122,6 +137,8 @@ impl Reconciler {
     /// One activation. Answers when silence is due to be judged next.
     async fn pass(&self, steady_since: Instant) -> Result<Instant> {
         let due = self.judge_runners(steady_since).await?;
+        self.settle_names().await?;
+        self.sessions.end_let_go().await?;
         self.assign_waiting().await?;
         self.repair_projection().await?;
         self.remove_deleted().await?;

@@ -4,7 +4,11 @@
 //! how it is. Everything here changes the record, revision-checked, and returns once that is durable; the leader's
 //! reconciler sees the change and acts.
 
+mod access;
 mod amend;
+mod create;
+mod end;
+mod known;
 pub mod list;
 pub mod report;
 pub mod validate;
@@ -14,24 +18,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use helix_protocol::api::{CreateSession, SessionPage, SessionView};
+use helix_protocol::api::{SessionPage, SessionView};
 use helix_protocol::assignment::Assignment;
 use helix_protocol::event::Event;
-use helix_protocol::record::{RunnerRecord, SessionRecord};
-use helix_protocol::resources::Usage;
-use helix_protocol::session::{Cause, Desired, ObservedSession, SessionPhase};
-use helix_protocol::{Epoch, ErrorCode, Generation, KindName, RunnerId, SessionId, subject};
+use helix_protocol::record::SessionRecord;
+use helix_protocol::session::{Desired, ObservedSession, SessionPhase};
+use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 pub use self::amend::Amendment;
-use self::validate::Accepted;
+pub use self::create::Created;
 use self::view::Known;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::keys::{Keys, random_id, token_epoch};
-use crate::store::{Store, Versioned};
+use crate::keys::{Keys, token_epoch};
+use crate::secrets::Secrets;
+use crate::store::Store;
 
 /// Rules for sessions over the store. Cheap to clone.
 #[derive(Clone)]
@@ -43,16 +47,26 @@ struct Inner {
     store: Store,
     events: Events,
     keys: Arc<Keys>,
+    secrets: Secrets,
     public_url: String,
 }
 
-/// What a creation did.
-#[derive(Debug)]
-pub struct Created {
-    /// The session.
+/// A session as it is, and whose desktop it is.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The session under the id that was asked for.
     pub view: SessionView,
-    /// False when the same request had created it before.
-    pub fresh: bool,
+    /// The session that has the desktop and the conversation: the same, unless that id is another name of it.
+    pub desktop: SessionId,
+    /// When that one was accepted: tells it from a later one of the same id.
+    pub since: Timestamp,
+}
+
+impl Found {
+    /// The id that was asked for, where it is another name of the desktop.
+    pub fn other_name(&self) -> Option<SessionId> {
+        (self.view.id != self.desktop).then(|| self.view.id.clone())
+    }
 }
 
 /// Which sessions a list shows.
@@ -76,105 +90,60 @@ pub struct Filter {
 
 impl Sessions {
     /// Rules over a store.
-    pub fn new(store: Store, events: Events, keys: Arc<Keys>, public_url: &str) -> Self {
-        Self { inner: Arc::new(Inner { store, events, keys, public_url: public_url.to_owned() }) }
+    pub fn new(store: Store, events: Events, keys: Arc<Keys>, secrets: Secrets, public_url: &str) -> Self {
+        Self { inner: Arc::new(Inner { store, events, keys, secrets, public_url: public_url.to_owned() }) }
     }
 
-    /// Validates and writes a session; durable when this returns. Same id and same request: the existing one;
-    /// other request: [`SessionExists`](helix_protocol::ErrorCode::SessionExists). An unknown kind is refused
-    /// where at least one runner is registered and none knows it.
-    pub async fn create(&self, by: &Principal, request: CreateSession) -> Result<Created> {
-        let Accepted { id, spec, pool, labels, request_hash } = validate::accept(request)?;
-        if let Some(kind) = &spec.kind {
-            self.check_kind(kind)?;
-        }
-        let id = match id {
-            Some(id) => id,
-            None => fresh_id()?,
+    /// One session and whose desktop it is, read from the store itself. Refuses a principal that may not see it as not
+    /// found.
+    pub async fn find(&self, by: &Principal, id: &SessionId) -> Result<Found> {
+        let store = &self.inner.store;
+        let Some(entry) = store.sessions.get(id.as_str()).await?.found() else {
+            let seen = self.unclaimed(id).filter(|_| by.may_see(id, "")).ok_or_else(|| not_found(id))?;
+            let view = self.shown(id, None, Some(&seen), None);
+            return Ok(Found { desktop: id.clone(), since: view.created_at, view: view::shown_to(by, view) });
         };
-        // Otherwise a second session would meet the first on its runner.
-        if self.unclaimed(&id).is_some() && self.inner.store.sessions.get(id.as_str()).await?.found().is_none() {
-            let detail = format!("session {id} runs without a record; adopt it, or stop it first");
-            return Err(Error::new(ErrorCode::SessionExists, detail));
+        let own = entry.value;
+        if !by.may_see(id, &own.owner) {
+            return Err(not_found(id));
         }
-        let created_at = Timestamp::now();
-        let record = SessionRecord {
-            id: id.clone(),
-            owner: by.name.clone(),
-            spec,
-            pool,
-            labels,
-            request_hash,
-            desired: Desired::Running,
-            generation: Generation(1),
-            epoch: Epoch(u64::try_from(created_at.as_millisecond()).unwrap_or_default()),
-            assignments: 0,
-            assignment: None,
-            cause: None,
-            created_at,
-            deleted: false,
-            sealed_secrets: None,
-            spec_task: None,
-            desktop_of: None,
-        };
-        match self.inner.store.sessions.create(id.as_str(), &record).await {
-            Ok(revision) => {
-                self.tell(&record, revision).await;
-                Ok(Created { view: self.view_of(&record), fresh: true })
+        let (record, name) = match &own.desktop_of {
+            Some(desktop) => {
+                (store.sessions.get(desktop.as_str()).await?.found().map(|entry| entry.value), Some(&*own))
             }
-            Err(err) if err.code == ErrorCode::Conflict => self.existing(by, record).await,
-            Err(err) => Err(err),
-        }
-    }
-
-    async fn existing(&self, by: &Principal, asked: SessionRecord) -> Result<Created> {
-        let found = self.inner.store.sessions.get(asked.id.as_str()).await?.found().map(|entry| entry.value);
-        let same = |found: &Arc<SessionRecord>| {
-            found.owner == by.name && found.request_hash == asked.request_hash && !found.deleted
+            None => (Some(Arc::clone(&own)), None),
         };
-        match found.filter(same) {
-            Some(record) => Ok(Created { view: self.view_of(&record), fresh: false }),
-            None => Err(Error::new(
-                ErrorCode::SessionExists,
-                format!(
-                    "session {} exists and was asked for differently; use another id, or delete it first",
-                    asked.id
-                ),
-            )),
-        }
-    }
-
-    fn check_kind(&self, kind: &KindName) -> Result<()> {
-        let runners = self.inner.store.runners.view().read();
-        let mut known = std::collections::BTreeSet::new();
-        for (_, entry) in runners.iter() {
-            let facts = entry.value.facts.iter();
-            known.extend(facts.flat_map(|facts| facts.kinds.iter().chain(facts.unavailable_kinds.keys()).cloned()));
-        }
-        if known.is_empty() || known.contains(kind) {
-            return Ok(());
-        }
-        let known: Vec<_> = known.iter().map(KindName::as_str).collect();
-        Err(Error::new(ErrorCode::UnknownKind, format!("no runner knows kind {kind}; known are: {}", known.join(", "))))
+        let assigned = record.as_ref().and_then(|record| Some((record, record.assignment.as_ref()?)));
+        let view = match assigned {
+            Some((record, of)) => {
+                let key = subject::runner_session_key(&of.runner, &record.id);
+                let seen = store.observed.get(&key).await?.found();
+                self.shown(id, Some(record), seen.as_ref().map(|entry| &*entry.value), name)
+            }
+            None => self.view_of(&own),
+        };
+        let desktop = record.as_ref().unwrap_or(&own);
+        let (desktop, since) = (desktop.id.clone(), desktop.created_at);
+        Ok(Found { view: view::shown_to(by, view), desktop, since })
     }
 
     /// One session, read from the store itself. Refuses a principal that may not see it as not found.
     pub async fn get(&self, by: &Principal, id: &SessionId) -> Result<SessionView> {
-        let Some(entry) = self.inner.store.sessions.get(id.as_str()).await?.found() else {
-            let seen = self.unclaimed(id).filter(|_| by.may_see(id, "")).ok_or_else(|| not_found(id))?;
-            let view = self.known(id, None, Some(&seen), &seen.runner).view(None, &self.inner.public_url);
-            return Ok(view::shown_to(by, view));
-        };
-        let record = entry.value;
-        if !by.may_see(id, &record.owner) {
-            return Err(not_found(id));
-        }
-        let Some(assignment) = &record.assignment else { return Ok(view::shown_to(by, self.view_of(&record))) };
-        let key = subject::runner_session_key(&assignment.runner, id);
-        let seen = self.inner.store.observed.get(&key).await?.found();
-        let seen = seen.as_ref().map(|entry| &*entry.value);
-        let view = self.known(id, Some(&record), seen, &assignment.runner).view(None, &self.inner.public_url);
-        Ok(view::shown_to(by, view))
+        self.find(by, id).await.map(|found| found.view)
+    }
+
+    fn shown(
+        &self,
+        id: &SessionId,
+        record: Option<&SessionRecord>,
+        observed: Option<&ObservedSession>,
+        name: Option<&SessionRecord>,
+    ) -> SessionView {
+        let runner = observed.map(|seen| &seen.runner);
+        let runner = record.and_then(|record| record.assignment.as_ref()).map(|of| &of.runner).or(runner);
+        let liveness = runner.and_then(|runner| self.runner(runner)).map(|runner| runner.liveness);
+        let usage = runner.and_then(|runner| self.usage(runner, record.map_or(id, |record| &record.id)));
+        self.seen(&Known { id, record, observed, liveness, usage, name }, None)
     }
 
     /// A page of the sessions that `by` may see, newest first. Knows all that was written before the call.
@@ -182,52 +151,6 @@ impl Sessions {
         self.catch_up().await?;
         let SessionPage { sessions, next_cursor } = self.page(by, filter)?;
         Ok(SessionPage { sessions: sessions.into_iter().map(|view| view::shown_to(by, view)).collect(), next_cursor })
-    }
-
-    /// Asks for the end; answers at once with desired = stopped. Idempotent.
-    pub async fn stop(&self, by: &Principal, id: &SessionId) -> Result<SessionView> {
-        self.end(by, id, false).await
-    }
-
-    /// Stops it and removes its records once nothing of it runs. Idempotent until the record is gone.
-    pub async fn delete(&self, by: &Principal, id: &SessionId) -> Result<SessionView> {
-        self.end(by, id, true).await
-    }
-
-    async fn end(&self, by: &Principal, id: &SessionId, delete: bool) -> Result<SessionView> {
-        let mut changed = false;
-        let change = |record: &SessionRecord| {
-            check_change(by, record)?;
-            if record.desired == Desired::Stopped && (record.deleted || !delete) {
-                return Ok(None);
-            }
-            changed = true;
-            let mut record = record.clone();
-            record.desired = Desired::Stopped;
-            record.deleted |= delete;
-            if record.assignment.is_none() {
-                record.cause = Some(Cause::new("stopped_by_user", "it was stopped before it had a runner"));
-            }
-            Ok(Some(record))
-        };
-        let ended = self.inner.store.sessions.modify(id.as_str(), change, || not_found(id)).await;
-        let entry = match ended {
-            Err(err) if err.code == ErrorCode::SessionNotFound => self.end_unclaimed(by, id, delete).await?,
-            other => other?,
-        };
-        if changed {
-            self.tell(&entry.value, entry.revision).await;
-        }
-        Ok(self.view_of(&entry.value))
-    }
-
-    async fn end_unclaimed(&self, by: &Principal, id: &SessionId, delete: bool) -> Result<Versioned<SessionRecord>> {
-        let seen = self.unclaimed(id).filter(|_| by.may_change(id, "")).ok_or_else(|| not_found(id))?;
-        let mut record = claim(by, &seen)?;
-        record.desired = Desired::Stopped;
-        record.deleted = delete;
-        let revision = self.inner.store.sessions.create(id.as_str(), &record).await?;
-        Ok(Versioned::new(record, revision))
     }
 
     /// Makes a record for an unclaimed session, so that it is managed again.
@@ -292,6 +215,28 @@ impl Sessions {
         }
     }
 
+    /// Completes when the session that was found is there no more, though another of its id may be.
+    pub async fn removed(&self, at: &Found) {
+        let sessions = &self.inner.store.sessions;
+        let mut changes = sessions.view().changes();
+        let is_there = || {
+            let content = sessions.view().read();
+            let made_at = |id: &SessionId| content.get(id.as_str()).map(|entry| entry.value.created_at);
+            made_at(&at.view.id) == Some(at.view.created_at) && made_at(&at.desktop) == Some(at.since)
+        };
+        loop {
+            changes.borrow_and_update();
+            // The view may be a moment behind the replica that made it; while the store cannot be asked, it stands. One
+            // without a record has none to lose.
+            if !at.view.unclaimed && !is_there() && sessions.catch_up().await.is_ok() && !is_there() {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Number of sessions by phase.
     pub async fn count_by_phase(&self) -> Result<BTreeMap<String, u32>> {
         self.catch_up().await?;
@@ -308,50 +253,6 @@ impl Sessions {
     async fn catch_up(&self) -> Result<()> {
         let store = &self.inner.store;
         tokio::try_join!(store.sessions.catch_up(), store.observed.catch_up()).map(|_| ())
-    }
-
-    /// What is known of a record's session, from the views.
-    fn known_of<'a>(&self, record: &'a SessionRecord) -> KnownOwned<'a> {
-        let observed = self.inner.store.observed.view().read();
-        let key = record.assignment.as_ref().map(|of| subject::runner_session_key(&of.runner, &record.id));
-        let seen = key.and_then(|key| observed.get(&key)).map(|entry| Arc::clone(&entry.value));
-        let runner = record.assignment.as_ref().map(|of| &of.runner);
-        let liveness = runner.and_then(|runner| self.runner(runner)).map(|runner| runner.liveness);
-        KnownOwned { record, seen, liveness, usage: runner.and_then(|runner| self.usage(runner, &record.id)) }
-    }
-
-    fn view_of(&self, record: &SessionRecord) -> SessionView {
-        let waits = record.assignment.is_none() && record.desired == Desired::Running;
-        let position = waits.then(|| self.queue_position(record));
-        self.known_of(record).known().view(position, &self.inner.public_url)
-    }
-
-    fn known<'a>(
-        &self,
-        id: &'a SessionId,
-        record: Option<&'a SessionRecord>,
-        observed: Option<&'a ObservedSession>,
-        runner: &RunnerId,
-    ) -> Known<'a> {
-        let liveness = self.runner(runner).map(|runner| runner.liveness);
-        Known { id, record, observed, liveness, usage: self.usage(runner, id) }
-    }
-
-    /// What a runner said in its last heartbeat that the session uses.
-    fn usage(&self, runner: &RunnerId, id: &SessionId) -> Option<Usage> {
-        let lease = self.inner.store.leases.view().get(&subject::runner_lease_key(runner))?;
-        lease.value.heartbeat.as_ref()?.usage.get(id).copied()
-    }
-
-    fn runner(&self, id: &RunnerId) -> Option<Arc<RunnerRecord>> {
-        self.inner.store.runners.view().get(id.as_str()).map(|entry| entry.value)
-    }
-
-    /// The report of a session that nobody claims.
-    fn unclaimed(&self, id: &SessionId) -> Option<Arc<ObservedSession>> {
-        let observed = self.inner.store.observed.view().read();
-        let found = observed.iter().find(|(_, entry)| entry.value.session == *id && entry.value.unclaimed.is_some());
-        found.map(|(_, entry)| Arc::clone(&entry.value))
     }
 
     /// Tells watchers of every live session on a runner that is lost, or is heard again. `why` makes it once.
@@ -389,30 +290,6 @@ impl Sessions {
     }
 }
 
-/// [`Known`] with its report held.
-struct KnownOwned<'a> {
-    record: &'a SessionRecord,
-    seen: Option<Arc<ObservedSession>>,
-    liveness: Option<helix_protocol::runner::Liveness>,
-    usage: Option<Usage>,
-}
-
-impl KnownOwned<'_> {
-    fn known(&self) -> Known<'_> {
-        Known {
-            id: &self.record.id,
-            record: Some(self.record),
-            observed: self.seen.as_deref(),
-            liveness: self.liveness,
-            usage: self.usage,
-        }
-    }
-
-    fn phase(&self) -> SessionPhase {
-        self.known().phase()
-    }
-}
-
 /// A record for a session that runs without one.
 fn claim(by: &Principal, seen: &ObservedSession) -> Result<SessionRecord> {
     let unclaimed = seen.unclaimed.as_ref().ok_or_else(|| not_unclaimed(&seen.session))?;
@@ -435,14 +312,9 @@ fn claim(by: &Principal, seen: &ObservedSession) -> Result<SessionRecord> {
         sealed_secrets: None,
         spec_task: None,
         desktop_of: None,
+        continues: None,
+        let_go: None,
     })
-}
-
-fn fresh_id() -> Result<SessionId> {
-    let random =
-        random_id().map_err(|err| Error::new(ErrorCode::Internal, "the system gives no random bytes").because(err))?;
-    SessionId::parse(format!("ses_{random}"))
-        .map_err(|err| Error::new(ErrorCode::Internal, "a made-up id is not valid").because(err))
 }
 
 fn check_change(by: &Principal, record: &SessionRecord) -> Result<()> {

@@ -8,7 +8,7 @@ pub mod jetstream;
 pub mod view;
 
 use helix_protocol::assignment::{DesiredSession, Lease};
-use helix_protocol::record::{RunnerRecord, SessionRecord, TicketRecord, TokenRecord};
+use helix_protocol::record::{RunnerRecord, SecretRecord, SessionRecord, SpecTaskRecord, TicketRecord, TokenRecord};
 use helix_protocol::session::ObservedSession;
 use helix_protocol::subject;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,10 @@ pub struct Store {
     pub tickets: Bucket<TicketRecord>,
     /// Leases of runners and of the leader.
     pub leases: Bucket<Lease>,
+    /// Sealed secrets, by `<hash of owner>.<name>`.
+    pub secrets: Bucket<SecretRecord>,
+    /// Spec tasks, by spec task.
+    pub spec_tasks: Bucket<SpecTaskRecord>,
 }
 
 impl Store {
@@ -50,6 +54,8 @@ impl Store {
             tokens: Bucket::open(bus, subject::BUCKET_TOKENS).await?,
             tickets: Bucket::open_unviewed(bus, subject::BUCKET_TICKETS).await?,
             leases: Bucket::open(bus, subject::BUCKET_LEASES).await?,
+            secrets: Bucket::open(bus, subject::BUCKET_SECRETS).await?,
+            spec_tasks: Bucket::open(bus, subject::BUCKET_SPEC_TASKS).await?,
         };
         store.sessions.spawn_feed(tasks, shutdown);
         store.desired.spawn_feed(tasks, shutdown);
@@ -57,6 +63,8 @@ impl Store {
         store.runners.spawn_feed(tasks, shutdown);
         store.tokens.spawn_feed(tasks, shutdown);
         store.leases.spawn_feed(tasks, shutdown);
+        store.secrets.spawn_feed(tasks, shutdown);
+        store.spec_tasks.spawn_feed(tasks, shutdown);
         Ok(store)
     }
 
@@ -69,6 +77,8 @@ impl Store {
             self.runners.view().synced(generation),
             self.tokens.view().synced(generation),
             self.leases.view().synced(generation),
+            self.secrets.view().synced(generation),
+            self.spec_tasks.view().synced(generation),
         );
     }
 }

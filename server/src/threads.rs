@@ -6,29 +6,54 @@
 //! session's newest sync socket. Servers say nothing to each other but through the log, so a prompt that was
 //! accepted by one reaches the agent through another, and what a dead server had begun the next one finds written.
 //!
-//! Deleting this folder, `http/threads` and their routes deletes the capability: nothing else depends on it.
+//! Deleting this folder, `http/threads`, `http/thread_events` and their routes deletes the capability. Two others reach
+//! in: `spec_tasks` for a session's first turn, and the reconciler, which removes the words of a deleted session.
 
+pub mod decide;
+pub mod feed;
+pub mod initial;
 pub mod live;
 pub mod log;
 pub mod model;
+pub mod owner;
+pub mod prompts;
+pub mod sync;
+pub mod turn;
+pub mod views;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use std::sync::Arc;
+
+use self::decide::Timing;
 use self::live::Hub;
 use self::log::Log;
+use self::sync::Sockets;
 use crate::bus::Bus;
+use crate::store::Store;
 
 /// Conversations of this server. Cheap to clone.
 #[derive(Clone)]
 pub struct Threads {
     /// Conversations that are followed.
     pub hub: Hub,
+    /// Sync sockets that are open here.
+    pub sockets: Sockets,
 }
 
 impl Threads {
     /// Nothing is followed yet.
-    pub fn new(bus: Bus, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self { hub: Hub::new(Log::new(bus), tasks, shutdown) }
+    pub fn new(
+        bus: Bus,
+        store: Store,
+        server_id: Arc<str>,
+        timing: Timing,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let hub = Hub::new(Log::new(bus.clone()), store.sessions.clone(), tasks.clone(), shutdown.clone());
+        let sockets = Sockets::new(hub.clone(), bus, store, server_id, timing, tasks, shutdown);
+        Self { hub, sockets }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use helix_protocol::ids::secret_hash;
 use helix_protocol::link::Stream;
 use helix_protocol::record::{Scope, SessionRecord, TicketRecord, TokenRecord};
+use helix_protocol::session::Desired;
 use helix_protocol::{Epoch, ErrorCode, SessionId};
 use jiff::Timestamp;
 
@@ -72,18 +73,17 @@ impl Tokens {
 
     async fn verify_session(&self, secret: &str) -> Result<Principal> {
         let session = session_of_token(secret).ok_or_else(invalid)?;
-        let store = &self.inner.store;
-        let is_its = |record: &SessionRecord| self.inner.keys.is_session_token(secret, &session, epoch_of(record));
-        let record = match store.sessions.view().get(session.as_str()) {
-            Some(entry) if is_its(&entry.value) => Some(entry),
+        let is_its = |of: &Desktop| self.inner.keys.is_session_token(secret, &session, of.epoch());
+        let of = match self.known_desktop(&session) {
+            Some(of) if is_its(&of) => Some(of),
             // Another replica may have made or assigned it a moment ago.
-            _ => store.sessions.get(session.as_str()).await?.found(),
+            _ => self.stored_desktop(&session).await?,
         };
-        let record = record.ok_or_else(invalid)?.value;
-        if !is_its(&record) || self.session_ended(&record) {
+        let of = of.ok_or_else(invalid)?;
+        if !is_its(&of) || self.session_ended(&of) {
             return Err(invalid());
         }
-        let token_hash = derived_name(&session, epoch_of(&record));
+        let token_hash = derived_name(&session, of.epoch());
         Ok(Principal { name: format!("session {session}"), scope: Scope::Session(session), token_hash })
     }
 
@@ -108,8 +108,30 @@ impl Tokens {
         observed.iter().any(|(_, entry)| entry.value.session == *session && entry.value.unclaimed.is_some())
     }
 
-    fn session_ended(&self, record: &SessionRecord) -> bool {
-        has_ended(record, &self.inner.store.observed.view().read())
+    fn session_ended(&self, of: &Desktop) -> bool {
+        of.is_stopped() || has_ended(&of.record, &self.inner.store.observed.view().read())
+    }
+
+    /// A session and its desktop, from the view.
+    fn known_desktop(&self, session: &SessionId) -> Option<Desktop> {
+        let view = self.inner.store.sessions.view();
+        let own = view.get(session.as_str())?.value;
+        let record = match &own.desktop_of {
+            Some(desktop) => view.get(desktop.as_str())?.value,
+            None => Arc::clone(&own),
+        };
+        Some(Desktop { own, record })
+    }
+
+    /// The same from the store.
+    async fn stored_desktop(&self, session: &SessionId) -> Result<Option<Desktop>> {
+        let sessions = &self.inner.store.sessions;
+        let Some(own) = sessions.get(session.as_str()).await?.found().map(|entry| entry.value) else { return Ok(None) };
+        let record = match &own.desktop_of {
+            Some(desktop) => sessions.get(desktop.as_str()).await?.found().map(|entry| entry.value),
+            None => Some(Arc::clone(&own)),
+        };
+        Ok(record.map(|record| Desktop { own, record }))
     }
 
     async fn stored(&self, hash: &str) -> Result<Option<Arc<TokenRecord>>> {
@@ -208,9 +230,8 @@ impl Tokens {
         loop {
             records.borrow_and_update();
             reports.borrow_and_update();
-            let record = store.sessions.view().get(session.as_str());
-            let over = record.is_none_or(|entry| epoch_of(&entry.value) != epoch || self.session_ended(&entry.value));
-            if over {
+            let of = self.known_desktop(session);
+            if of.is_none_or(|of| of.epoch() != epoch || self.session_ended(&of)) {
                 return;
             }
             let changed = tokio::select! {
@@ -241,8 +262,22 @@ fn is_over(record: &TokenRecord) -> bool {
     record.expires_at.is_some_and(|end| end <= Timestamp::now())
 }
 
-fn epoch_of(record: &SessionRecord) -> Epoch {
-    token_epoch(record.epoch, record.assignment.is_some())
+/// A session and the one whose desktop it has: the same, unless it is another name of it.
+struct Desktop {
+    own: Arc<SessionRecord>,
+    record: Arc<SessionRecord>,
+}
+
+impl Desktop {
+    /// Epoch of the session's token: it is valid as long as the desktop's assignment.
+    fn epoch(&self) -> Epoch {
+        token_epoch(self.record.epoch, self.record.assignment.is_some())
+    }
+
+    /// True where the session is a name of the desktop that was stopped.
+    fn is_stopped(&self) -> bool {
+        self.own.desktop_of.is_some() && self.own.desired == Desired::Stopped
+    }
 }
 
 fn derived_name(session: &SessionId, epoch: Epoch) -> String {

@@ -13,6 +13,16 @@ mod lists;
 mod logs;
 #[path = "core/orders.rs"]
 mod orders;
+#[path = "core/secrets.rs"]
+mod secrets;
+#[path = "core/spec_tasks.rs"]
+mod spec_tasks;
+#[path = "core/sync.rs"]
+mod sync;
+#[path = "core/thread_events.rs"]
+mod thread_events;
+#[path = "core/threads.rs"]
+mod threads;
 
 use std::time::Duration;
 
@@ -126,13 +136,15 @@ async fn a_session_goes_from_asked_to_ready_to_gone() {
     assert!(runner.sync().await.iter().all(|order| order.session == id("t")));
 
     // The feed tells it in order, without hole or repeat.
-    let phases = feed.filter_map(async |message| match message {
-        FeedMessage::Item(item) => match item.event {
-            Event::Session { session, phase, .. } if session == id("s") => Some(phase.to_string()),
-            Event::SessionDeleted { session, .. } if session == id("s") => Some("deleted".to_owned()),
-            _ => None,
-        },
-        FeedMessage::Gap { .. } => Some("gap".to_owned()),
+    let phases = feed.filter_map(|message| {
+        std::future::ready(match message {
+            FeedMessage::Item(item) => match item.event {
+                Event::Session { session, phase, .. } if session == id("s") => Some(phase.to_string()),
+                Event::SessionDeleted { session, .. } if session == id("s") => Some("deleted".to_owned()),
+                _ => None,
+            },
+            FeedMessage::Gap { .. } => Some("gap".to_owned()),
+        })
     });
     let mut phases = std::pin::pin!(phases);
     let mut told = Vec::new();

@@ -54,6 +54,8 @@ fn configs(replicas: usize) -> Vec<Config> {
         subject::BUCKET_POOLS,
         subject::BUCKET_IMAGES,
         subject::BUCKET_LEASES,
+        subject::BUCKET_SECRETS,
+        subject::BUCKET_SPEC_TASKS,
     ];
     let mut all: Vec<Config> = buckets.into_iter().map(bucket).collect();
     all.push(Config { max_age: TICKET_TTL, ..bucket(subject::BUCKET_TICKETS) });
@@ -110,7 +112,7 @@ mod tests {
     fn every_stream_has_the_copies_that_are_asked_for() {
         for replicas in [1, 3] {
             let configs = configs(replicas);
-            assert!(configs.len() >= 13, "{}", configs.len());
+            assert!(configs.len() >= 15, "{}", configs.len());
             assert!(configs.iter().all(|config| config.num_replicas == replicas), "{configs:?}");
         }
     }

@@ -239,3 +239,19 @@ fn how_much_nats_holds_is_the_operators_word() {
     server.toml:9: nats.max_file_store: 5B is out of range; fix: use 16MiB to 1024TiB
     "#);
 }
+
+#[test]
+fn patience_with_agents_is_the_operators_word() {
+    let seconds = |more: &str| {
+        let timing = Folder::new().parse(&format!("{GOOD}{more}"), &[]).expect("a good configuration").threads;
+        [timing.ready_fallback, timing.thread_created, timing.silence, timing.tool_silence].map(|time| time.as_secs())
+    };
+    assert_eq!(seconds(""), [60, 90, 180, 1800]);
+    let all = "[threads]\nready_fallback = \"1s\"\nthread_created = \"2s\"\nsilence = \"3s\"\ntool_silence = \"4s\"\n";
+    assert_eq!(seconds(all), [1, 2, 3, 4]);
+    for bad in ["silence = \"40m\"", "silence = \"2\"", "ready_fallback = \"25h\"", "silent = \"1s\""] {
+        let faults = Folder::new().parse(&format!("{GOOD}[threads]\n{bad}\n"), &[]).expect_err(bad);
+        let key = bad.split(' ').next().expect("a key");
+        assert!(faults.contains(key) || faults.contains("tool_silence"), "{bad}: {faults}");
+    }
+}

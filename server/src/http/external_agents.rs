@@ -10,7 +10,7 @@ mod tests;
 
 use axum::Json;
 use axum::extract::State;
-use helix_protocol::external_agents::{Command, Done, Logs, Stats, ZedAgent, ZedAgentResponse};
+use helix_protocol::external_agents::{Command, Connection, Done, Logs, Stats, ZedAgent, ZedAgentResponse};
 use helix_protocol::runner::Liveness;
 use helix_protocol::{ErrorCode, RunnerId, SessionId};
 use jiff::Timestamp;
@@ -22,6 +22,7 @@ use super::extract::{Body, Id, Query};
 use super::logs::{line_count, read_logs};
 use super::registry::Registry;
 use super::sessions::MAX_PAGE;
+use super::sync::{self, desktop_of};
 use crate::app::App;
 use crate::auth::{Need, Principal};
 use crate::error::{Error, Result};
@@ -41,10 +42,14 @@ pub(super) fn routes(registry: Registry) -> Registry {
         .add(Need::Read, routes!(logs))
         .add(Need::Change, routes!(command))
         .add(Need::Superseded, routes!(runner_line));
-    desktop::routes(registry)
+    sync::routes(desktop::routes(registry))
 }
 
-/// Starts a session of the runner's default kind.
+/// Begins the key of every sync lease.
+const SYNC_LEASES: &str = "sync.";
+
+/// Starts a session of the runner's default kind. Where `instance_id` has a desktop already, none is started: the session
+/// is another name of it, and `input` a new thread there, or goes on with `thread_id`.
 #[utoipa::path(post, path = "/api/v1/external-agents", tag = "external-agents", request_body = ZedAgent,
     responses((status = 200, body = ZedAgentResponse)))]
 async fn create(
@@ -58,13 +63,15 @@ async fn create(
         Some(id) => found(app.sessions.get(&principal, id).await)?.is_some(),
         None => false,
     };
-    if !existing && !app.runners.list().await?.iter().any(|runner| runner.liveness == Liveness::Online) {
+    let joins = app.spec_tasks.joins(&request).await?;
+    if !existing && !joins && !app.runners.list().await?.iter().any(|runner| runner.liveness == Liveness::Online) {
         let detail = "no runner is connected; start agentd with API_HOST and API_TOKEN, or run `helixctl up`";
         return Err(Error::new(ErrorCode::NoRunner, detail));
     }
-    let created = app.sessions.create(&principal, request).await?;
+    let thread = request.labels.get(shapes::THREAD_LABEL).cloned();
+    let created = app.spec_tasks.begin(&principal, request, thread.as_deref()).await?;
     let token = app.sessions.auth_token(&principal, &created.view);
-    Ok(Json(shapes::session(&created.view, token)))
+    Ok(Json(shapes::session(&created.view, token, &app.config.public_url)))
 }
 
 /// Every session that the token may see, and every runner.
@@ -76,7 +83,7 @@ async fn list(State(app): State<App>, principal: Principal) -> Result<Json<Vec<Z
     let mut filter = Filter { limit: MAX_PAGE, ..Filter::default() };
     loop {
         let page = app.sessions.list(&principal, &filter).await?;
-        all.extend(page.sessions.iter().map(|view| shapes::session(view, None)));
+        all.extend(page.sessions.iter().map(|view| shapes::session(view, None, &app.config.public_url)));
         filter.cursor = page.next_cursor;
         if filter.cursor.is_none() {
             break;
@@ -93,11 +100,24 @@ async fn no_id() -> Error {
     Error::new(ErrorCode::InvalidRequest, "the id is empty: /api/v1/external-agents/{id}")
 }
 
-/// Connected sync sockets: none until the sync service exists.
+/// Sync sockets that are open, of the sessions that the token may see.
 #[utoipa::path(get, path = "/api/v1/external-agents/connections", tag = "external-agents",
-    responses((status = 200, body = [String], description = "Always empty")))]
-async fn connections() -> Json<[String; 0]> {
-    Json([])
+    responses((status = 200, body = [Connection])))]
+async fn connections(State(app): State<App>, principal: Principal) -> Result<Json<Vec<Connection>>> {
+    app.store.leases.catch_up().await?;
+    // Views are looked at one after the other: see the order of locks at `View::read`.
+    let open: Vec<_> = {
+        let leases = app.store.leases.view().read();
+        let sync = leases.with_prefix(SYNC_LEASES).map(|(key, lease)| (key[SYNC_LEASES.len()..].to_owned(), lease));
+        sync.map(|(session, lease)| (session, std::sync::Arc::clone(&lease.value))).collect()
+    };
+    let sessions = app.store.sessions.view().read();
+    let may_see = |session: &str| {
+        let owner = sessions.get(session).map_or("", |entry| entry.value.owner.as_str());
+        SessionId::parse(session).is_ok_and(|id| principal.may_see(&id, owner))
+    };
+    let connections = open.iter().filter(|(session, _)| may_see(session));
+    Ok(Json(connections.map(|(session, lease)| shapes::connection(session, lease)).collect()))
 }
 
 /// One session, or one runner.
@@ -108,7 +128,7 @@ async fn get(State(app): State<App>, principal: Principal, Id(id): Id<SessionId>
     let missing = match app.sessions.get(&principal, &id).await {
         Ok(view) => {
             let token = app.sessions.auth_token(&principal, &view);
-            return Ok(Json(shapes::session(&view, token)));
+            return Ok(Json(shapes::session(&view, token, &app.config.public_url)));
         }
         Err(error) if error.code == ErrorCode::SessionNotFound => error,
         Err(error) => return Err(error),
@@ -153,7 +173,7 @@ async fn amend(
     };
     let view = app.sessions.amend(&principal, &id, change).await?;
     let token = app.sessions.auth_token(&principal, &view);
-    Ok(Json(shapes::session(&view, token)))
+    Ok(Json(shapes::session(&view, token, &app.config.public_url)))
 }
 
 /// Ends a session and forgets it.
@@ -190,25 +210,50 @@ async fn logs(
     Id(id): Id<SessionId>,
     Query(query): Query<LogsQuery>,
 ) -> Result<Json<Logs>> {
-    let view = app.sessions.get(&principal, &id).await?;
+    let at = app.sessions.find(&principal, &id).await?;
     let count = line_count(query.lines)?;
-    let lines = read_logs(&app, &view, LogQuery { lines: count, unit: None }).await?.lines;
+    let lines = read_logs(&app, &at, LogQuery { lines: count, unit: None }).await?.lines;
     Ok(Json(shapes::logs(id, &lines, count as usize, Timestamp::now())))
 }
 
-/// A command for the session's agent: goes out on its sync socket, and there is none yet.
+/// Sends a command to the session's agent over its sync socket, as it is. What the agent says to it is in the
+/// session's feed.
 #[utoipa::path(post, path = "/api/v1/external-agents/{id}/command", tag = "external-agents",
     params(("id" = SessionId, Path, description = "Session id")), request_body = Command,
-    responses((status = 409, description = "`no_sync_connection`")))]
+    responses((status = 200, body = Done), (status = 409, description = "`no_sync_connection`")))]
 async fn command(
     State(app): State<App>,
     principal: Principal,
     Id(id): Id<SessionId>,
-    Body(_command): Body<Command>,
+    Body(command): Body<Command>,
 ) -> Result<Json<Done>> {
-    app.sessions.get(&principal, &id).await?;
-    let detail = format!("the agent of session {id} has no sync socket: this server does not have that service yet");
-    Err(Error::new(ErrorCode::NoSyncConnection, detail))
+    let view = app.sessions.get(&principal, &id).await?;
+    if !principal.may_change(&id, &view.owner) {
+        let detail = format!("token {:?} may see session {id} but not command its agent", principal.name);
+        return Err(Error::new(ErrorCode::Forbidden, detail));
+    }
+    check_command(&command)?;
+    app.threads.sockets.command(&desktop_of(&app, &id).await?, &command.kind, command.data).await?;
+    Ok(Json(Done { message: "Command sent to the external agent".to_owned(), session_id: id.into() }))
+}
+
+/// Refuses what Zed would drop without a word.
+fn check_command(command: &Command) -> Result<()> {
+    let invalid = |why: &str| Err(Error::new(ErrorCode::InvalidRequest, why.to_owned()));
+    if command.kind.is_empty() {
+        return invalid("type: is empty; name a command, for example query_ui_state");
+    }
+    if !matches!(command.kind.as_str(), "chat_message" | "simulate_user_input") {
+        return Ok(());
+    }
+    let has = |key: &str| command.data[key].as_str().is_some_and(|text| !text.is_empty());
+    if !has("message") || !has("request_id") {
+        return invalid("data: `message` and `request_id` are needed, as texts; the agent drops a prompt without them");
+    }
+    if !command.data["role"].is_null() {
+        return invalid("data.role: leave it out; the agent drops a prompt that has one");
+    }
+    Ok(())
 }
 
 /// The documents' runner line, superseded.

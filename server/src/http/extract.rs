@@ -128,6 +128,19 @@ pub fn path_id(params: &RawPathParams) -> Option<&str> {
     params.iter().find_map(|(name, value)| (name == "id").then_some(value))
 }
 
+/// Every parameter of the path, on routes that have more than `{id}`.
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let path = axum::extract::Path::<T>::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(value)| Self(value))
+            .map_err(|error| Error::new(ErrorCode::InvalidRequest, format!("the path: {}", reason(&error))))
+    }
+}
+
 /// The query. `T` refuses unknown parameters where it is canonical.
 pub struct Query<T>(pub T);
 
@@ -259,7 +272,7 @@ mod tests {
         insta::assert_debug_snapshot!(fault(r#"{"inptu": "ls"}"#), @r#"
         (
             InvalidRequest,
-            "inptu: unknown field `inptu`, expected one of `id`, `kind`, `project`, `project_path`, `input`, `geometry`, `pool`, `labels`, `env`, `resources`, `reserve`, `network`, `on_lost` at line 1 column 8",
+            "inptu: unknown field `inptu`, expected one of `id`, `kind`, `project`, `project_path`, `input`, `geometry`, `pool`, `labels`, `env`, `resources`, `reserve`, `network`, `on_lost`, `secrets`, `spec_task` at line 1 column 8",
         )
         "#);
         insta::assert_debug_snapshot!(fault(r#"{"geometry": "0x0"}"#), @r#"

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
-use helix_protocol::api::{SessionLogs, SessionView};
+use helix_protocol::api::SessionLogs;
 use helix_protocol::link::{LogLine, UNITS};
 use helix_protocol::{ErrorCode, SessionId};
 use http::{HeaderValue, header};
@@ -24,6 +24,7 @@ use crate::app::App;
 use crate::auth::{Need, Principal};
 use crate::error::{Error, Result};
 use crate::relay::LogQuery;
+use crate::sessions::Found;
 
 /// Log lines where no number is given.
 const DEFAULT_LINES: u32 = 100;
@@ -84,25 +85,27 @@ async fn logs(
 ) -> Result<Response> {
     let follow = query.follow;
     let query = LogQuery::try_from(query)?;
-    let view = app.sessions.get(&principal, &id).await?;
+    let at = app.sessions.find(&principal, &id).await?;
     if follow {
-        return follow_logs(app, &principal, &view, query).await;
+        return follow_logs(app, &principal, &at, query).await;
     }
-    Ok(Json(read_logs(&app, &view, query).await?).into_response())
+    Ok(Json(read_logs(&app, &at, query).await?).into_response())
 }
 
 /// A session's logs; empty while no runner has had it.
-pub(super) async fn read_logs(app: &App, view: &SessionView, query: LogQuery) -> Result<SessionLogs> {
+pub(super) async fn read_logs(app: &App, at: &Found, query: LogQuery) -> Result<SessionLogs> {
+    let Found { view, desktop, .. } = at;
     let id = view.id.clone();
     if view.runner.is_none() {
         return Ok(SessionLogs { id, lines: Vec::new() });
     }
     let runner = online_runner(app, view).await?;
-    let lines = app.relay.fetch_logs(&runner, &id, query).await?;
+    let lines = app.relay.fetch_logs(&runner, desktop, query).await?;
     Ok(SessionLogs { id, lines })
 }
 
-async fn follow_logs(app: App, principal: &Principal, view: &SessionView, query: LogQuery) -> Result<Response> {
+async fn follow_logs(app: App, principal: &Principal, at: &Found, query: LogQuery) -> Result<Response> {
+    let Found { view, desktop, .. } = at;
     let head = [(header::CONTENT_TYPE, NDJSON)];
     if view.runner.is_none() && view.phase.is_terminal() {
         return Ok((head, Body::empty()).into_response());
@@ -112,7 +115,7 @@ async fn follow_logs(app: App, principal: &Principal, view: &SessionView, query:
         let (app, token_hash) = (app.clone(), principal.token_hash.clone());
         async move { stop(&app, &token_hash).await }.boxed()
     };
-    let lines = app.relay.follow_logs(&runner, &view.id, query, stop).await?;
+    let lines = app.relay.follow_logs(&runner, desktop, query, stop).await?;
     let span = tracing::info_span!("follower", session.id = %view.id, runner.id = %runner);
     let body = lines.map(move |batch| {
         let batch = batch.inspect_err(|error| span.in_scope(|| tracing::info!(%error, "a followed log broke off")));
@@ -150,7 +153,7 @@ mod tests {
         assert_eq!(query("").expect("no unit"), LogQuery { lines: DEFAULT_LINES, unit: None });
         let error = query("unit=window").expect_err("no such unit");
         assert_eq!(error.code, ErrorCode::InvalidRequest);
-        insta::assert_snapshot!(error.detail, @r#"the query: no unit "window"; units are workspace, dbus, display, wm, app"#);
+        insta::assert_snapshot!(error.detail, @r#"the query: no unit "window"; units are workspace, dbus, display, wm, forward, app"#);
     }
 
     #[test]

@@ -118,10 +118,10 @@ async fn vnc(
     // What a ticket gives, whoever asked for it.
     let name = "desktop ticket".to_owned();
     let viewer = Principal { name, scope: Scope::Desktop(id.clone()), token_hash: ticket.token_hash.clone() };
-    let view = app.sessions.get(&viewer, &id).await?;
-    require_desktop(&view)?;
-    let runner = online_runner(&app, &view).await?;
-    let dialled = app.relay.dial_desktop(&runner, &id).await?;
+    let at = app.sessions.find(&viewer, &id).await?;
+    require_desktop(&at.view)?;
+    let runner = online_runner(&app, &at.view).await?;
+    let dialled = app.relay.dial_desktop(&runner, &at.desktop).await?;
 
     let span = tracing::info_span!("viewer", session.id = %id, runner.id = %runner);
     let live = app.relay.track();

@@ -66,20 +66,38 @@ fn what_each_route_needs() {
     Enrol: POST /api/v1/runners/enrol
     Operate: DELETE /api/v1/runners/{id}
     Fleet: GET /api/v1/runners/{id}
+    Change: GET /api/v1/secrets
+    Change: DELETE /api/v1/secrets/{name}
+    Change: PUT /api/v1/secrets/{name}
     Fleet: GET /api/v1/sessions
     Change: POST /api/v1/sessions
     Change: DELETE /api/v1/sessions/{id}
     Read: GET /api/v1/sessions/{id}
     Change: PATCH /api/v1/sessions/{id}
     Change: POST /api/v1/sessions/{id}/adopt
+    Read: GET /api/v1/sessions/{id}/events
     Change: POST /api/v1/sessions/{id}/links
     Read: GET /api/v1/sessions/{id}/logs
     Drive: GET /api/v1/sessions/{id}/rdp-connection
     Drive: GET /api/v1/sessions/{id}/rdp/proxy
     Change: POST /api/v1/sessions/{id}/stop
     Ticket: GET /api/v1/sessions/{id}/streams/vnc
+    Read: GET /api/v1/sessions/{id}/threads
+    Drive: POST /api/v1/sessions/{id}/threads
+    Read: GET /api/v1/sessions/{id}/threads/{thread}
+    Drive: PATCH /api/v1/sessions/{id}/threads/{thread}
+    Drive: POST /api/v1/sessions/{id}/threads/{thread}/cancel
+    Read: GET /api/v1/sessions/{id}/threads/{thread}/entries/{entry}
+    Drive: POST /api/v1/sessions/{id}/threads/{thread}/prompts
+    Drive: POST /api/v1/sessions/{id}/threads/{thread}/questions/{question}
+    Read: GET /api/v1/sessions/{id}/threads/{thread}/turns/{turn}
+    Drive: POST /api/v1/sessions/{id}/threads/{thread}/turns/{turn}/resend
     Drive: POST /api/v1/sessions/{id}/tickets
     Read: GET /api/v1/sessions/{id}/timeline
+    Fleet: GET /api/v1/spec-tasks
+    Change: POST /api/v1/spec-tasks
+    Change: DELETE /api/v1/spec-tasks/{id}
+    Fleet: GET /api/v1/spec-tasks/{id}
     Fleet: GET /api/v1/status
     Any: GET /api/v1/whoami
     Superseded: GET /api/v1/ws/external-agent-runner

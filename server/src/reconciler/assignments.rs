@@ -13,6 +13,7 @@ use helix_protocol::session::{Cause, Desired, ObservedSession, SessionSpec};
 use helix_protocol::{Epoch, ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 
+use super::names::has_desktop;
 use super::{CONCURRENCY, Reconciler};
 use crate::error::Result;
 use crate::runners::occupancy;
@@ -53,9 +54,11 @@ impl Reconciler {
     }
 
     fn decide(&self) -> Vec<Decision> {
+        let desktops = self.desktops();
         let sessions = self.store.sessions.view().read();
+        let may_be_placed = |record: &SessionRecord| waits(record) && has_desktop(record, &desktops);
         let mut waiting: Vec<_> =
-            sessions.iter().map(|(_, entry)| entry).filter(|entry| waits(&entry.value)).cloned().collect();
+            sessions.iter().map(|(_, entry)| entry).filter(|entry| may_be_placed(&entry.value)).cloned().collect();
         if waiting.is_empty() {
             return Vec::new();
         }

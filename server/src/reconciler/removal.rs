@@ -1,4 +1,4 @@
-//! Deleted sessions: every key goes once nothing of them is left on a runner.
+//! Deleted sessions: every key and every word of their conversations goes once nothing of them is left on a runner.
 
 use std::sync::Arc;
 
@@ -40,6 +40,22 @@ impl Reconciler {
             let key = subject::runner_session_key(&assignment.runner, &record.id);
             drop_key(&self.store.desired, &key).await?;
             drop_key(&self.store.observed, &key).await?;
+        }
+        self.sessions.part_from(&record).await?;
+        // Nothing of it runs: nobody says anything in it any more. What is another name of a desktop has no word of its
+        // own.
+        if record.desktop_of.is_none() {
+            self.threads.hub.log().purge(&record.id).await?;
+        }
+        if let Some(task) = &record.spec_task
+            && let Some(entry) = self.store.spec_tasks.get(task.as_str()).await?.found()
+            && entry.value.session == record.id
+        {
+            match self.store.spec_tasks.delete(task.as_str(), entry.revision).await {
+                Err(err) if err.code != ErrorCode::Conflict => return Err(err),
+                // Another session has the task now.
+                _ => {}
+            }
         }
         match self.store.sessions.delete(record.id.as_str(), entry.revision).await {
             Ok(revision) => {

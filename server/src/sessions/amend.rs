@@ -52,8 +52,16 @@ impl Sessions {
             new.generation = record.generation.next();
             Ok(Some(new))
         };
-        let entry = self.inner.store.sessions.modify(id.as_str(), amend, || not_found(id)).await?;
-        Ok(self.view_of(&entry.value))
+        let desktop = self.desktop_to_change(by, id).await?;
+        let entry = self.inner.store.sessions.modify(desktop.as_str(), amend, || not_found(id)).await?;
+        if desktop == *id { Ok(self.view_of(&entry.value)) } else { self.get(by, id).await }
+    }
+
+    /// The session whose desktop this one has, if `by` may change this one.
+    async fn desktop_to_change(&self, by: &Principal, id: &SessionId) -> Result<SessionId> {
+        let own = self.inner.store.sessions.get(id.as_str()).await?.found().ok_or_else(|| not_found(id))?.value;
+        check_change(by, &own)?;
+        Ok(own.desktop_of.clone().unwrap_or_else(|| id.clone()))
     }
 
     /// Changes limits of a session that has not ended: what is given replaces, the rest stays. Its runner is told by
@@ -82,12 +90,13 @@ impl Sessions {
             new.generation = record.generation.next();
             Ok(Some(new))
         };
-        let entry = self.inner.store.sessions.modify(id.as_str(), amend, || not_found(id)).await?;
+        let desktop = self.desktop_to_change(by, id).await?;
+        let entry = self.inner.store.sessions.modify(desktop.as_str(), amend, || not_found(id)).await?;
         if changed {
             tracing::info!(session.id = %id, generation = entry.value.generation.0, "limits changed");
             self.tell(&entry.value, entry.revision).await;
         }
-        Ok(self.view_of(&entry.value))
+        if desktop == *id { Ok(self.view_of(&entry.value)) } else { self.get(by, id).await }
     }
 
     /// Only what is asked now: what it has already was accepted when its runner took it.

@@ -14,7 +14,7 @@ use helix_protocol::session::{Desired, ObservedSession, SessionPhase};
 use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 
-use super::view::Known;
+use super::view::{Known, sync_of};
 use super::{Filter, Sessions};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
@@ -31,6 +31,8 @@ struct Row {
     place: Place,
     record: Option<Arc<SessionRecord>>,
     observed: Option<Arc<ObservedSession>>,
+    /// Its own record, where it is another name of the desktop of `record`.
+    name: Option<Arc<SessionRecord>>,
 }
 
 impl Row {
@@ -43,12 +45,13 @@ impl Row {
     fn known<'a>(&'a self, runners: &Snapshot<'_, RunnerRecord>) -> Known<'a> {
         let liveness = self.runner().and_then(|id| runners.get(id.as_str())).map(|entry| entry.value.liveness);
         let (record, observed) = (self.record.as_deref(), self.observed.as_deref());
-        Known { id: &self.place.1, record, observed, liveness, usage: None }
+        Known { id: &self.place.1, record, observed, liveness, usage: None, name: self.name.as_deref() }
     }
 
     fn usage(&self, leases: &Snapshot<'_, Lease>) -> Option<Usage> {
         let lease = leases.get(&subject::runner_lease_key(self.runner()?))?;
-        lease.value.heartbeat.as_ref()?.usage.get(&self.place.1).copied()
+        let desktop = self.record.as_ref().map_or(&self.place.1, |record| &record.id);
+        lease.value.heartbeat.as_ref()?.usage.get(desktop).copied()
     }
 }
 
@@ -80,7 +83,12 @@ impl Sessions {
         let next_cursor = rows.last().filter(|_| more).map(|row| cursor(&row.place));
         let view = |row: &Row| {
             let position = positions.get(&row.place.1).copied();
-            Known { usage: row.usage(&leases), ..row.known(&runners) }.view(position, &self.inner.public_url)
+            let known = Known { usage: row.usage(&leases), ..row.known(&runners) };
+            let mut view = known.view(position, &self.inner.public_url);
+            if !view.phase.is_terminal() {
+                view.sync = sync_of(known.record.map_or(known.id, |record| &record.id), &leases);
+            }
+            view
         };
         Ok(SessionPage { sessions: rows.iter().map(view).collect(), next_cursor })
     }
@@ -121,12 +129,18 @@ impl Sessions {
         let observed = self.inner.store.observed.view().read();
         let mut rows = Vec::new();
         for (_, entry) in sessions.iter() {
-            let record = &entry.value;
-            let key = record.assignment.as_ref().map(|of| subject::runner_session_key(&of.runner, &record.id));
+            let own = &entry.value;
+            let record = match &own.desktop_of {
+                Some(desktop) => sessions.get(desktop.as_str()).map(|entry| &entry.value),
+                None => Some(own),
+            };
+            let assigned = record.and_then(|record| Some((record, record.assignment.as_ref()?)));
+            let key = assigned.map(|(record, of)| subject::runner_session_key(&of.runner, &record.id));
             let seen = key.and_then(|key| observed.get(&key)).map(|entry| &entry.value);
-            if keep(Some(record), seen.map(|seen| &**seen)) {
-                let place = (Reverse(record.created_at), record.id.clone());
-                rows.push(Row { place, record: Some(Arc::clone(record)), observed: seen.cloned() });
+            if keep(Some(own), seen.map(|seen| &**seen)) {
+                let place = (Reverse(own.created_at), own.id.clone());
+                let name = own.desktop_of.as_ref().map(|_| Arc::clone(own));
+                rows.push(Row { place, record: record.cloned(), observed: seen.cloned(), name });
             }
         }
         for (_, entry) in observed.iter() {
@@ -134,7 +148,7 @@ impl Sessions {
             let Some(unclaimed) = &seen.unclaimed else { continue };
             if sessions.get(seen.session.as_str()).is_none() && keep(None, Some(seen)) {
                 let place = (Reverse(unclaimed.received_at), seen.session.clone());
-                rows.push(Row { place, record: None, observed: Some(Arc::clone(seen)) });
+                rows.push(Row { place, record: None, observed: Some(Arc::clone(seen)), name: None });
             }
         }
         rows
@@ -143,7 +157,7 @@ impl Sessions {
 
 /// True while it has no runner and shall have one.
 pub fn waits(record: &SessionRecord) -> bool {
-    record.assignment.is_none() && record.desired == Desired::Running
+    record.assignment.is_none() && record.desired == Desired::Running && record.desktop_of.is_none()
 }
 
 /// Orders and prints as the phase does in a session's life.

@@ -6,21 +6,22 @@ use helix_protocol::api::CreateSession;
 use helix_protocol::ids::{PoolName, hex};
 use helix_protocol::resources::{Reserve, Resources};
 use helix_protocol::session::{MAX_INPUT_CHARS, MAX_PROJECT_PATH_CHARS, Project, SessionSpec};
-use helix_protocol::{ErrorCode, SessionId};
+use helix_protocol::{ErrorCode, SessionId, SpecTaskId};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::secrets;
 
 const MAX_GIT_CHARS: usize = 2048;
 const MAX_ENV_BYTES: usize = 64 * 1024;
-/// Input, environment and labels as they are stored: with all else that a record holds it stays below 256 KiB.
+/// Input, environment and labels as they are stored: with all else that a record holds, but for secrets, it stays below
+/// 256 KiB.
 const MAX_STORED_BYTES: usize = 224 * 1024;
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_KEY_CHARS: usize = 63;
 const MAX_LABEL_VALUE_CHARS: usize = 256;
 
 /// A request that may become a session.
-#[derive(Debug)]
 pub struct Accepted {
     /// The id it asked for.
     pub id: Option<SessionId>,
@@ -30,8 +31,19 @@ pub struct Accepted {
     pub pool: Option<PoolName>,
     /// Words for filters.
     pub labels: BTreeMap<String, String>,
-    /// SHA-256 of all but the id.
+    /// Secrets that it asked for.
+    pub secrets: secrets::Asked,
+    /// Spec task that it is for.
+    pub spec_task: Option<SpecTaskId>,
+    /// SHA-256 of all but the id, the secrets and the spec task.
     pub request_hash: String,
+}
+
+/// Neither environment nor secrets.
+impl std::fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accepted").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// Checks a request; names the field that is wrong.
@@ -50,8 +62,8 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
         reserve,
         network,
         on_lost,
-        secrets: _,
-        spec_task: _,
+        secrets,
+        spec_task,
     } = request;
     let project = project.map(Project::from);
     check_input(input.as_deref(), kind.as_ref().is_some_and(|kind| kind.as_str() == "command"))?;
@@ -62,12 +74,25 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
         check_project(project)?;
     }
     check_env(&env)?;
+    secrets::check_asked(&secrets)?;
+    if let Some(name) = secrets.keys().find(|name| env.contains_key(*name)) {
+        return invalid(format!("{name} is in env and in secrets; give it once"));
+    }
     check_labels(&labels)?;
     check_resources(&resources, &reserve)?;
     let spec = SessionSpec { kind, project, project_path, input, geometry, env, resources, reserve, network, on_lost };
     check_stored_size(&spec, &labels)?;
     let request_hash = request_hash(&spec, pool.as_ref(), &labels)?;
-    Ok(Accepted { id, spec, pool, labels, request_hash })
+    Ok(Accepted { id, spec, pool, labels, secrets, spec_task, request_hash })
+}
+
+/// The same of the whole request. One without secrets and spec task has the hash that it always had.
+pub fn joint_hash(request_hash: String, secrets_mark: Option<&str>, spec_task: Option<&SpecTaskId>) -> String {
+    if secrets_mark.is_none() && spec_task.is_none() {
+        return request_hash;
+    }
+    let [secrets, task] = [secrets_mark, spec_task.map(SpecTaskId::as_str)].map(Option::unwrap_or_default);
+    hex(&Sha256::digest(format!("{request_hash}\0{secrets}\0{task}")))
 }
 
 /// SHA-256 of what makes two requests the same.

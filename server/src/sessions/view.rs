@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use helix_protocol::api::{Endpoints, SessionView, SyncStatus};
-use helix_protocol::assignment::{Assignment, DesiredSession};
+use helix_protocol::assignment::{Assignment, DesiredSession, Lease};
 use helix_protocol::record::SessionRecord;
 use helix_protocol::resources::Usage;
 use helix_protocol::runner::Liveness;
@@ -18,7 +18,7 @@ use crate::store::view::Content;
 pub struct Known<'a> {
     /// Which.
     pub id: &'a SessionId,
-    /// What was asked and decided.
+    /// What was asked and decided: of the session that has the desktop.
     pub record: Option<&'a SessionRecord>,
     /// What the runner of the assignment reported (or the runner that runs it unclaimed).
     pub observed: Option<&'a ObservedSession>,
@@ -26,6 +26,19 @@ pub struct Known<'a> {
     pub liveness: Option<Liveness>,
     /// What that runner says that it uses.
     pub usage: Option<Usage>,
+    /// Where `id` is another name of the desktop: its own record.
+    pub name: Option<&'a SessionRecord>,
+}
+
+/// How the agent's sync socket of a session is, at whichever server, as the leases say.
+pub fn sync_of(id: &SessionId, leases: &Content<Lease>) -> SyncStatus {
+    let open = leases.get(&subject::sync_lease_key(id)).and_then(|entry| entry.value.sync.clone()).unwrap_or_default();
+    // Who was let in since was not refused.
+    let refused = leases
+        .get(&subject::sync_refused_key(id))
+        .filter(|entry| open.connected_at.is_none_or(|connected_at| entry.value.renewed_at > connected_at))
+        .and_then(|entry| entry.value.sync.as_ref()?.refused.clone());
+    SyncStatus { refused, ..open }
 }
 
 impl Known<'_> {
@@ -41,8 +54,19 @@ impl Known<'_> {
         }
     }
 
+    /// True where this name of the desktop was stopped, whatever becomes of the desktop.
+    fn was_let_go(&self) -> bool {
+        match self.name {
+            Some(name) => name.desired == Desired::Stopped,
+            None => self.record.is_some_and(|record| record.let_go.is_some()),
+        }
+    }
+
     /// How it is.
     pub fn phase(&self) -> SessionPhase {
+        if self.was_let_go() || self.name.is_some() && self.record.is_none() {
+            return SessionPhase::Stopped;
+        }
         let seen = self.current().map(|seen| seen.phase);
         let Some(record) = self.record else { return alive(seen.unwrap_or(SessionPhase::Lost), self.liveness) };
         let stopping = record.desired == Desired::Stopped;
@@ -59,6 +83,12 @@ impl Known<'_> {
 
     /// Why it is so.
     pub fn cause(&self) -> Option<Cause> {
+        if self.was_let_go() {
+            return Some(Cause::new(
+                "stopped_by_user",
+                "it was stopped; its desktop may go on under another session id",
+            ));
+        }
         let phase = self.phase();
         if phase == SessionPhase::Lost {
             return Some(lost_cause(self.liveness));
@@ -74,10 +104,16 @@ impl Known<'_> {
         let (record, seen) = (self.record, self.current());
         let phase = self.phase();
         let unclaimed = seen.and_then(|seen| seen.unclaimed.as_ref());
-        let spec = record
+        // Who asked for it and in which words; the rest is the desktop's.
+        let own = self.name.or(record);
+        let mut spec = record
+            .or(own)
             .map(|record| record.spec.clone())
             .or_else(|| unclaimed.map(|unclaimed| unclaimed.spec.clone()))
             .unwrap_or_default();
+        if let Some(name) = self.name {
+            spec.input.clone_from(&name.spec.input);
+        }
         let assignment = record.and_then(|record| record.assignment.as_ref());
         let live = matches!(phase, SessionPhase::Starting | SessionPhase::Ready | SessionPhase::Stopping);
         let display = seen.and_then(|seen| seen.display.clone()).filter(|_| live);
@@ -87,15 +123,19 @@ impl Known<'_> {
         };
         SessionView {
             id: self.id.clone(),
-            owner: record.map(|record| record.owner.clone()).unwrap_or_default(),
+            owner: own.map(|record| record.owner.clone()).unwrap_or_default(),
             phase,
             cause: self.cause(),
             result: seen.and_then(|seen| seen.result.clone()),
-            desired: record.map_or(Desired::Running, |record| record.desired),
-            unclaimed: record.is_none(),
+            desired: if self.was_let_go() {
+                Desired::Stopped
+            } else {
+                record.or(own).map_or(Desired::Running, |record| record.desired)
+            },
+            unclaimed: own.is_none(),
             runner: assignment
                 .map(|assignment| assignment.runner.clone())
-                .or_else(|| seen.filter(|_| record.is_none()).map(|seen| seen.runner.clone())),
+                .or_else(|| seen.filter(|_| own.is_none()).map(|seen| seen.runner.clone())),
             epoch: record.map(|record| record.epoch).or_else(|| seen.map(|seen| seen.epoch)).unwrap_or_default(),
             retries: record.map_or(0, |record| record.assignments.saturating_sub(1)),
             generation: record
@@ -104,7 +144,7 @@ impl Known<'_> {
                 .unwrap_or_default(),
             kind: seen.map(|seen| seen.kind.clone()).or_else(|| spec.kind.clone()),
             pool: record.and_then(|record| record.pool.clone()),
-            labels: record.map(|record| record.labels.clone()).unwrap_or_default(),
+            labels: own.map(|record| record.labels.clone()).unwrap_or_default(),
             spec,
             queue_position: queue_position.filter(|_| phase == SessionPhase::Pending),
             display,
@@ -114,7 +154,7 @@ impl Known<'_> {
             usage: self.usage.filter(|_| live && self.liveness == Some(Liveness::Online)),
             frozen: seen.is_some_and(|seen| seen.frozen) && !phase.is_terminal(),
             sync: SyncStatus::default(),
-            spec_task: record.and_then(|record| record.spec_task.clone()),
+            spec_task: own.and_then(|record| record.spec_task.clone()),
             endpoints,
             timeline: self.timeline(),
             created_at: self.created_at(),
@@ -123,7 +163,11 @@ impl Known<'_> {
 
     fn created_at(&self) -> jiff::Timestamp {
         let received = || self.observed.and_then(|seen| seen.unclaimed.as_ref()).map(|unclaimed| unclaimed.received_at);
-        self.record.map(|record| record.created_at).or_else(received).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+        self.name
+            .or(self.record)
+            .map(|record| record.created_at)
+            .or_else(received)
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
     }
 
     fn timeline(&self) -> Vec<TimelineStep> {
@@ -191,6 +235,14 @@ pub fn has_ended(record: &SessionRecord, observed: &Content<ObservedSession>) ->
         None => record.desired == Desired::Stopped,
         Some(_) => observed_of(record, observed).is_some_and(|seen| seen.phase.is_terminal()),
     }
+}
+
+/// True for a session of which it is not decided yet whether it gets a desktop of its own: see `spec_tasks`.
+pub fn is_unsettled(record: &SessionRecord) -> bool {
+    record.spec_task.is_some()
+        && record.desktop_of.is_none()
+        && record.assignment.is_none()
+        && record.desired == Desired::Running
 }
 
 /// What the runner of the assignment shall be told. An ended session is told as `stopped`: a runner that lost its

@@ -3,13 +3,19 @@
 //! The task reads the session's events from the first on, folds them, and hands each to every watcher through one
 //! bounded channel ([`QUEUE`]); it begins anew with each generation of the bus and ends some time after the last
 //! [`Live`] handle is gone. Nobody waits for a watcher: one that is too slow is told by its channel.
+//!
+//! A deleted session leaves its id to others, and its conversation is purged behind the back of whoever follows it.
+//! So a conversation is that of the session that was accepted at a certain time: one of a later time is read from the
+//! log, and nobody of a former life gets it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use helix_protocol::SessionId;
+use helix_protocol::record::SessionRecord;
 use helix_protocol::thread::ThreadFeedItem;
+use helix_protocol::{ErrorCode, SessionId};
+use jiff::Timestamp;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,7 +24,8 @@ use tracing::Instrument as _;
 use super::log::{Log, item_of};
 use super::model::{Conversation, Keep};
 use crate::bus::{REQUEST_TIMEOUT, unavailable};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::store::Bucket;
 
 /// Events that a watcher may be behind.
 pub const QUEUE: usize = 100;
@@ -35,6 +42,7 @@ pub struct Hub {
 
 struct Inner {
     log: Log,
+    sessions: Bucket<SessionRecord>,
     live: Mutex<HashMap<SessionId, Arc<Live>>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -44,6 +52,8 @@ struct Inner {
 pub struct Live {
     /// Whose.
     pub session: SessionId,
+    /// When that session was accepted, as far as is known.
+    since: Option<Timestamp>,
     state: RwLock<Conversation>,
     place: watch::Sender<Place>,
     feed: broadcast::Sender<Arc<ThreadFeedItem>>,
@@ -62,8 +72,8 @@ pub struct Place {
 
 impl Hub {
     /// Nothing is followed yet.
-    pub fn new(log: Log, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self { inner: Arc::new(Inner { log, live: Mutex::default(), tasks, shutdown }) }
+    pub fn new(log: Log, sessions: Bucket<SessionRecord>, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        Self { inner: Arc::new(Inner { log, sessions, live: Mutex::default(), tasks, shutdown }) }
     }
 
     /// The log beneath.
@@ -71,11 +81,34 @@ impl Hub {
         &self.inner.log
     }
 
-    /// A session's conversation with everything that was stored when this was called.
+    /// The conversation of the session that has this id now, with everything that was stored when this was called.
     pub async fn open(&self, session: &SessionId) -> Result<Arc<Live>> {
-        let live = self.follow(session);
+        let since = self.inner.sessions.view().get(session.as_str()).map(|entry| entry.value.created_at);
+        let live = self.follow(session, since);
         self.catch_up(&live).await?;
         Ok(live)
+    }
+
+    /// The same for the session that was accepted at this time, and no later one of its id.
+    pub async fn open_of(&self, session: &SessionId, since: Timestamp) -> Result<Arc<Live>> {
+        let live = self.follow(session, Some(since));
+        if live.since != Some(since) {
+            let detail = format!("session {session} was deleted and made again meanwhile; ask for it again");
+            return Err(Error::new(ErrorCode::SessionNotFound, detail));
+        }
+        self.catch_up(&live).await?;
+        Ok(live)
+    }
+
+    /// Looks at all of a conversation, also where it is just being read anew.
+    pub async fn look<T>(&self, live: &Live, mut look: impl FnMut(&Conversation) -> T) -> Result<T> {
+        loop {
+            let looked = live.read(&mut look);
+            if live.place.borrow().synced {
+                return Ok(looked);
+            }
+            self.catch_up(live).await?;
+        }
     }
 
     /// Waits until a conversation has everything that was stored when this was called.
@@ -88,13 +121,15 @@ impl Hub {
         Ok(())
     }
 
-    fn follow(&self, session: &SessionId) -> Arc<Live> {
+    fn follow(&self, session: &SessionId, since: Option<Timestamp>) -> Arc<Live> {
         let mut all = self.inner.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(live) = all.get(session) {
+        // `None` is before any time. What is replaced lives on for those who have it.
+        if let Some(live) = all.get(session).filter(|live| live.since >= since) {
             return Arc::clone(live);
         }
         let live = Arc::new(Live {
             session: session.clone(),
+            since,
             state: RwLock::new(Conversation::new(Keep::Running)),
             place: watch::Sender::new(Place::default()),
             feed: broadcast::Sender::new(QUEUE),
@@ -123,8 +158,9 @@ impl Live {
     }
 
     fn reset(&self) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Conversation::new(Keep::Running);
+        // In this order: who finds the place unchanged after a look has not looked at half of it.
         self.place.send_modify(|place| *place = Place::default());
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Conversation::new(Keep::Running);
     }
 
     fn apply(&self, item: ThreadFeedItem) {
@@ -151,9 +187,12 @@ async fn unused(inner: &Inner, live: &Arc<Live>) {
     loop {
         tokio::time::sleep(LINGER).await;
         let mut all = inner.live.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map's and the task's own.
-        if Arc::strong_count(live) <= 2 {
-            all.remove(&live.session);
+        let is_open = all.get(&live.session).is_some_and(|open| Arc::ptr_eq(open, live));
+        // The task's own, and the map's.
+        if Arc::strong_count(live) <= 1 + usize::from(is_open) {
+            if is_open {
+                all.remove(&live.session);
+            }
             return;
         }
     }

@@ -41,11 +41,33 @@ impl Log {
         event: &ThreadEvent,
         expected: u64,
     ) -> Result<u64> {
-        self.bus.require_up()?;
         let record = ThreadRecord { at: Timestamp::now(), event: event.clone() };
-        let payload = serde_json::to_vec(&record)
+        self.append_record(session, thread, &record, expected, None).await
+    }
+
+    /// The same for a record that may be stored already: within two minutes, a repeat under the same `id` answers the
+    /// sequence that it got.
+    pub async fn append_record(
+        &self,
+        session: &SessionId,
+        thread: &ThreadId,
+        record: &ThreadRecord,
+        expected: u64,
+        id: Option<&str>,
+    ) -> Result<u64> {
+        self.bus.require_up()?;
+        let payload = serde_json::to_vec(record)
             .map_err(|error| Error::new(ErrorCode::Internal, "cannot encode an event").because(error))?;
-        let message = PublishMessage::build().payload(payload.into()).expected_last_subject_sequence(expected);
+        let limit = self.bus.client().server_info().max_payload;
+        if payload.len() > limit {
+            let detail =
+                format!("an event of {} bytes is above NATS's max_payload of {limit}; raise it", payload.len());
+            return Err(Error::new(ErrorCode::Internal, detail));
+        }
+        let mut message = PublishMessage::build().payload(payload.into()).expected_last_subject_sequence(expected);
+        if let Some(id) = id {
+            message = message.message_id(id);
+        }
         let subject = subject::thread(session, thread);
         let sent = self.bus.jetstream().send_publish(subject, message).await.map_err(unavailable)?;
         match sent.await {
@@ -60,12 +82,17 @@ impl Log {
 
     /// Last sequence of all of a session's threads; 0 where nothing was said.
     pub async fn last_sequence(&self, session: &SessionId) -> Result<u64> {
+        Ok(self.last(session).await?.map_or(0, |(sequence, _)| sequence))
+    }
+
+    /// Last event of all of a session's threads, where one can be read.
+    pub async fn last(&self, session: &SessionId) -> Result<Option<(u64, Option<ThreadRecord>)>> {
         self.bus.require_up()?;
         let jetstream = self.bus.jetstream();
         let stream = jetstream.get_stream_no_info(subject::STREAM_THREADS).await.map_err(unavailable)?;
         match stream.get_last_raw_message_by_subject(&subject::threads_of(session)).await {
-            Ok(message) => Ok(message.sequence),
-            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(0),
+            Ok(message) => Ok(Some((message.sequence, serde_json::from_slice(&message.payload).ok()))),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
             Err(error) => Err(unavailable(error)),
         }
     }

@@ -53,6 +53,8 @@ pub struct Thread {
     pub acp: Option<String>,
     /// All ids that the agent had for it, oldest first.
     pub acp_ids: Vec<String>,
+    /// How often the agent lost it: each time its numbering of entries begins anew.
+    pub losses: u32,
     /// Its turns, oldest first.
     pub turns: Vec<Turn>,
     /// Its entries, in the order of first appearance.
@@ -232,6 +234,7 @@ impl Thread {
             work_session: None,
             acp: None,
             acp_ids: Vec::new(),
+            losses: 0,
             turns: Vec::new(),
             entries: Vec::new(),
             questions: Vec::new(),
@@ -285,6 +288,7 @@ impl Thread {
             }
             ThreadEvent::ThreadBound { acp_thread_id } => {
                 self.acp.clone_from(acp_thread_id);
+                self.losses += u32::from(acp_thread_id.is_none());
                 self.acp_ids.extend(acp_thread_id.clone().filter(|id| !self.acp_ids.contains(id)));
             }
             ThreadEvent::ThreadRenamed { title } => self.title = Some(title.clone()),

@@ -28,6 +28,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{WebSocketStream, client_async};
+use tracing_subscriber::fmt::TestWriter;
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -60,6 +61,31 @@ pub fn runner_id(runner: &str) -> RunnerId {
     RunnerId::parse(runner).expect("valid id")
 }
 
+/// All that this process logged.
+static LOGGED: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
+
+/// True when this was logged.
+pub fn was_logged(text: &str) -> bool {
+    LOGGED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(text)
+}
+
+/// Where logs go: to the test, and kept.
+#[derive(Default)]
+struct Log;
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        TestWriter::new().write_all(bytes)?;
+        LOGGED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push_str(&text);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// One NATS with everything that servers and runners need to meet.
 pub struct Fleet {
     folder: tempfile::TempDir,
@@ -78,7 +104,8 @@ impl Fleet {
     /// The same with further settings of `[nats]`.
     pub async fn start_with(settings: &'static str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let _ = tracing_subscriber::fmt().with_env_filter("info,helix_server=debug").with_test_writer().try_init();
+        let filter = "info,helix_server=debug";
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Log::default).try_init();
         let folder = tempfile::tempdir().expect("a temporary directory");
         for (name, content) in [
             ("server.key", "0123456789abcdef0123456789abcdef"),
@@ -112,6 +139,13 @@ impl Fleet {
         within("a server", App::build(config)).await.expect("built")
     }
 
+    /// One more, with other patience with agents: settings of `[threads]`.
+    pub async fn server_with_threads(&self, settings: &str) -> App {
+        let settings = format!("[threads]\n{settings}");
+        let config = config(self.folder.path(), &self.url(), self.settings, &settings);
+        within("a server", App::build(config)).await.expect("built")
+    }
+
     /// Serves the HTTP of a server of this process, until it stops.
     pub async fn serve(&self, app: &App) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -129,8 +163,31 @@ impl Fleet {
         self.stop_nats().await;
     }
 
+    /// True when these bytes are anywhere in what NATS stored.
+    pub fn is_stored(&self, text: &str) -> bool {
+        let mut folders = vec![self.folder.path().join(format!("nats-{}", self.emptied))];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).expect("a folder").flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                // What is gone by now is stored nowhere.
+                } else if std::fs::read(&path).is_ok_and(|bytes| memory_has(&bytes, text.as_bytes())) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     pub async fn stop_nats(&mut self) {
         self.nats.kill().await.expect("ended");
+    }
+
+    /// The same address, the same store.
+    pub fn start_nats_again(&mut self) {
+        let store = format!("nats-{}", self.emptied);
+        self.nats = spawn_nats(self.folder.path(), i32::from(self.port), &store, self.settings);
     }
 
     /// The same address, an empty store.
@@ -334,6 +391,10 @@ impl SimRunner {
             unclaimed: None,
         }
     }
+}
+
+fn memory_has(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
 fn config(folder: &Path, url: &str, nats: &str, timing: &str) -> ServerConfig {

@@ -70,3 +70,66 @@ Content-Length: {length}
         serde_json::from_slice(&body).expect("JSON")
     }
 }
+
+/// Somebody with a token.
+#[derive(Clone)]
+pub struct Caller {
+    pub address: SocketAddr,
+    pub token: String,
+}
+
+impl Caller {
+    pub fn admin(address: SocketAddr) -> Self {
+        Self { address, token: ADMIN_TOKEN.to_owned() }
+    }
+
+    /// The same place with another token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { address: self.address, token: token.to_owned() }
+    }
+
+    /// Asks, without waiting for the answer. `headers` are whole lines.
+    pub async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let mut socket = TcpStream::connect(self.address).await.expect("connected");
+        let (token, length) = (&self.token, body.len());
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{headers}");
+        let rest = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+        socket.write_all(format!("{head}{rest}").as_bytes()).await.expect("sent");
+        Answer { socket: BufReader::new(socket), head: String::new() }
+    }
+
+    /// Status and body of a JSON answer.
+    pub async fn call(&self, method: &str, path: &str, body: &serde_json::Value) -> (u16, serde_json::Value) {
+        self.call_with(method, path, "", body).await
+    }
+
+    /// The same with further header lines.
+    pub async fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &serde_json::Value,
+    ) -> (u16, serde_json::Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let mut answer = self.ask(method, path, headers, &body).await;
+        answer.read_head().await;
+        let status = answer.status();
+        (status, answer.body().await)
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, serde_json::Value) {
+        self.call("GET", path, &serde_json::Value::Null).await
+    }
+
+    pub async fn post(&self, path: &str, body: &serde_json::Value) -> (u16, serde_json::Value) {
+        self.call("POST", path, body).await
+    }
+}
+
+impl Answer {
+    /// Of a head that was read.
+    pub fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line")
+    }
+}

@@ -1,18 +1,16 @@
-//! Desktops and the sync socket of the documents' group: RDP and sync are not served yet, and say so.
+//! Desktops of the documents' group: RDP is not served yet, and says so.
 
 use axum::Json;
 use axum::extract::State;
 use helix_protocol::external_agents::RdpConnection;
 use helix_protocol::{ErrorCode, RunnerId, SessionId};
-use serde::Deserialize;
-use utoipa::IntoParams;
 use utoipa_axum::routes;
 
 use super::shapes;
 use crate::app::App;
 use crate::auth::{Need, Principal};
 use crate::error::{Error, Result};
-use crate::http::extract::{Id, Query};
+use crate::http::extract::Id;
 use crate::http::registry::Registry;
 
 pub(super) fn routes(registry: Registry) -> Registry {
@@ -23,7 +21,6 @@ pub(super) fn routes(registry: Registry) -> Registry {
         .add(Need::Drive, routes!(session_rdp_proxy))
         .add(Need::Operate, routes!(runner_rdp))
         .add(Need::Operate, routes!(runner_rdp_proxy))
-        .add(Need::Agent, routes!(sync))
 }
 
 /// RDP connection of a session.
@@ -42,7 +39,7 @@ async fn session_rdp(
     Id(id): Id<SessionId>,
 ) -> Result<Json<RdpConnection>> {
     let view = app.sessions.get(&principal, &id).await?;
-    Ok(Json(shapes::rdp(id.as_str(), view.display.map(|display| display.number))))
+    Ok(Json(shapes::rdp(&view, &app.config.public_url)))
 }
 
 /// WebSocket of raw RDP bytes.
@@ -67,7 +64,7 @@ async fn session_rdp_proxy(State(app): State<App>, principal: Principal, Id(id):
     params(("id" = RunnerId, Path, description = "Runner id")), responses((status = 200, body = RdpConnection)))]
 async fn runner_rdp(State(app): State<App>, Id(id): Id<RunnerId>) -> Result<Json<RdpConnection>> {
     app.runners.get(&id).await?;
-    Ok(Json(shapes::rdp("", None)))
+    Ok(Json(shapes::no_rdp("")))
 }
 
 /// WebSocket of a runner's raw RDP bytes.
@@ -77,22 +74,4 @@ async fn runner_rdp(State(app): State<App>, Id(id): Id<RunnerId>) -> Result<Json
 async fn runner_rdp_proxy(State(app): State<App>, Id(id): Id<RunnerId>) -> Result<Error> {
     app.runners.get(&id).await?;
     Ok(Error::new(ErrorCode::ServiceUnavailable, shapes::NO_RDP))
-}
-
-/// Which session's agent connects.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct SyncQuery {
-    /// Session id.
-    session_id: Option<SessionId>,
-}
-
-/// Sync WebSocket of a session's agent.
-#[utoipa::path(get, path = "/api/v1/external-agents/sync", tag = "external-agents", params(SyncQuery),
-    responses((status = 503, description = "`service_unavailable`")))]
-async fn sync(State(app): State<App>, principal: Principal, Query(query): Query<SyncQuery>) -> Result<Error> {
-    let id =
-        query.session_id.ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "the query: `session_id` is missing"))?;
-    app.sessions.get(&principal, &id).await?;
-    Ok(Error::new(ErrorCode::ServiceUnavailable, "this version has no sync service"))
 }

@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 
 use helix_protocol::api::{CreateSession, RunnerView, SessionView};
-use helix_protocol::external_agents::{Logs, RDP_USER, RdpConnection, Stats, ZedAgent, ZedAgentResponse};
+use helix_protocol::assignment::Lease;
+use helix_protocol::external_agents::{Connection, Logs, RDP_USER, RdpConnection, Stats, ZedAgent, ZedAgentResponse};
 use helix_protocol::link::LogLine;
 use helix_protocol::runner::RunnerStatus;
 use helix_protocol::session::{SessionPhase, TimelineStep};
-use helix_protocol::{ErrorCode, SessionId};
+use helix_protocol::{ErrorCode, SessionId, SpecTaskId};
 use jiff::Timestamp;
 
 use crate::error::{Error, Result};
 
 /// The workspace, as the documents' paths name it.
 const WORKSPACE: &str = "/workspace";
+
+/// Label that keeps the documents' `thread_id`.
+pub const THREAD_LABEL: &str = "thread_id";
 
 /// The canonical request for a documents' one.
 pub fn request(agent: ZedAgent) -> Result<CreateSession> {
@@ -28,7 +32,9 @@ pub fn request(agent: ZedAgent) -> Result<CreateSession> {
             Some(id)
         }
     };
-    let named = [("user_id", Some(agent.user_id)), ("instance_id", agent.instance_id), ("thread_id", agent.thread_id)];
+    // Any other text stays a label only.
+    let spec_task = agent.instance_id.as_deref().and_then(|instance| SpecTaskId::parse(instance).ok());
+    let named = [("user_id", Some(agent.user_id)), ("instance_id", agent.instance_id), (THREAD_LABEL, agent.thread_id)];
     let labels = named
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value.filter(|value| !value.is_empty())?)))
@@ -39,6 +45,7 @@ pub fn request(agent: ZedAgent) -> Result<CreateSession> {
         project_path: project_path(&agent.project_path),
         labels,
         env: environment(agent.env)?,
+        spec_task,
         ..CreateSession::default()
     })
 }
@@ -60,7 +67,7 @@ pub fn environment(entries: Vec<String>) -> Result<BTreeMap<String, String>> {
 }
 
 /// A session in the documents' union shape.
-pub fn session(view: &SessionView, auth_token: Option<String>) -> ZedAgentResponse {
+pub fn session(view: &SessionView, auth_token: Option<String>, public_url: &str) -> ZedAgentResponse {
     let failed = matches!(view.phase, SessionPhase::Failed | SessionPhase::Lost);
     let cause = view.cause.as_ref().filter(|_| failed);
     ZedAgentResponse {
@@ -68,7 +75,7 @@ pub fn session(view: &SessionView, auth_token: Option<String>) -> ZedAgentRespon
         runner_id: view.runner.as_ref().map(ToString::to_string).unwrap_or_default(),
         rdp_url: None,
         rdp_password: None,
-        websocket_url: None,
+        websocket_url: sync_url(view, public_url),
         auth_token,
         error: cause.map(|cause| cause.message.clone()).unwrap_or_default(),
         status: view.phase.documents_word().to_owned(),
@@ -140,14 +147,24 @@ fn end_of(step: &TimelineStep) -> Timestamp {
     step.at.checked_add(took).unwrap_or(step.at)
 }
 
-/// `/rdp` of a session or of a runner, while no RDP service exists.
-pub fn rdp(session: &str, display: Option<u32>) -> RdpConnection {
+/// `/rdp` of a session, while no RDP service exists.
+pub fn rdp(view: &SessionView, public_url: &str) -> RdpConnection {
+    RdpConnection {
+        display: view.display.as_ref().map(|display| format!(":{}", display.number)),
+        websocket_url: sync_url(view, public_url),
+        websocket_connected: view.sync.connected,
+        ..no_rdp(view.id.as_str())
+    }
+}
+
+/// The same for what has neither display nor sync socket: a runner.
+pub fn no_rdp(session: &str) -> RdpConnection {
     RdpConnection {
         session_id: session.to_owned(),
         rdp_url: None,
         rdp_port: None,
         rdp_password: None,
-        display: display.map(|number| format!(":{number}")),
+        display: None,
         status: "unavailable".to_owned(),
         reason: Some(NO_RDP.to_owned()),
         username: RDP_USER.to_owned(),
@@ -155,6 +172,24 @@ pub fn rdp(session: &str, display: Option<u32>) -> RdpConnection {
         proxy_url: None,
         websocket_url: None,
         websocket_connected: false,
+    }
+}
+
+/// Where the session's agent connects, while it may.
+fn sync_url(view: &SessionView, public_url: &str) -> Option<String> {
+    let base = public_url.strip_prefix("https://").map(|rest| format!("wss://{rest}"));
+    let base = base.unwrap_or_else(|| format!("ws://{}", public_url.trim_start_matches("http://")));
+    (!view.phase.is_terminal()).then(|| format!("{base}/api/v1/external-agents/sync?session_id={}", view.id))
+}
+
+/// A session's sync socket as the documents list it.
+pub fn connection(session: &str, lease: &Lease) -> Connection {
+    let sync = lease.sync.clone().unwrap_or_default();
+    Connection {
+        session_id: session.to_owned(),
+        connected_at: sync.connected_at.map(|at| at.to_string()),
+        last_ping: lease.renewed_at.to_string(),
+        status: if sync.ready { "ready" } else { "connected" }.to_owned(),
     }
 }
 

@@ -72,7 +72,8 @@ fn the_documents_own_request_becomes_a_session() {
       "env": {
         "A": "1",
         "B": "x=y"
-      }
+      },
+      "spec_task": "spec_task_789"
     }
     "#);
 }
@@ -109,13 +110,13 @@ fn what_the_documents_refuse_is_refused() {
 
 #[test]
 fn a_session_and_a_runner_have_every_key() {
-    insta::assert_json_snapshot!(shapes::session(&view(SessionPhase::Ready), Some("ext_token_x".to_owned())), @r#"
+    insta::assert_json_snapshot!(shapes::session(&view(SessionPhase::Ready), Some("ext_token_x".to_owned()), "https://h"), @r#"
     {
       "session_id": "session_123",
       "runner_id": "r-1",
       "rdp_url": null,
       "rdp_password": null,
-      "websocket_url": null,
+      "websocket_url": "wss://h/api/v1/external-agents/sync?session_id=session_123",
       "auth_token": "ext_token_x",
       "error": "",
       "status": "running",
@@ -126,7 +127,8 @@ fn a_session_and_a_runner_have_every_key() {
       "max_tasks": 1
     }
     "#);
-    assert_eq!(shapes::session(&view(SessionPhase::Failed), None).error, "the display died");
+    assert_eq!(shapes::session(&view(SessionPhase::Failed), None, "https://h").error, "the display died");
+    assert_eq!(shapes::session(&view(SessionPhase::Failed), None, "https://h").websocket_url, None);
     let runner = RunnerView {
         id: RunnerId::parse("r-1").expect("valid id"),
         status: RunnerStatus::Available,
@@ -197,7 +199,7 @@ fn no_more_log_lines_are_answered_than_were_asked_for() {
 
 #[test]
 fn rdp_says_what_it_lacks() {
-    insta::assert_json_snapshot!(shapes::rdp("session_123", Some(7)), @r#"
+    insta::assert_json_snapshot!(shapes::rdp(&view(SessionPhase::Ready), "http://h:8080/fleet"), @r#"
     {
       "session_id": "session_123",
       "rdp_url": null,
@@ -209,7 +211,7 @@ fn rdp_says_what_it_lacks() {
       "username": "zed",
       "host": null,
       "proxy_url": null,
-      "websocket_url": null,
+      "websocket_url": "ws://h:8080/fleet/api/v1/external-agents/sync?session_id=session_123",
       "websocket_connected": false
     }
     "#);

@@ -75,6 +75,8 @@ fn session(id: &str, kind: Option<KindName>, reserve: Reserve) -> SessionRecord 
         sealed_secrets: None,
         spec_task: None,
         desktop_of: None,
+        continues: None,
+        let_go: None,
     }
 }
 

@@ -33,6 +33,8 @@ fn record(assigned: Option<u64>, desired: Desired) -> SessionRecord {
         sealed_secrets: None,
         spec_task: None,
         desktop_of: None,
+        continues: None,
+        let_go: None,
     }
 }
 
@@ -84,7 +86,8 @@ fn the_phase_follows_from_what_was_asked_and_what_was_seen() {
     for (assigned, desired, report, liveness, expected) in table {
         let record = record(assigned, desired);
         let observed = report.map(|(epoch, phase)| seen(epoch, phase));
-        let known = Known { id: &id(), record: Some(&record), observed: observed.as_ref(), liveness, usage: None };
+        let known =
+            Known { id: &id(), record: Some(&record), observed: observed.as_ref(), liveness, usage: None, name: None };
         assert_eq!(known.phase(), expected, "{assigned:?} {desired:?} {report:?} {liveness:?}");
     }
 }
@@ -94,8 +97,14 @@ fn a_session_without_a_record_is_shown_from_its_report_alone() {
     let spec = SessionSpec { input: Some("true".to_owned()), ..SessionSpec::default() };
     let unclaimed = Some(Unclaimed { spec: spec.clone(), received_at: Timestamp::UNIX_EPOCH });
     let observed = ObservedSession { unclaimed, ..seen(3, SessionPhase::Ready) };
-    let known =
-        Known { id: &id(), record: None, observed: Some(&observed), liveness: Some(Liveness::Online), usage: None };
+    let known = Known {
+        id: &id(),
+        record: None,
+        observed: Some(&observed),
+        liveness: Some(Liveness::Online),
+        usage: None,
+        name: None,
+    };
     let view = known.view(None, "http://h");
     assert!(view.unclaimed && view.owner.is_empty());
     assert_eq!((view.phase, view.epoch, view.runner, view.spec), (SessionPhase::Ready, Epoch(3), Some(runner()), spec));
@@ -112,6 +121,7 @@ fn addresses_are_shown_only_while_something_answers_there() {
             observed: Some(&observed),
             liveness: Some(Liveness::Online),
             usage: None,
+            name: None,
         };
         known.view(None, public_url)
     };
@@ -132,7 +142,8 @@ fn usage_is_shown_while_the_session_lives_and_its_runner_is_heard() {
     let record = record(Some(1), Desired::Running);
     let view = |phase, liveness| {
         let observed = ObservedSession { limits: Some(limits.clone()), frozen: true, ..seen(1, phase) };
-        Known { id: &id(), record: Some(&record), observed: Some(&observed), liveness, usage }.view(None, "http://h")
+        Known { id: &id(), record: Some(&record), observed: Some(&observed), liveness, usage, name: None }
+            .view(None, "http://h")
     };
     for phase in [SessionPhase::Starting, SessionPhase::Ready] {
         let live = view(phase, Some(Liveness::Online));
@@ -150,8 +161,15 @@ fn usage_is_shown_while_the_session_lives_and_its_runner_is_heard() {
 fn the_queue_reason_is_told_only_while_it_waits() {
     let cause = |assigned| {
         let record = record(assigned, Desired::Running);
-        Known { id: &id(), record: Some(&record), observed: None, liveness: Some(Liveness::Online), usage: None }
-            .cause()
+        Known {
+            id: &id(),
+            record: Some(&record),
+            observed: None,
+            liveness: Some(Liveness::Online),
+            usage: None,
+            name: None,
+        }
+        .cause()
     };
     assert_eq!(cause(None).map(|cause| cause.code), Some("queued".to_owned()));
     assert_eq!(cause(Some(1)), None);
@@ -191,7 +209,7 @@ fn values_of_the_environment_are_for_who_may_change_the_session() {
     record.spec.env.insert("KEY".to_owned(), "secret".to_owned());
     let shown = |name: &str, scope| {
         let by = Principal { name: name.to_owned(), scope, token_hash: String::new() };
-        let known = Known { id: &id(), record: Some(&record), observed: None, liveness: None, usage: None };
+        let known = Known { id: &id(), record: Some(&record), observed: None, liveness: None, usage: None, name: None };
         shown_to(&by, known.view(None, "https://h")).spec.env["KEY"].clone()
     };
     assert_eq!(shown("a", Scope::Admin), "secret");

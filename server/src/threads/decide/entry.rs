@@ -1,0 +1,191 @@
+//! What was said and done: entries of threads, and what a person typed in the editor.
+
+use helix_protocol::thread::{MAX_ENTRY_PIECE_BYTES, Origin, Role, ThreadEvent, TurnState};
+use helix_protocol::{ThreadId, TurnId};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::bind::derived_turn;
+use super::hear::{custom, moved, moved_to};
+use super::queue::sent_text;
+use super::words::{EntrySaid, Text};
+use super::{Append, Desk, PeerId};
+use crate::threads::model::{Conversation, Entry, Thread};
+use crate::threads::turn::Evidence;
+
+impl Desk {
+    pub(super) fn hear_entry(
+        &mut self,
+        conversation: &Conversation,
+        from: PeerId,
+        said: &EntrySaid,
+        now: Instant,
+    ) -> Vec<Append> {
+        let request = said.request.as_deref();
+        let Some((id, mut appends)) = self.thread_of_message(conversation, from, said.acp.as_deref(), request) else {
+            return vec![foreign(conversation, said)];
+        };
+        // A thread that is only being written has nothing in it yet.
+        let thread = conversation.thread(&id);
+        let renumbered;
+        let said = match thread.map_or(0, |thread| thread.losses) {
+            0 => said,
+            // The agent made the thread anew and counts from the beginning.
+            losses => {
+                renumbered = EntrySaid { id: format!("{losses}.{}", said.id), ..said.clone() };
+                &renumbered
+            }
+        };
+        let known = thread.and_then(|thread| thread.entry(&said.id));
+        let Some((offset, text)) = change(known, said) else {
+            // A piece is missing before it. What comes whole later heals it.
+            let data = json!({ "entry": said.id, "problem": "the entry is shorter than its offset" });
+            appends.push(super::hear::custom_in(thread, "malformed", &data));
+            return appends;
+        };
+        let unchanged = known.is_some_and(|known| text.is_empty() && offset == known.length && known.tool == said.tool);
+        if unchanged {
+            // Zed repeats all entries of a turn right before its end.
+            self.repeated.extend(thread.and_then(|thread| thread.entry(&said.id)).and_then(|entry| entry.turn.clone()));
+            return appends;
+        }
+        let turn = match said.role {
+            Role::User => match self.typed(conversation, from, thread, &id, said, &mut appends) {
+                Typed::Echo => return appends,
+                Typed::By(turn) => turn,
+            },
+            Role::Assistant => thread.and_then(|thread| Self::turn_of_entry(conversation, thread, request, &said.id)),
+        };
+        if let Some((thread, turn)) = turn.as_ref().and_then(|turn| conversation.turn(turn)) {
+            self.show(&turn.id, now);
+            self.streamed.insert(turn.id.clone(), now);
+            self.repeated.remove(&turn.id);
+            // What goes on was not given up.
+            self.held.remove(&turn.id);
+            appends.extend(moved(thread, turn, Evidence::Progress, None));
+        }
+        appends.extend(pieces(&id, said, turn.as_ref(), offset, text));
+        appends
+    }
+
+    /// Whether a person typed it, and which turn that is.
+    fn typed(
+        &self,
+        conversation: &Conversation,
+        from: PeerId,
+        thread: Option<&Thread>,
+        id: &ThreadId,
+        said: &EntrySaid,
+        appends: &mut Vec<Append>,
+    ) -> Typed {
+        let Text::From(0, prompt) = &said.text else { return Typed::By(None) };
+        if thread.is_some_and(|thread| self.is_echo(from, thread, said, prompt)) {
+            return Typed::Echo;
+        }
+        let known = thread.and_then(|thread| thread.entry(&said.id));
+        if let Some(turn) = known.and_then(|known| known.turn.clone()) {
+            return Typed::By(Some(turn));
+        }
+        let Some(turn) = derived_turn(&self.session, id, &said.id, prompt) else { return Typed::By(None) };
+        let state = conversation.turn(&turn).map(|(_, turn)| turn.state);
+        if state.is_none() {
+            let event = ThreadEvent::TurnQueued {
+                turn: turn.clone(),
+                origin: Origin::Editor,
+                by: None,
+                prompt: prompt.clone(),
+                interrupt: false,
+                attachments: Vec::new(),
+                resend_of: None,
+            };
+            appends.push(Append { thread: id.clone(), event });
+        }
+        // The agent has it already; its way is that of every turn.
+        for (before, next) in [(None, TurnState::Dispatched), (Some(TurnState::Dispatched), TurnState::Running)] {
+            if state.is_none() || state == before || (before.is_none() && state == Some(TurnState::Queued)) {
+                appends.push(moved_to(id.clone(), turn.clone(), next, None));
+            }
+        }
+        Typed::By(Some(turn))
+    }
+
+    /// A prompt of ours that the agent tells back, now or when it shows a thread again.
+    fn is_echo(&self, from: PeerId, thread: &Thread, said: &EntrySaid, prompt: &str) -> bool {
+        let same = |turn: &&crate::threads::model::Turn| turn.origin != Origin::Editor && sent_text(turn) == prompt;
+        if thread.turns.iter().rev().filter(|turn| turn.state.is_active()).any(|turn| same(&turn)) {
+            return true;
+        }
+        // Numbers grow along a thread: what is new has the highest.
+        let number = |id: &str| id.parse::<u64>().ok();
+        let newest = thread.entries.iter().filter_map(|entry| number(&entry.id)).max();
+        let is_old = number(&said.id).zip(newest).is_some_and(|(this, newest)| this < newest);
+        let reloaded = self.peer(from).is_none_or(|peer| !peer.handed.iter().any(|turn| thread.turn(turn).is_some()));
+        is_old || (reloaded && thread.turns.iter().rev().any(|turn| same(&turn)))
+    }
+}
+
+enum Typed {
+    /// Nobody typed it.
+    Echo,
+    /// A person did: this turn, where one can be named.
+    By(Option<TurnId>),
+}
+
+/// Bytes of the stored text that stay, and what follows them; `None` where bytes in between are missing.
+fn change<'a>(known: Option<&Entry>, said: &'a EntrySaid) -> Option<(u64, &'a str)> {
+    let length = known.map_or(0, |known| known.length);
+    match (&said.text, known) {
+        (Text::Append(text), _) => Some((length, text)),
+        (Text::From(0, text), Some(known)) if known.text.is_none() && known.is(text) => Some((length, "")),
+        (Text::From(0, text), Some(known)) => Some(known.change_to(text)),
+        (Text::From(0, text), None) => Some((0, text)),
+        (Text::From(offset, _), _) if *offset > length => None,
+        (Text::From(offset, text), _) => {
+            let kept = known.and_then(|known| known.text.as_deref()).unwrap_or_default();
+            let kept = usize::try_from(*offset).ok().and_then(|offset| kept.get(offset..)).unwrap_or_default();
+            let same = kept.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+            let same = text.floor_char_boundary(same);
+            Some((offset + same as u64, &text[same..]))
+        }
+    }
+}
+
+/// A long text as several events.
+fn pieces(
+    thread: &ThreadId,
+    said: &EntrySaid,
+    turn: Option<&TurnId>,
+    mut offset: u64,
+    mut text: &str,
+) -> impl Iterator<Item = Append> {
+    let mut pieces = Vec::new();
+    loop {
+        let (piece, rest) = text.split_at(text.floor_char_boundary(MAX_ENTRY_PIECE_BYTES));
+        let event = ThreadEvent::Entry {
+            entry: said.id.clone(),
+            turn: turn.cloned(),
+            role: said.role,
+            tool: said.tool.clone(),
+            offset,
+            text: piece.to_owned(),
+        };
+        pieces.push(Append { thread: thread.clone(), event });
+        offset += piece.len() as u64;
+        text = rest;
+        if text.is_empty() {
+            return pieces.into_iter();
+        }
+    }
+}
+
+/// A message of a thread that nobody knows.
+fn foreign(conversation: &Conversation, said: &EntrySaid) -> Append {
+    let text = match &said.text {
+        Text::From(_, text) | Text::Append(text) => text,
+    };
+    let data = json!({
+        "acp_thread_id": said.acp, "message_id": said.id, "request_id": said.request, "role": said.role,
+        "tool": said.tool, "content": text,
+    });
+    custom(conversation, "message_added", &data)
+}

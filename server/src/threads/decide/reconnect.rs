@@ -1,0 +1,103 @@
+//! What a new connection means for turns that were handed over before it.
+//!
+//! | it reports its turns | and names this one | so |
+//! |---|---|---|
+//! | yes | yes | it has it: wait |
+//! | yes | no | it provably has not: hand it over again, unless its end may be what was lost |
+//! | no, but never runs a request twice | – | hand it over again |
+//! | no | – | never again: wait, and end as `unknown` if nothing comes |
+//!
+//! A break loses one event, and it may be the last of a turn. Right before that one Zed repeats all entries: where such
+//! a repeat was the last that was heard, or another server heard it, nobody can prove that the prompt was not
+//! carried out, and it ends as `unknown`.
+//!
+//! Decided once per connection and turn, when the connection is ready. A turn that was handed to this very connection
+//! is none of these: a list may be older than the prompt. Nor is one whose socket is still open.
+
+use helix_protocol::thread::{Origin, TurnCause, TurnState};
+
+use super::hear::moved;
+use super::queue::prompt;
+use super::{Act, Append, Desk, Note, Peer};
+use crate::threads::model::{Conversation, Thread, Turn};
+use crate::threads::turn::Evidence;
+
+impl Desk {
+    /// The next turn from before this connection about which is to be decided.
+    pub(super) fn reconsider(&self, conversation: &Conversation, peer: &Peer) -> Option<Act> {
+        let mut before: Vec<_> =
+            conversation.active_turns().filter(|(_, turn)| Self::is_from_before(peer, turn)).collect();
+        before.sort_by_key(|(_, turn)| turn.sequence);
+        before.into_iter().find_map(|(thread, turn)| self.consider(peer, thread, turn))
+    }
+
+    /// Its end may have been lost: see above.
+    fn may_be_over(&self, turn: &Turn) -> bool {
+        turn.state == TurnState::Running && (self.repeated.contains(&turn.id) || !self.heard.contains_key(&turn.id))
+    }
+
+    fn is_from_before(peer: &Peer, turn: &Turn) -> bool {
+        !peer.handed.contains(&turn.id) && turn.origin != Origin::Editor
+    }
+
+    fn consider(&self, peer: &Peer, thread: &Thread, turn: &Turn) -> Option<Act> {
+        let elsewhere = self.peers.iter().any(|other| other.id != peer.id && other.handed.contains(&turn.id));
+        let unsent = self.unsent.contains(&turn.id);
+        if elsewhere && !unsent {
+            return None;
+        }
+        let named = peer.list.as_ref().map(|list| list.iter().any(|listed| listed.request_id == turn.id.as_str()));
+        let has_it = match named {
+            Some(named) => named,
+            None => !(peer.deduplicates || unsent),
+        };
+        if has_it {
+            let attached = Act { peer: peer.id, append: None, frame: None, note: Note::Attached(turn.id.clone()) };
+            return (!peer.considered.contains(&turn.id)).then_some(attached);
+        }
+        if peer.considered.contains(&turn.id) && !unsent && named.is_none() {
+            return None;
+        }
+        // Nobody has it. It is over where its end was wanted anyway.
+        let interrupted = thread
+            .turns
+            .iter()
+            .any(|later| later.interrupt && later.state.is_active() && later.sequence > turn.sequence);
+        let gone = match named {
+            Some(_) if self.may_be_over(turn) && !peer.deduplicates => {
+                moved(thread, turn, Evidence::Silence, Some(end_lost()))
+            }
+            Some(_) if turn.cancel_requested => moved(thread, turn, Evidence::CalledOff, None),
+            Some(_) if interrupted => moved(thread, turn, Evidence::Interrupted, None),
+            _ => None,
+        };
+        if let Some(gone) = gone {
+            return Some(Act { peer: peer.id, append: Some(gone), frame: None, note: Note::Nothing });
+        }
+        Some(hand_over(peer, thread, turn))
+    }
+}
+
+fn end_lost() -> TurnCause {
+    let message = "the agent has it no more, and its end was not heard: look at what it did, and send it again if it \
+                   was cut off";
+    TurnCause::new("not_proved", message)
+}
+
+/// Hands a turn to this peer, for the first time or again.
+pub(super) fn hand_over(peer: &Peer, thread: &Thread, turn: &Turn) -> Act {
+    let event = helix_protocol::thread::ThreadEvent::TurnMoved {
+        turn: turn.id.clone(),
+        state: TurnState::Dispatched,
+        cause: None,
+        usage: None,
+        exit_status: None,
+    };
+    let note = Note::HandedOver { turn: turn.id.clone(), thread: thread.id.clone(), acp: thread.acp.clone() };
+    Act {
+        peer: peer.id,
+        append: Some(Append { thread: thread.id.clone(), event }),
+        frame: Some(prompt(peer, thread, turn)),
+        note,
+    }
+}

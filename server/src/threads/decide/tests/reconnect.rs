@@ -1,0 +1,167 @@
+use TurnState::{Dispatched, Running};
+
+use super::*;
+
+/// What a new connection does to a turn that was handed over before: what the agent says of itself, frames that are
+/// sent beside `open_thread`, and how the turn is then.
+#[test]
+fn the_table() {
+    let list = |turns: Value| json!({ "agent_name": "a", "thread_id": null, "active_turns": turns });
+    let named = json!([{ "request_id": "int_1", "state": "running" }]);
+    let queued = json!([{ "request_id": "int_1", "state": "queued" }]);
+    let dedupes = |turns: Option<&Value>| {
+        let mut ready = json!({ "agent_name": "a", "thread_id": null, "deduplicates": true });
+        if let Some(turns) = turns {
+            ready["active_turns"] = turns.clone();
+        }
+        ready
+    };
+    let again = "chat_message int_1";
+    for (ready, sent, state) in [
+        (list(named.clone()), vec![], Running),
+        (list(queued), vec![], Dispatched),
+        (list(json!([])), vec![again], Dispatched),
+        (list(json!([{ "request_id": "int_9", "state": "running" }])), vec![again], Dispatched),
+        (dedupes(None), vec![again], Dispatched),
+        (dedupes(Some(&json!([]))), vec![again], Dispatched),
+        (dedupes(Some(&named)), vec![], Running),
+        (json!({ "agent_name": "a", "thread_id": null }), vec![], Dispatched),
+    ] {
+        let mut world = World::new();
+        let former = world.old_peer();
+        world.used_thread(former, "thr_a", "th_a");
+        world.prompt("thr_a", "int_1");
+        world.act();
+        world.desk.lost(former, []);
+        let peer = world.connect();
+        assert_eq!(world.sends(), ["open_thread th_a"], "{ready}");
+        world.say(peer, "agent_ready", ready.clone());
+        assert_eq!(world.sends(), sent, "{ready}");
+        // It says so several times per connection.
+        world.say(peer, "agent_ready", ready.clone());
+        assert_eq!(world.sends(), [""; 0], "{ready}");
+        assert_eq!(world.state("int_1"), state, "{ready}");
+    }
+}
+
+#[test]
+fn a_list_that_comes_late_is_heard_and_one_older_than_the_prompt_is_not() {
+    let mut world = World::new();
+    let former = world.old_peer();
+    world.used_thread(former, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.desk.lost(former, []);
+    let peer = world.old_peer();
+    assert_eq!(world.sends(), ["open_thread th_a"]);
+    let list = json!({ "agent_name": "a", "thread_id": "th_a", "active_turns": [] });
+    world.say(peer, "agent_ready", list.clone());
+    assert_eq!(world.sends(), ["chat_message int_1"]);
+    world.say(peer, "agent_ready", list);
+    assert_eq!(world.sends(), [""; 0]);
+    world.completed(peer, "th_a", "int_1");
+    world.prompt("thr_a", "int_2");
+    assert_eq!(world.sends(), ["chat_message int_2"]);
+    world.say(peer, "agent_ready", json!({ "agent_name": "a", "thread_id": "th_a", "active_turns": [] }));
+    assert_eq!(world.sends(), [""; 0]);
+}
+
+#[test]
+fn a_turn_whose_socket_is_still_open_is_left_to_it() {
+    let mut world = World::new();
+    let first = world.old_peer();
+    world.used_thread(first, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    // A second window, which does not name what the first one was just given.
+    world.listing_peer(&[]);
+    assert_eq!(world.sends(), ["open_thread th_a"]);
+    world.desk.lost(first, []);
+    assert_eq!(world.sends(), ["chat_message int_1"], "now it provably has not");
+}
+
+#[test]
+fn what_provably_never_left_goes_again_whoever_is_there() {
+    let mut world = World::new();
+    let first = world.old_peer();
+    world.used_thread(first, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.desk.lost(first, [turn("int_1")]);
+    let second = world.old_peer();
+    assert_eq!(world.sends(), ["open_thread th_a", "chat_message int_1"]);
+    // An old word about a former socket does not make it go twice.
+    world.desk.lost(first, [turn("int_1")]);
+    world.desk.lost(second, []);
+    world.old_peer();
+    assert_eq!(world.sends(), ["open_thread th_a"]);
+}
+
+#[test]
+fn what_nobody_has_and_nobody_wants_is_not_sent_again() {
+    let mut world = World::new();
+    let first = world.old_peer();
+    world.used_thread(first, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.interrupt("thr_a", "int_2");
+    world.act();
+    world.cancel_wanted("thr_a", "int_2");
+    world.desk.lost(first, []);
+    world.listing_peer(&[]);
+    assert_eq!(world.sends(), ["open_thread th_a"]);
+    assert_eq!((world.state("int_1"), world.state("int_2")), (TurnState::Interrupted, TurnState::Cancelled));
+}
+
+#[test]
+fn several_turns_go_again_in_their_order() {
+    let mut world = World::new();
+    let first = world.connect();
+    world.say(first, "agent_ready", json!({ "agent_name": "bridge", "thread_id": null, "concurrent": true }));
+    world.prompt("thr_a", "int_a").prompt("thr_b", "int_b").prompt("thr_a", "int_a2");
+    world.act();
+    world.desk.lost(first, []);
+    let second = world.connect();
+    let ready = json!({ "agent_name": "bridge", "thread_id": null, "concurrent": true, "active_turns": [] });
+    world.say(second, "agent_ready", ready);
+    assert_eq!(world.sends(), ["chat_message int_a", "chat_message int_b"]);
+}
+
+#[test]
+fn an_answer_is_passed_on_once_per_connection_until_the_agent_has_it() {
+    let mut world = World::new();
+    let first = world.old_peer();
+    world.used_thread(first, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    let asked = json!({
+        "acp_thread_id": "th_a", "request_id": "int_1", "entry_index": "6", "elicitation_id": "el_1", "mode": "form",
+        "message": "Which?", "requested_schema": { "type": "object" }, "status": "pending",
+    });
+    world.say(first, "elicitation_requested", asked.clone());
+    assert_eq!(world.say(first, "elicitation_requested", asked), []);
+    let event = ThreadEvent::QuestionAnswered {
+        question: "el_1".to_owned(),
+        action: helix_protocol::thread::AnswerAction::Accept,
+        content: json!({ "db": "pg" }),
+        by: "ann".to_owned(),
+    };
+    world.apply(Append { thread: thread("thr_a"), event });
+    let sent = world.act();
+    let expected = json!({ "type": "respond_elicitation", "data": {
+        "acp_thread_id": "th_a", "elicitation_id": "el_1", "action": "accept", "content": { "db": "pg" } } });
+    assert_eq!(sent, [expected]);
+    world.desk.lost(first, []);
+    let second = world.listing_peer(&["int_1"]);
+    assert_eq!(world.sends(), ["open_thread th_a", "respond_elicitation el_1"]);
+    world.say(
+        second,
+        "elicitation_response_ack",
+        json!({ "elicitation_id": "el_1", "status": "accepted", "error": "" }),
+    );
+    let question = world.conversation.thread(&thread("thr_a")).and_then(|of| of.question("el_1")).expect("there");
+    assert_eq!(question.closed.as_deref(), Some("accepted"));
+    world.desk.lost(second, []);
+    world.listing_peer(&["int_1"]);
+    assert_eq!(world.sends(), ["open_thread th_a"]);
+}

@@ -1,0 +1,100 @@
+//! Agents fail without a word: whoever waits for one too long says so.
+
+use std::time::Duration;
+
+use helix_protocol::sync::Command;
+use helix_protocol::thread::{TurnCause, TurnState};
+use tokio::time::Instant;
+
+use super::hear::moved;
+use super::queue::text_of;
+use super::{Act, Desk, Note, Peer};
+use crate::threads::model::{Conversation, Thread, Turn};
+use crate::threads::turn::Evidence;
+
+/// Words of a tool that may be silent for long.
+const BUSY_TOOL: [&str; 3] = ["Pending", "In Progress", "Waiting for confirmation"];
+
+impl Desk {
+    /// A turn of which nothing was heard for too long.
+    pub(super) fn silent_turn(&self, conversation: &Conversation, peer: &Peer, now: Instant) -> Option<Act> {
+        conversation.active_turns().find_map(|(thread, turn)| {
+            let (deadline, cause) = self.patience(peer, thread, turn, now);
+            if deadline > now {
+                return None;
+            }
+            // Its place in the agent's loop may be what everything else waits for.
+            let free = Command::CancelCurrentTurn { request_id: turn.id.to_string() };
+            let append = moved(thread, turn, Evidence::Silence, Some(cause()))?;
+            Some(Act {
+                peer: peer.id,
+                append: Some(append),
+                frame: (!peer.seed).then(|| text_of(&free)),
+                note: Note::Nothing,
+            })
+        })
+    }
+
+    /// When the next turn will have been silent for too long.
+    pub(super) fn next_silence(&self, conversation: &Conversation, peer: &Peer, now: Instant) -> Option<Instant> {
+        conversation.active_turns().map(|(thread, turn)| self.patience(peer, thread, turn, now).0).min()
+    }
+
+    /// Until when a turn may be silent, and what it means if it is.
+    fn patience<'a>(
+        &self,
+        peer: &'a Peer,
+        thread: &'a Thread,
+        turn: &'a Turn,
+        now: Instant,
+    ) -> (Instant, Box<dyn Fn() -> TurnCause + 'a>) {
+        let since = self.heard.get(&turn.id).copied().max(peer.ready).unwrap_or(peer.since);
+        let timing = self.timing;
+        if turn.state == TurnState::Dispatched && thread.acp.is_none() {
+            let cause = move || {
+                let seconds = timing.thread_created.as_secs();
+                let message = format!(
+                    "the agent made no thread within {seconds} s and said nothing: it may not have started; look at \
+                     the session's log, then send the prompt again"
+                );
+                TurnCause::new("no_thread_created", message)
+            };
+            return (since + timing.thread_created, Box::new(cause));
+        }
+        let short = since + timing.silence;
+        // Entries are only looked through once it matters.
+        let deadline = if short > now || !uses_a_tool(thread, turn) { short } else { since + timing.tool_silence };
+        let waited = deadline.duration_since(since);
+        let cause = move || if peer.unproved.contains(&turn.id) { not_proved(waited) } else { silent(waited) };
+        (deadline, Box::new(cause))
+    }
+}
+
+fn uses_a_tool(thread: &Thread, turn: &Turn) -> bool {
+    let own = |of: &Option<helix_protocol::TurnId>| of.as_ref() == Some(&turn.id);
+    thread.questions.iter().any(|question| question.closed.is_none() && own(&question.turn))
+        || thread
+            .entries
+            .iter()
+            .rev()
+            .filter(|entry| own(&entry.turn))
+            .any(|entry| entry.tool.as_ref().is_some_and(|tool| BUSY_TOOL.contains(&tool.status.as_str())))
+}
+
+fn silent(waited: Duration) -> TurnCause {
+    let seconds = waited.as_secs();
+    let message = format!(
+        "nothing was heard of it for {seconds} s; it counts again if the agent goes on, otherwise look at the desktop \
+         and send it again"
+    );
+    TurnCause::new("silent", message)
+}
+
+fn not_proved(waited: Duration) -> TurnCause {
+    let seconds = waited.as_secs();
+    let message = format!(
+        "the agent came back and does not say which prompts it has; nothing was heard of this one for {seconds} s: \
+         look at what it did, and send it again if it was lost"
+    );
+    TurnCause::new("not_proved", message)
+}

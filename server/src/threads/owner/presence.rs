@@ -1,0 +1,91 @@
+//! Whether this server is the owner, and what lease and log say of the socket.
+
+use helix_protocol::api::SyncStatus;
+use helix_protocol::subject;
+
+use super::store::PATIENT;
+use super::wire::Request;
+use super::{Followed, Leaving, Owner};
+use crate::threads::decide::sync_event;
+
+impl Owner {
+    fn status(&self) -> SyncStatus {
+        let newest = self.desk.newest();
+        let link = newest.as_ref().and_then(|newest| self.links.get(&newest.peer));
+        SyncStatus {
+            connected: link.is_some(),
+            ready: newest.as_ref().is_some_and(|newest| newest.ready),
+            connected_at: link.map(|link| link.connected_at),
+            agent: newest.and_then(|newest| newest.agent),
+            refused: None,
+        }
+    }
+
+    /// Takes the lease for a socket that is new, else renews it.
+    pub(super) async fn look_at_lease(&mut self) -> Result<(), Leaving> {
+        let status = self.status();
+        let newest = self.desk.newest().map(|newest| newest.peer);
+        let is_new = newest > self.claimed;
+        let mut lease = self.lease.clone();
+        let look = async {
+            let done = if is_new { lease.claim(&status).await } else { lease.renew(&status).await.map(|()| None) };
+            (lease, done)
+        };
+        let (lease, done) = self.meanwhile(look).await?;
+        self.lease = lease;
+        if self.lease.is_held() {
+            self.claimed = self.claimed.max(newest);
+        }
+        match done {
+            Ok(Some(former)) => self.tell_former(former).await,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, source = ?error.source, "the sync lease cannot be looked at"),
+        }
+        if !self.lease.is_held() {
+            self.requests = None;
+        } else if self.requests.is_none() {
+            match self.sockets.inner.bus.client().subscribe(subject::sync_owner(&self.session)).await {
+                Ok(requests) => self.requests = Some(requests),
+                Err(error) => tracing::warn!(%error, "cannot hear other servers"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The server that had the lease looks at once.
+    async fn tell_former(&self, former: String) {
+        tracing::info!(former, "the sync lease comes here: this server has the newest socket");
+        let taken = Request::Taken(self.sockets.inner.server_id.to_string());
+        self.sockets.inner.bus.publish(subject::sync_owner(&self.session), &taken).await;
+    }
+
+    /// Lease and log say how the socket is.
+    pub(super) async fn tell_status(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
+        let newest = self.desk.newest();
+        if self.lease.is_held() && self.told != newest {
+            let agent = newest.as_ref().and_then(|newest| newest.agent.clone());
+            let is_same = self.told.as_ref().map(|told| told.peer) == newest.as_ref().map(|newest| newest.peer);
+            let was_ready = is_same && self.told.as_ref().is_some_and(|told| told.ready);
+            let event = match &newest {
+                None => Some(sync_event("disconnected", None)),
+                Some(newest) if newest.ready && !was_ready => Some(sync_event("ready", agent)),
+                Some(_) if !is_same => Some(sync_event("connected", None)),
+                Some(_) => None,
+            };
+            self.told = newest;
+            if let Some(event) = event {
+                // For people: another writer's turn first is no reason to lose it, a log that is gone is.
+                for _ in 0..PATIENT {
+                    if self.store(followed, std::slice::from_ref(&event)).await? != Ok(false) {
+                        break;
+                    }
+                }
+            }
+        }
+        if self.lease.is_news(&self.status()) && !self.links.is_empty() {
+            self.lease.doubt();
+            self.look_at_lease().await?;
+        }
+        Ok(())
+    }
+}
