@@ -19,7 +19,7 @@ use helix_protocol::session::Geometry;
 use helix_protocol::{KindName, RunnerId};
 
 pub use args::RunArgs;
-pub(crate) use read::normalise_origin;
+pub(crate) use read::{normalise_origin, parse_duration};
 pub use source::{ConfigError, Environment, Fault};
 
 /// The enrolment token printed in the documents' examples: known to everybody, hence refused.
@@ -94,8 +94,8 @@ pub struct Config {
     pub geometry: Geometry,
     /// Kinds beside the shipped ones.
     pub kinds_dir: PathBuf,
-    /// Kind of a session that names none.
-    pub default_kind: KindName,
+    /// Kind of a session that names none; the editor where it can run, else `command`, where absent.
+    pub default_kind: Option<KindName>,
     /// Loopback port of `/health`; 0 = off.
     pub health_port: u16,
     /// What SIGTERM does with sessions.
@@ -120,6 +120,8 @@ pub struct Config {
     pub log_level: String,
     /// The Zed editor, for kinds that run it.
     pub zed_binary: Option<PathBuf>,
+    /// The Vulkan driver that draws without a graphics card, for kinds that need one; looked for where absent.
+    pub vulkan_icd: Option<PathBuf>,
     /// Documents' settings that nothing uses yet, for a note at start: native VNC and RDP listeners do not exist.
     pub unused: Vec<&'static str>,
 }

@@ -5,7 +5,7 @@
 //! the reconciler fails, or on SIGHUP to begin anew ([`crate::reload`]).
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Backend, Config, Environment, OnExit};
 use crate::fence::{self, Fence};
+use crate::forward::host::Servers;
 use crate::health::{self, Health};
-use crate::kinds::Kinds;
+use crate::kinds::{self, Kinds, Machine};
 use crate::ledger::Ledger;
 use crate::link::reports::Reports;
 use crate::link::{self, Link, LinkStatus, enrol};
@@ -65,7 +66,7 @@ pub async fn run(config: Config, env: &Environment, program: &Program, hangup: S
             .await
             .context("sessions cannot be run as systemd units")?;
         // Sessions run as users of their own, which are nobody's login.
-        let host = Host { user: "agent".to_owned(), ..host(env, program) };
+        let host = Host { user: "agent".to_owned(), is_root: false, ..host(env, program) };
         return serve(config, supervisor, host, reload, lock).await;
     }
     let supervisor = ProcessSupervisor::new(process_config(&config, program.clone()))?;
@@ -118,7 +119,7 @@ async fn serve<S: Supervisor>(
     let token = enrol::own_token(&config.state_dir).context("cannot keep this runner's own token")?;
     let (ledger, entries) = Ledger::open(&config.state_dir)?;
     let path = OsString::from(&host.path);
-    let kinds = Kinds::load(std::slice::from_ref(&config.kinds_dir), &path, config.zed_binary.as_deref());
+    let kinds = load_kinds(&config, &path);
     let reports = Reports::default();
     let (ended, ended_count) = watch::channel(0);
     let facts = inventory::facts(&config, &kinds, &supervisor);
@@ -143,6 +144,7 @@ async fn serve<S: Supervisor>(
         reports: reports.clone(),
         ready: ReadyLines::new().context("cannot use inotify")?,
         ended,
+        servers: Arc::new(Servers::new(&config.api_hosts)),
     });
     tracing::info!(sessions = entries.len(), slots = config.slots, backend = supervisor.backend(), "agentd starts");
     let reconciler = Reconciler::new(context, Inputs { desired, runner_stops, cut_off }, entries);
@@ -211,6 +213,13 @@ async fn serve<S: Supervisor>(
     result
 }
 
+/// What can run on this machine.
+fn load_kinds(config: &Config, path: &OsStr) -> Kinds {
+    let vulkan_icd = config.vulkan_icd.clone().or_else(kinds::find_vulkan_icd);
+    let machine = Machine { path, zed: config.zed_binary.as_deref(), vulkan_icd: vulkan_icd.as_deref() };
+    Kinds::load(std::slice::from_ref(&config.kinds_dir), &machine)
+}
+
 async fn wind_down(on_exit: OnExit, stop_sessions: &watch::Sender<bool>, reports: &Reports) {
     let limit = match on_exit {
         OnExit::Keep => {
@@ -266,6 +275,7 @@ pub fn host(env: &Environment, program: PathBuf) -> Host {
         shell: get("SHELL", if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" }),
         user: get("USER", &get("LOGNAME", "agent")),
         program,
+        is_root: rustix::process::geteuid().is_root(),
     }
 }
 

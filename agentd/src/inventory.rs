@@ -21,7 +21,7 @@ pub fn facts<S: Supervisor>(config: &Config, kinds: &Kinds, supervisor: &S) -> R
         max_tasks: config.max_tasks,
         kinds: kinds.available(),
         unavailable_kinds: kinds.unavailable(),
-        default_kind: config.default_kind.clone(),
+        default_kind: kinds.default_kind(config.default_kind.as_ref()),
         default_geometry: config.geometry,
         backend: supervisor.backend().to_owned(),
         isolation,

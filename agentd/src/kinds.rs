@@ -5,13 +5,14 @@
 //! stays known, with the reason, and is offered to nobody; the others are not affected. [`render()`] is pure.
 
 mod file;
+mod machine;
 mod render;
+mod vulkan;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use helix_protocol::KindName;
@@ -19,19 +20,25 @@ use helix_protocol::resources::Reserve;
 use helix_protocol::session::Geometry;
 
 pub use file::{FileTemplate, Input, KindFile, OnExit, Readiness, Requires, Restart};
-pub use render::{Context, RenderError, Rendered, render};
+pub use machine::Machine;
+pub use render::{Context, RenderError, Rendered, render, sync_url};
+pub use vulkan::find as find_vulkan_icd;
 
 use crate::supervisor::SessionPaths;
 
-const SHIPPED: [(&str, &str); 3] = [
+const SHIPPED: [(&str, &str); 9] = [
+    ("claude", include_str!("../../packaging/kinds/claude.toml")),
+    ("codex", include_str!("../../packaging/kinds/codex.toml")),
     ("command", include_str!("../../packaging/kinds/command.toml")),
+    ("gemini", include_str!("../../packaging/kinds/gemini.toml")),
+    ("goose", include_str!("../../packaging/kinds/goose.toml")),
+    ("opencode", include_str!("../../packaging/kinds/opencode.toml")),
+    ("qwen", include_str!("../../packaging/kinds/qwen.toml")),
     ("terminal", include_str!("../../packaging/kinds/terminal.toml")),
     ("zed", include_str!("../../packaging/kinds/zed.toml")),
 ];
 /// The editor's program where the runner's settings name none.
 const ZED: &str = "zed";
-/// Where it is put by its own installer, and is not seen by services.
-const HOMES: [&str; 2] = ["/home", "/root"];
 
 /// Why a session cannot be of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,16 +88,15 @@ impl KindError {
 /// Every kind that this runner knows.
 #[derive(Debug, Clone)]
 pub struct Kinds {
-    kinds: BTreeMap<KindName, Result<KindFile, String>>,
+    known: BTreeMap<KindName, Result<KindFile, String>>,
     zed: String,
+    vulkan_icd: Option<PathBuf>,
 }
 
 impl Kinds {
     /// The shipped kinds, overlaid by the files in `dirs` (the last one wins; one that does not exist is passed
-    /// over), checked against the programs in `path` (the value of PATH) and the Zed editor, `zed` in `path` where
-    /// no other is named.
-    pub fn load(dirs: &[PathBuf], path: &OsStr, zed: Option<&Path>) -> Self {
-        let zed = zed.map_or_else(|| ZED.to_owned(), |zed| zed.to_string_lossy().into_owned());
+    /// over), checked against what the machine has.
+    pub fn load(dirs: &[PathBuf], machine: &Machine<'_>) -> Self {
         let mut texts: BTreeMap<KindName, Result<String, String>> = BTreeMap::new();
         texts.extend(
             SHIPPED.iter().filter_map(|(name, text)| Some((KindName::parse(*name).ok()?, Ok((*text).to_owned())))),
@@ -99,14 +105,26 @@ impl Kinds {
             texts.extend(read_dir(dir));
         }
         let check =
-            |text: Result<String, String>| text.and_then(|text| parse(&text)).and_then(|kind| kind.check(path, &zed));
-        Self { kinds: texts.into_iter().map(|(name, text)| (name, check(text))).collect(), zed }
+            |text: Result<String, String>| text.and_then(|text| parse(&text)).and_then(|kind| kind.check(machine));
+        Self {
+            known: texts.into_iter().map(|(name, text)| (name, check(text))).collect(),
+            zed: machine.zed_program(),
+            vulkan_icd: machine.vulkan_icd.map(Path::to_owned),
+        }
+    }
+
+    /// The kind of a session that names none: the configured one, else the editor where it can run.
+    pub fn default_kind(&self, configured: Option<&KindName>) -> KindName {
+        configured.cloned().unwrap_or_else(|| {
+            let editor = own(ZED);
+            if self.known.get(&editor).is_some_and(Result::is_ok) { editor } else { own("command") }
+        })
     }
 
     /// The kind, if a session with or without this input can run it here.
     pub fn get(&self, name: &KindName, input: Option<&str>) -> Result<&KindFile, KindError> {
         let kind = || name.clone();
-        let found = self.kinds.get(name).ok_or_else(|| KindError::Unknown { kind: kind(), known: self.names() })?;
+        let found = self.known.get(name).ok_or_else(|| KindError::Unknown { kind: kind(), known: self.names() })?;
         let file = found.as_ref().map_err(|reason| KindError::Unavailable { kind: kind(), reason: reason.clone() })?;
         match (file.input, input.is_some_and(|input| !input.is_empty())) {
             (Input::Required, false) => Err(KindError::InputMissing { kind: kind() }),
@@ -120,27 +138,37 @@ impl Kinds {
         &self.zed
     }
 
+    /// File of the Vulkan driver, for templates.
+    pub fn vulkan_icd(&self) -> Option<&Path> {
+        self.vulkan_icd.as_deref()
+    }
+
     /// Kinds that can run here.
     pub fn available(&self) -> Vec<KindName> {
-        self.kinds.iter().filter(|(_, kind)| kind.is_ok()).map(|(name, _)| name.clone()).collect()
+        self.known.iter().filter(|(_, kind)| kind.is_ok()).map(|(name, _)| name.clone()).collect()
     }
 
     /// The others, each with the reason.
     pub fn unavailable(&self) -> BTreeMap<KindName, String> {
         let reason = |(name, kind): (&KindName, &Result<KindFile, String>)| Some((name.clone(), kind.clone().err()?));
-        self.kinds.iter().filter_map(reason).collect()
+        self.known.iter().filter_map(reason).collect()
     }
 
     /// What each kind that can run here reserves.
     pub fn reserves(&self) -> BTreeMap<KindName, Reserve> {
         let reserve =
             |(name, kind): (&KindName, &Result<KindFile, String>)| Some((name.clone(), kind.as_ref().ok()?.reserve));
-        self.kinds.iter().filter_map(reserve).collect()
+        self.known.iter().filter_map(reserve).collect()
     }
 
     fn names(&self) -> String {
-        self.kinds.keys().map(KindName::as_str).collect::<Vec<_>>().join(", ")
+        self.known.keys().map(KindName::as_str).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// A kind of ours.
+fn own(name: &str) -> KindName {
+    KindName::parse(name).expect("the names of our kinds are valid")
 }
 
 /// `<kind>.toml` of a directory. A file that cannot be read is a kind that cannot run.
@@ -186,6 +214,8 @@ fn parse(text: &str) -> Result<KindFile, String> {
         xauthority: at("Xauthority"),
         workspace: PathBuf::from("/workspace"),
         root: root.clone(),
+        sync_socket: at("sync.sock"),
+        own_network: false,
         private_tmp: false,
     };
     let context = Context {
@@ -197,6 +227,10 @@ fn parse(text: &str) -> Result<KindFile, String> {
         geometry: Geometry { width: 1920, height: 1080 },
         shell: "/bin/sh",
         zed: ZED,
+        vulkan_icd: None,
+        forward_port: 1,
+        env: &BTreeMap::new(),
+        is_root: false,
     };
     render(&kind, &context).map_err(|error| format!("its file is faulty: {error}"))?;
     Ok(kind)
@@ -207,37 +241,6 @@ impl KindFile {
     fn fault(&self) -> Option<String> {
         Some(format!("its file is faulty: {}", self.resources.fault()?))
     }
-
-    /// The kind if the machine has what it needs, else what is missing and how to get it.
-    fn check(self, path: &OsStr, zed: &str) -> Result<Self, String> {
-        if self.requires.zed && !is_in_path(zed, path) {
-            let hint = if HOMES.iter().any(|home| Path::new(zed).starts_with(home)) {
-                " (sessions under systemd see no home directories: install it in /opt or /usr/local)"
-            } else {
-                ""
-            };
-            return Err(format!(
-                "the Zed editor's program {zed} is not there; set zed_binary (ZED_BINARY) to it{hint}"
-            ));
-        }
-        let missing = self.requires.programs.iter().filter(|(program, _)| !is_in_path(program, path));
-        let (programs, packages): (Vec<&str>, Vec<&str>) =
-            missing.map(|(program, package)| (program.as_str(), package.as_str())).unzip();
-        if programs.is_empty() {
-            return Ok(self);
-        }
-        Err(format!("{} not found in PATH; install it: apt-get install {}", programs.join(", "), packages.join(" ")))
-    }
-}
-
-fn is_in_path(program: &str, path: &OsStr) -> bool {
-    let executable = |file: PathBuf| {
-        fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    };
-    if program.contains('/') {
-        return executable(PathBuf::from(program));
-    }
-    std::env::split_paths(path).any(|dir| executable(dir.join(program)))
 }
 
 #[cfg(test)]

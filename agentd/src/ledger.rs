@@ -62,6 +62,10 @@ pub struct Entry {
     /// The agent's process.
     #[serde(default)]
     pub pid: Option<u32>,
+    /// Port of the loopback interface on which its agent reaches the servers: named in the agent's environment, hence
+    /// the same as long as the session lives.
+    #[serde(default)]
+    pub forward_port: Option<u16>,
     /// Its workspace.
     #[serde(default)]
     pub workspace: Option<String>,
@@ -102,6 +106,7 @@ impl Entry {
             timeline: vec![received],
             display: None,
             pid: None,
+            forward_port: None,
             workspace: None,
             limits: None,
             limits_generation: None,

@@ -2,9 +2,10 @@
 //!
 //! [`link`] talks to the servers and decides nothing → [`ledger`] keeps the last desired state on disk →
 //! [`reconciler`] compares it with what runs → one [`session`] task each, whose [`supervisor`] starts units →
-//! reports go back through [`link`] until acknowledged. Bytes of a desktop go through [`dial`]. [`daemon`] puts the
+//! reports go back through [`link`] until acknowledged. Bytes of a desktop go through [`dial`], an agent's own through [`forward`]. [`daemon`] puts the
 //! parts together.
 
+pub mod bridge;
 pub mod cgroup;
 pub mod config;
 pub mod daemon;
@@ -13,6 +14,7 @@ pub mod display;
 pub mod drain;
 pub mod fence;
 pub mod file_events;
+pub mod forward;
 pub mod guest;
 pub mod health;
 pub mod hold;
@@ -26,6 +28,5 @@ pub mod reload;
 pub mod session;
 pub mod state_lock;
 pub mod supervisor;
-pub mod task;
 pub mod telemetry;
 pub mod usage;

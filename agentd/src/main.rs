@@ -1,6 +1,6 @@
 //! agentd: arguments → settings → logs → run.
 //!
-//! The processes of sessions (`guest`, `task`, `workspace`) and `reap` are the same program but no daemon: they are
+//! The processes of sessions (`guest`, `acp-bridge`, `workspace`, `forward`) and `reap` are the same program but no daemon: they are
 //! dispatched first and start no runtime.
 
 use std::io::{IsTerminal as _, Write as _};
@@ -15,7 +15,7 @@ use helix_agentd::daemon::Ended;
 use helix_agentd::reload::Program;
 use helix_agentd::session::workspace;
 use helix_agentd::supervisor::process::reap_all;
-use helix_agentd::{daemon, guest, hold, task, telemetry};
+use helix_agentd::{bridge, daemon, forward, guest, hold, telemetry};
 use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,7 +56,8 @@ fn main() -> ExitCode {
     let word = args.next();
     let result = match word.as_ref().and_then(|word| word.to_str()) {
         Some("guest") => guest::main(args).map(|()| ExitCode::SUCCESS),
-        Some("task") => task::main(args).map(|()| ExitCode::SUCCESS),
+        Some("forward") => forward::unit::main(args).map(|()| ExitCode::SUCCESS),
+        Some("acp-bridge") => bridge::main(args),
         Some("workspace") => workspace::main(args),
         _ => run(Cli::parse()),
     };

@@ -125,7 +125,7 @@ impl<S: Supervisor> Reconciler<S> {
         }
         // Known before its directories exist, so that the reaper never takes a new session for a leftover.
         self.known.send_modify(|known| _ = known.insert(id.unit_key()));
-        let entry = new_entry(&self.context.config, wanted.clone());
+        let entry = new_entry(&self.context, wanted.clone());
         self.sessions.insert(id.clone(), SessionHandle::spawn(self.context.clone(), entry));
     }
 

@@ -9,6 +9,7 @@
 mod adjust;
 mod attach;
 mod end;
+mod outlet;
 pub mod plan;
 pub mod probe;
 mod start;
@@ -19,9 +20,9 @@ pub mod workspace;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use helix_protocol::SessionId;
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::session::{Cause, Desired, TimelineStep};
-use helix_protocol::{KindName, SessionId};
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch as watch_channel};
 use tokio::task::JoinHandle;
@@ -33,6 +34,8 @@ use self::plan::Host;
 use self::probe::ReadyLines;
 use self::state::{Event, Outcome, State};
 use crate::config::Config;
+use crate::forward::Reservation;
+use crate::forward::host::Servers;
 use crate::kinds::Kinds;
 use crate::ledger::{Entry, Ledger};
 use crate::link::reports::Reports;
@@ -66,6 +69,8 @@ pub struct Context<S> {
     pub ready: ReadyLines,
     /// Sessions that ended in this process's life.
     pub ended: watch_channel::Sender<u32>,
+    /// What their agents may reach.
+    pub servers: Arc<Servers>,
 }
 
 /// What a session shall be, as the reconciler last knew.
@@ -151,7 +156,14 @@ impl SessionHandle {
         let (orders, receiver) = watch_channel::channel(order);
         let span = tracing::info_span!("session", HELIX_SESSION = %entry.session());
         let held = watch_channel::Sender::new(None);
-        let session = Session { context, entry: Mutex::new(entry), unwritten: Notify::new(), held };
+        let session = Session {
+            context,
+            entry: Mutex::new(entry),
+            unwritten: Notify::new(),
+            held,
+            outlet: watch_channel::Sender::new(false),
+            reservation: Mutex::new(None),
+        };
         let task = tokio::spawn(session.run(receiver).instrument(span));
         Self { orders, task }
     }
@@ -178,8 +190,9 @@ impl Drop for SessionHandle {
 }
 
 /// A new entry for an order.
-pub fn new_entry(config: &Config, desired: DesiredSession) -> Entry {
-    let kind: KindName = desired.spec.kind.clone().unwrap_or_else(|| config.default_kind.clone());
+pub fn new_entry<S>(context: &Context<S>, desired: DesiredSession) -> Entry {
+    let default = || context.kinds.default_kind(context.config.default_kind.as_ref());
+    let kind = desired.spec.kind.clone().unwrap_or_else(default);
     Entry::new(desired, kind, Timestamp::now())
 }
 
@@ -190,6 +203,10 @@ struct Session<S> {
     unwritten: Notify,
     /// Whether it is held still, as this agentd made it; None where that is not known.
     held: watch_channel::Sender<Option<bool>>,
+    /// Whether its agent's connections are passed on.
+    outlet: watch_channel::Sender<bool>,
+    /// Its port: nobody is given it by chance while its forward is not there.
+    reservation: Mutex<Option<Reservation>>,
 }
 
 impl<S: Supervisor> Session<S> {
@@ -197,13 +214,15 @@ impl<S: Supervisor> Session<S> {
         tokio::select! {
             () = self.live(orders) => {}
             never = self.write_later() => match never {},
+            never = self.let_out() => match never {},
         }
     }
 
     async fn live(&self, mut orders: watch_channel::Receiver<Order>) {
         if self.entry().report == 0 {
-            // New: before anything is done for it.
-            self.commit(|_| {}).await;
+            // New: before anything is done for it. What its files say of the port must still be so after a restart.
+            let port = self.choose_port().ok();
+            self.commit(|entry| entry.forward_port = port).await;
         } else {
             // Out of the ledger: written again because its report number jumped.
             self.commit_or_later(|_| {}).await;

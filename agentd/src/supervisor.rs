@@ -12,6 +12,7 @@ pub mod process;
 pub mod systemd;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use helix_protocol::link::LogLine;
 use helix_protocol::resources::{Limits, Network, Resources, Usage};
 use helix_protocol::session::SessionResult;
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 /// The services of a session.
@@ -35,13 +37,15 @@ pub enum UnitName {
     Dbus,
     /// Window manager.
     Wm,
+    /// Lets the agent reach the servers.
+    Forward,
     /// The agent.
     App,
 }
 
 impl UnitName {
     /// In the order in which they start.
-    pub const ALL: [Self; 5] = [Self::Workspace, Self::Display, Self::Dbus, Self::Wm, Self::App];
+    pub const ALL: [Self; 6] = [Self::Workspace, Self::Display, Self::Dbus, Self::Wm, Self::Forward, Self::App];
 
     /// The word in logs, file names and causes.
     pub fn as_str(self) -> &'static str {
@@ -50,6 +54,7 @@ impl UnitName {
             Self::Display => "display",
             Self::Dbus => "dbus",
             Self::Wm => "wm",
+            Self::Forward => "forward",
             Self::App => "app",
         }
     }
@@ -72,7 +77,7 @@ pub enum Stdout {
 }
 
 /// A unit to start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitSpec {
     /// Which service.
     pub name: UnitName,
@@ -84,9 +89,24 @@ pub struct UnitSpec {
     pub cwd: PathBuf,
     /// Where standard output goes.
     pub stdout: Stdout,
-    /// Something in it runs `agentd task`, whose outcome becomes [`SliceEvent::TaskFinished`].
+    /// Something in it runs `agentd acp-bridge --result`, whose outcome becomes [`SliceEvent::TaskFinished`].
     #[serde(default)]
     pub has_task: bool,
+}
+
+impl fmt::Debug for UnitSpec {
+    /// Without the values of its environment, some of which are secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, argv, env, cwd, stdout, has_task } = self;
+        f.debug_struct("UnitSpec")
+            .field("name", name)
+            .field("argv", argv)
+            .field("env", &env.keys())
+            .field("cwd", cwd)
+            .field("stdout", stdout)
+            .field("has_task", has_task)
+            .finish()
+    }
 }
 
 /// How a unit is.
@@ -188,6 +208,10 @@ pub struct SessionPaths {
     pub xauthority: PathBuf,
     /// Where the agent works.
     pub workspace: PathBuf,
+    /// agentd's socket for unit [`UnitName::Forward`], which alone can reach it.
+    pub sync_socket: PathBuf,
+    /// True where a session without the machine's network has one of its own, in which every port is free.
+    pub own_network: bool,
     /// True where `/tmp` is the session's own, so that its display needs no abstract socket and is always `:0`.
     pub private_tmp: bool,
 }
@@ -232,9 +256,9 @@ pub struct SessionFile {
     pub content: Vec<u8>,
 }
 
-impl std::fmt::Debug for SessionFile {
+impl fmt::Debug for SessionFile {
     /// Without the content, which may be secret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, mode, content } = self;
         write!(f, "{} {mode:04o} ({} bytes)", path.display(), content.len())
     }
@@ -313,6 +337,14 @@ pub enum SupervisorError {
         /// Who holds them, and what to do.
         reason: String,
     },
+    /// Nobody listens for the session's agent.
+    #[error("cannot listen for the agent of session {session}: {reason}")]
+    Listen {
+        /// Which session.
+        session: SessionId,
+        /// What failed.
+        reason: String,
+    },
     /// Limits could not be changed.
     #[error("the limits of session {session} cannot be set: {reason}")]
     Limit {
@@ -354,6 +386,10 @@ pub trait Supervisor: Clone + Send + Sync + 'static {
 
     /// Events of a slice from now on. One receiver per session; the former one ends.
     fn events(&self, session: &SessionId) -> impl Future<Output = Result<mpsc::Receiver<SliceEvent>>> + Send;
+
+    /// Listens on [`SessionPaths::sync_socket`], in the place of an agentd that is gone. In a directory of agentd's own,
+    /// and for the session's user alone.
+    fn listen(&self, session: &SessionId) -> impl Future<Output = Result<UnixListener>> + Send;
 
     /// Starts a unit, or answers the status of the one with that name that was started before (running or ended).
     fn start(&self, session: &SessionId, unit: &UnitSpec) -> impl Future<Output = Result<UnitStatus>> + Send;

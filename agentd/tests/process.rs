@@ -7,7 +7,7 @@ mod conformance;
 
 use std::path::{Path, PathBuf};
 
-use conformance::{Fixture, PATIENCE, checks, exit_status, next_event, open, ready, session, shell};
+use conformance::{Fixture, PATIENCE, bridge, checks, exit_status, next_event, open, ready, server, session, shell};
 use helix_agentd::supervisor::process::procfs;
 use helix_agentd::supervisor::process::sweep::markers;
 use helix_agentd::supervisor::process::{ConfigError, ProcessConfig, ProcessSupervisor, reap_all, runner_mark};
@@ -142,10 +142,8 @@ async fn run_task_in(runner: &Runner, name: &str, script: &str) -> SessionResult
     let (supervisor, session) = (runner.backend(), session(name));
     let mut events = supervisor.events(&session).await.unwrap();
     let paths = supervisor.paths(&session);
-    std::fs::write(paths.root.join("input"), script).unwrap();
-    let mut unit = shell(UnitName::App, "");
-    unit.argv = vec![AGENTD.to_owned(), "task".to_owned(), paths.root.display().to_string()];
-    unit.cwd = paths.workspace;
+    let url = server(script).await;
+    let unit = bridge(AGENTD.as_ref(), &paths, &url);
     supervisor.start(&session, &unit).await.unwrap();
     let result = task_result(&mut events).await;
     let units = supervisor.units(&session).await.unwrap();

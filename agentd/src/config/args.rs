@@ -45,7 +45,7 @@ pub struct RunArgs {
     /// Directory of kinds beside the shipped ones
     #[arg(long, value_name = "DIR")]
     kinds_dir: Option<String>,
-    /// Kind of a session that names none
+    /// Kind of a session that names none, instead of the editor where it can run, else command
     #[arg(long, value_name = "KIND")]
     default_kind: Option<String>,
     /// Loopback port of /health, 0 = off
@@ -60,6 +60,9 @@ pub struct RunArgs {
     /// The Zed editor's program [env: ZED_BINARY]
     #[arg(long, value_name = "FILE")]
     zed_binary: Option<String>,
+    /// The Vulkan driver's file (lvp_icd*.json) with which editors draw [env: HELIX_VULKAN_ICD]
+    #[arg(long, value_name = "FILE")]
+    vulkan_icd: Option<String>,
     /// What to log: error, warn, info, debug or a filter [env: LOG_LEVEL]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -89,6 +92,7 @@ impl RunArgs {
             ("on_exit", &self.on_exit),
             ("backend", &self.backend),
             ("zed_binary", &self.zed_binary),
+            ("vulkan_icd", &self.vulkan_icd),
             ("log_level", &self.log_level),
         ]
         .into_iter()

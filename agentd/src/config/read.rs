@@ -42,6 +42,7 @@ pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
         labels: labels(values),
         log_level: log_level(values),
         zed_binary: path(values, "zed_binary"),
+        vulkan_icd: path(values, "vulkan_icd"),
         unused: ["VNC_PASSWORD", "RDP_USER", "RDP_PASSWORD"]
             .into_iter()
             .filter(|name| env.get(*name).is_some_and(|text| !text.is_empty()))
@@ -77,7 +78,7 @@ fn duration(values: &mut Values, key: &'static str, default: Duration) -> Durati
     })
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;
@@ -216,13 +217,10 @@ fn runner(values: &mut Values) -> RunnerId {
     })
 }
 
-fn default_kind(values: &mut Values) -> KindName {
-    let command = || KindName::parse("command").expect("the literal is a valid kind");
-    let Some(value) = values.take("default_kind") else { return command() };
-    KindName::parse(value.text).unwrap_or_else(|error| {
-        values.fault(value.place, error.to_string(), "write default_kind = \"command\"");
-        command()
-    })
+fn default_kind(values: &mut Values) -> Option<KindName> {
+    let value = values.take("default_kind")?;
+    let kind = KindName::parse(value.text);
+    kind.inspect_err(|error| values.fault(value.place, error.to_string(), "write default_kind = \"command\"")).ok()
 }
 
 fn geometry(values: &mut Values) -> Geometry {

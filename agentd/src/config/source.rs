@@ -40,6 +40,7 @@ const SETTINGS: &[(&str, &[&str])] = &[
     (DEFAULT_RESERVE, &[]),
     (RESERVABLE, &[]),
     ("zed_binary", &["ZED_BINARY"]),
+    ("vulkan_icd", &["HELIX_VULKAN_ICD"]),
     ("log_level", &["LOG_LEVEL"]),
 ];
 

@@ -48,7 +48,7 @@ fn the_defaults_are_the_documents() {
     assert_eq!(config.workspace_dir, PathBuf::from("/s/workspaces"));
     assert_eq!(config.geometry.to_string(), "1920x1080");
     assert_eq!((config.health_port, config.on_exit), (3030, OnExit::Keep));
-    assert_eq!(config.default_kind.as_str(), "command");
+    assert_eq!(config.default_kind, None, "the editor where it can run, else command");
     assert_eq!(config.enrolment_token, None);
 }
 
@@ -75,7 +75,7 @@ fn each_variable_of_the_documents_is_heard() {
     let max_tasks: Field = |config| config.max_tasks.to_string();
     let geometry: Field = |config| config.geometry.to_string();
     let unused: Field = |config| config.unused.join(" ");
-    let table: [(&str, &str, Field, &str); 19] = [
+    let table: [(&str, &str, Field, &str); 20] = [
         ("API_HOST", "http://a:8080", hosts, "http://a:8080"),
         ("HELIX_API_HOST", "http://b:8080", hosts, "http://b:8080"),
         ("API_TOKEN", "an-enrolment-token", token, "an-enrolment-token"),
@@ -98,6 +98,12 @@ fn each_variable_of_the_documents_is_heard() {
             "/z/zed",
             |config| config.zed_binary.as_ref().map_or_else(String::new, |path| path.display().to_string()),
             "/z/zed",
+        ),
+        (
+            "HELIX_VULKAN_ICD",
+            "/v/lvp_icd.json",
+            |config| config.vulkan_icd.as_ref().map_or(String::new(), |path| path.display().to_string()),
+            "/v/lvp_icd.json",
         ),
         ("LOG_LEVEL", "debug", |config| config.log_level.clone(), "debug"),
     ];
@@ -123,7 +129,7 @@ fn all_mistakes_come_at_once_with_place_and_fix() {
     let env = [("API_TOKEN", SAMPLE_TOKEN), ("RUNNER_ID", "a.b"), ("DISPLAY_WIDTH", "0"), ("HOME", "/h")];
     insta::assert_snapshot!(faults(load(&["--api-host", "ftp://x"], &env, Some(file))).join("\n"), @r#"
     agentd.toml line 6: `labels` is of type integer; write labels = { name = "value" }
-    agentd.toml line 2: unknown setting `speed`; remove it or use one of: api_host, api_token_file, runner_id, concurrency, max_tasks, session_timeout, workspace_dir, nats_url, display_width, display_height, state_dir, kinds_dir, default_kind, health_port, on_exit, labels, backend, slot_user_prefix, slot_user_first, default_resources, max_resources, default_reserve, reservable, zed_binary, log_level
+    agentd.toml line 2: unknown setting `speed`; remove it or use one of: api_host, api_token_file, runner_id, concurrency, max_tasks, session_timeout, workspace_dir, nats_url, display_width, display_height, state_dir, kinds_dir, default_kind, health_port, on_exit, labels, backend, slot_user_prefix, slot_user_first, default_resources, max_resources, default_reserve, reservable, zed_binary, vulkan_icd, log_level
     agentd.toml line 4: `here` is not an absolute path; write workspace_dir = "/…"
     flag --api-host: `ftp://x` is not a server's address; write http://host:port or https://host, without path, user or query
     environment variable API_TOKEN: is `oh-hallo-insecure-token`, the sample token of the documents, which everybody knows; use the server's own enrolment token (RUNNER_TOKEN)

@@ -9,8 +9,12 @@ use crate::supervisor::UnitName;
 use crate::supervisor::process::{procfs, sweep};
 
 /// In this order; those of one step together.
-const STEPS: [&[UnitName]; 4] =
-    [&[UnitName::App, UnitName::Workspace], &[UnitName::Wm], &[UnitName::Dbus], &[UnitName::Display]];
+const STEPS: [&[UnitName]; 4] = [
+    &[UnitName::App, UnitName::Workspace],
+    &[UnitName::Wm],
+    &[UnitName::Dbus, UnitName::Forward],
+    &[UnitName::Display],
+];
 
 /// Between SIGTERM and SIGKILL of each step. The app may have something to save.
 const GRACES: [Duration; 4] =

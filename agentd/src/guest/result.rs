@@ -1,7 +1,7 @@
 //! `agentd guest result <root>`: takes the outcome of the session's task where systemd is the parent of everything.
 //!
 //! It listens on the same socket as the guest of the process backend and understands one request of it,
-//! [`Request::Result`], so `agentd task` is the same in both. Each outcome goes as one JSON line to standard output,
+//! [`Request::Result`], so `agentd acp-bridge` is the same in both. Each outcome goes as one JSON line to standard output,
 //! a file in agentd's own directory that systemd opened: it stays there while agentd is away. It is on disk before the
 //! task is answered. Runs as the session's user; systemd starts it again when it fails, and hears when it listens.
 //!

@@ -29,12 +29,21 @@ pub struct KindFile {
     /// Whether the app is started again after its end.
     #[serde(default)]
     pub restart: Restart,
+    /// How long to wait before that; a growing time where absent.
+    #[serde(default, deserialize_with = "duration")]
+    pub restart_pause: Option<Duration>,
+    /// Directories of its HOME that are kept in the workspace, so that they live as long as that.
+    #[serde(default, deserialize_with = "relative_paths")]
+    pub keep: Vec<PathBuf>,
+    /// Secrets that it can use; a session without them is told about them when its agent fails.
+    #[serde(default)]
+    pub secrets: Vec<String>,
     /// What the app's end means to the session, once it is not started again.
     pub on_exit: OnExit,
     /// Whether a D-Bus session bus is started for it.
     #[serde(default)]
     pub dbus: bool,
-    /// Whether `agentd task` runs in it, whose outcome is the session's result.
+    /// Whether its first turn's outcome is the session's result (`agentd acp-bridge --result`).
     #[serde(default)]
     pub task: bool,
     /// Whether it brings a sandbox of its own, which needs namespaces (Chromium).
@@ -62,6 +71,9 @@ impl KindFile {
             input: Input::Optional,
             readiness: Readiness::None,
             restart: Restart::No,
+            restart_pause: None,
+            keep: Vec::new(),
+            secrets: Vec::new(),
             on_exit: OnExit::Keep,
             dbus: false,
             task: false,
@@ -126,13 +138,15 @@ pub enum Restart {
     /// Never.
     #[default]
     No,
-    /// After an exit status other than 0.
+    /// After an exit status other than 0 and 78, which says that another start would change nothing.
     OnFailure,
     /// After every end.
     Always,
 }
 
 impl Restart {
+    /// Exit status of an app that says that another start would change nothing (`EX_CONFIG` of sysexits.h).
+    const GIVEN_UP: i32 = 78;
     /// Longest pause between two starts.
     const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -141,7 +155,7 @@ impl Restart {
     pub fn delay(self, exit_status: i32, restarts: u32) -> Option<Duration> {
         let again = match self {
             Self::No => false,
-            Self::OnFailure => exit_status != 0,
+            Self::OnFailure => exit_status != 0 && exit_status != Self::GIVEN_UP,
             Self::Always => true,
         };
         let backoff = Duration::from_millis(250).saturating_mul(2_u32.saturating_pow(restarts.min(16)));
@@ -156,9 +170,18 @@ pub struct Requires {
     /// The Zed editor ([`super::Kinds::zed`]).
     #[serde(default)]
     pub zed: bool,
+    /// A Vulkan driver that draws without a graphics card ([`super::Kinds::vulkan_icd`]).
+    #[serde(default)]
+    pub vulkan: bool,
     /// Program → package that has it.
     #[serde(default)]
     pub programs: BTreeMap<String, String>,
+    /// Secrets without which no session of it begins.
+    #[serde(default)]
+    pub secrets: Vec<String>,
+    /// Program that no package has → what brings it, as it is to be typed or done.
+    #[serde(default)]
+    pub agent: BTreeMap<String, String>,
 }
 
 fn private() -> u32 {
@@ -173,11 +196,24 @@ fn command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D:
     Ok(command)
 }
 
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let duration = crate::config::parse_duration(&text);
+    duration.map(Some).ok_or_else(|| serde::de::Error::custom("a duration is wanted: \"2s\" or \"500ms\""))
+}
+
+fn relative_paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    Vec::<PathBuf>::deserialize(deserializer)?.into_iter().map(inside).collect()
+}
+
 fn relative_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-    let path = PathBuf::deserialize(deserializer)?;
+    inside(PathBuf::deserialize(deserializer)?)
+}
+
+fn inside<E: serde::de::Error>(path: PathBuf) -> Result<PathBuf, E> {
     let inside = path.components().all(|part| matches!(part, Component::Normal(_))) && path != Path::new("");
     if !inside {
-        return Err(serde::de::Error::custom("a path below the session's directory is wanted, without .."));
+        return Err(E::custom("a path below the session's directory is wanted, without .."));
     }
     Ok(path)
 }
@@ -200,6 +236,7 @@ mod tests {
         assert_eq!(Restart::No.delay(1, 0), None);
         assert_eq!(Restart::OnFailure.delay(0, 0), None);
         assert_eq!(Restart::OnFailure.delay(1, 0), Some(Duration::from_millis(250)));
+        assert_eq!(Restart::OnFailure.delay(78, 0), None);
         assert_eq!(Restart::Always.delay(0, 3), Some(Duration::from_secs(2)));
         assert_eq!(Restart::Always.delay(0, u32::MAX), Some(Duration::from_secs(30)));
     }

@@ -30,6 +30,15 @@ pub struct Context<'a> {
     pub shell: &'a str,
     /// `zed`: the Zed editor's program.
     pub zed: &'a str,
+    /// `vulkan_icd`: the file of the Vulkan driver, empty where there is none.
+    pub vulkan_icd: Option<&'a Path>,
+    /// `sync_url`, `api_url`: where the agent reaches the server, without and with a scheme. Its token is in its
+    /// environment alone: command lines can be read by everybody.
+    pub forward_port: u16,
+    /// `env`: what the session's spec adds to the environment.
+    pub env: &'a BTreeMap<String, String>,
+    /// `is_root`: whether it runs as root.
+    pub is_root: bool,
 }
 
 /// What the app unit gets from its kind.
@@ -37,7 +46,7 @@ pub struct Context<'a> {
 pub struct Rendered {
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// Additions to the session's environment.
+    /// Additions to the session's environment; a variable whose template comes out empty is not among them.
     pub env: BTreeMap<String, String>,
     /// Files to write before it starts, parents included.
     pub files: Vec<SessionFile>,
@@ -53,6 +62,11 @@ pub struct RenderError {
     pub reason: String,
 }
 
+/// Where the session's agent finds the server: `ZED_HELIX_URL`, which has no scheme.
+pub fn sync_url(forward_port: u16) -> String {
+    format!("127.0.0.1:{forward_port}")
+}
+
 /// Renders every template of a kind.
 pub fn render(kind: &KindFile, context: &Context<'_>) -> Result<Rendered, RenderError> {
     let mut engine = Environment::new();
@@ -62,7 +76,8 @@ pub fn render(kind: &KindFile, context: &Context<'_>) -> Result<Rendered, Render
     if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
         engine.set_syntax(syntax);
     }
-    let Context { session, paths, project, agentd, input, geometry, shell, zed } = *context;
+    let Context { session, paths, project, agentd, input, geometry, shell, zed, .. } = *context;
+    let sync_url = sync_url(context.forward_port);
     let values = context! {
         session => session.as_str(),
         root => paths.root.to_string_lossy(),
@@ -77,6 +92,11 @@ pub fn render(kind: &KindFile, context: &Context<'_>) -> Result<Rendered, Render
         height => geometry.height,
         shell,
         zed,
+        vulkan_icd => context.vulkan_icd.map(Path::to_string_lossy).unwrap_or_default(),
+        api_url => format!("http://{sync_url}"),
+        sync_url,
+        env => context.env,
+        is_root => context.is_root,
     };
     let text = |place: String, template: &str| {
         // Name and line of the error's own text are of an unnamed template; `place` says which.
@@ -91,6 +111,7 @@ pub fn render(kind: &KindFile, context: &Context<'_>) -> Result<Rendered, Render
         .environment
         .iter()
         .map(|(name, value)| Ok((name.clone(), text(format!("environment.{name}"), value)?)))
+        .filter(|variable| !matches!(variable, Ok((_, value)) if value.is_empty()))
         .collect::<Result<_, RenderError>>()?;
     let files = kind
         .files

@@ -1,5 +1,7 @@
 //! Shipped kinds as snapshots, and what a faulty or unmet kind is told.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use helix_protocol::SessionId;
 
 use super::*;
@@ -18,11 +20,13 @@ fn paths() -> SessionPaths {
         vnc_socket: at("vnc.sock"),
         xauthority: at("Xauthority"),
         workspace: PathBuf::from("/workspaces/s1"),
+        sync_socket: at("sync.sock"),
+        own_network: false,
         private_tmp: false,
     }
 }
 
-fn rendered(name: &str, input: &str) -> Rendered {
+fn rendered_with(name: &str, input: &str, env: &BTreeMap<String, String>) -> Rendered {
     let kinds: BTreeMap<_, _> = SHIPPED.into_iter().collect();
     let file: KindFile = toml::from_str(kinds[name]).unwrap();
     let context = Context {
@@ -34,8 +38,20 @@ fn rendered(name: &str, input: &str) -> Rendered {
         geometry: Geometry { width: 1920, height: 1080 },
         shell: "/bin/bash",
         zed: "/opt/zed/bin/zed",
+        vulkan_icd: Some(Path::new("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")),
+        forward_port: 41234,
+        env,
+        is_root: false,
     };
     render(&file, &context).unwrap()
+}
+
+fn rendered(name: &str, input: &str) -> Rendered {
+    rendered_with(name, input, &BTreeMap::new())
+}
+
+fn machine(path: &tempfile::TempDir) -> Machine<'_> {
+    Machine { path: path.path().as_os_str(), zed: None, vulkan_icd: None }
 }
 
 /// A directory with executables of these names, as a PATH.
@@ -52,11 +68,25 @@ fn path_with(programs: &[&str]) -> tempfile::TempDir {
 fn the_command_kind_keeps_its_input_out_of_the_command_line() {
     let rendered = rendered("command", "echo 'a {{ b }}' && exit 3\n");
     insta::assert_snapshot!(rendered.argv.join(" "));
-    assert_eq!(rendered.files.len(), 1);
-    assert_eq!(rendered.files[0].path, Path::new("input"));
-    assert_eq!(rendered.files[0].mode, 0o600);
-    assert_eq!(rendered.files[0].content, b"echo 'a {{ b }}' && exit 3\n");
+    assert!(rendered.files.is_empty(), "it comes as the first prompt");
     assert!(!format!("{rendered:?}").contains("exit 3"), "the input is in Debug output");
+}
+
+/// Each is there once its program is, and says how to bring it until then.
+#[test]
+fn agents_without_an_editor_name_what_brings_them() {
+    let agents = ["claude", "codex", "gemini", "goose", "opencode", "qwen"];
+    let without = path_with(&["xterm"]);
+    let kinds = Kinds::load(&[], &machine(&without));
+    let told: Vec<String> = agents.iter().map(|name| format!("{name}: {}", kinds.unavailable()[&kind(name)])).collect();
+    insta::assert_snapshot!(told.join("\n"));
+    let with = path_with(&["xterm", "claude-agent-acp", "codex-acp", "gemini", "goose", "opencode", "qwen"]);
+    let kinds = Kinds::load(&[], &machine(&with));
+    for name in agents {
+        assert!(kinds.get(&kind(name), None).is_ok() && kinds.get(&kind(name), Some("do it")).is_ok(), "{name}");
+    }
+    insta::assert_snapshot!(rendered("gemini", "").argv[20..].join(" "));
+    assert!(rendered("gemini", "do it").argv.contains(&"/state/s/0123456789abcdef/".to_owned()));
 }
 
 #[test]
@@ -64,28 +94,80 @@ fn the_terminal_kind_runs_the_users_shell() {
     insta::assert_snapshot!(rendered("terminal", "").argv.join(" "));
 }
 
-/// With the documents' limits and reservation.
+/// With the documents' limits and reservation, and what the fork and older builds are told.
 #[test]
 fn the_zed_kind_opens_the_project_in_the_editor_that_the_settings_name() {
-    insta::assert_snapshot!(rendered("zed", "").argv.join(" "));
-    let path = path_with(&["dbus-daemon", "zed"]);
-    let other = path.path().join("other");
-    let load = |zed: Option<&Path>| Kinds::load(&[], path.path().as_os_str(), zed);
-    assert_eq!(load(None).zed(), "zed");
-    let kinds = load(None);
+    let zed = rendered("zed", "");
+    insta::assert_snapshot!(zed.argv.join(" "));
+    let env: Vec<String> = zed.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    insta::assert_snapshot!("zed_environment", env.join("\n"));
+    let [settings] = &zed.files[..] else { panic!("{:?}", zed.files) };
+    assert_eq!((settings.path.as_path(), settings.mode), (Path::new("home/.config/zed/settings.json"), 0o600));
+    let settings: serde_json::Value = serde_json::from_slice(&settings.content).unwrap();
+    insta::assert_json_snapshot!("zed_settings", settings);
+
+    // Zed takes keys from its environment, but addresses from its settings only.
+    let url = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+    let mut both = url("ANTHROPIC_BASE_URL", "http://models/\"quoted\"");
+    both.extend(url("OPENAI_BASE_URL", "http://models/v1"));
+    for (env, expected) in [
+        (url("OPENAI_BASE_URL", "http://m"), r#"{"openai":{"api_url":"http://m"}}"#),
+        (both, r#"{"anthropic":{"api_url":"http://models/\"quoted\""},"openai":{"api_url":"http://models/v1"}}"#),
+    ] {
+        let zed = rendered_with("zed", "", &env);
+        let settings: serde_json::Value = serde_json::from_slice(&zed.files[0].content).unwrap();
+        assert_eq!(settings["language_models"].to_string(), expected);
+    }
+}
+
+#[test]
+fn the_zed_kind_says_what_it_lacks_and_is_the_default_where_it_lacks_nothing() {
+    let path = path_with(&["dbus-daemon", "zed", "lvp_icd.json", "xterm"]);
+    let (icd, other) = (path.path().join("lvp_icd.json"), path.path().join("other"));
+    let whole = Machine { vulkan_icd: Some(&icd), ..machine(&path) };
+    let load = |machine: Machine<'_>| Kinds::load(&[], &machine);
+    let lacks = |machine: Machine<'_>| {
+        let kinds = load(machine);
+        assert_eq!(kinds.default_kind(None), kind("command"));
+        kinds.unavailable()[&kind("zed")].replace(&*path.path().to_string_lossy(), "/dir")
+    };
+    let kinds = load(whole);
+    let zed = path.path().join("zed");
+    assert_eq!((kinds.zed(), kinds.default_kind(None)), (&*zed.to_string_lossy(), kind("zed")));
+    assert_eq!(kinds.default_kind(Some(&kind("terminal"))), kind("terminal"));
     let file = kinds.get(&kind("zed"), None).unwrap();
     let limits = serde_json::to_string(&(file.resources, file.reserve)).unwrap();
     assert_eq!(limits, r#"[{"cpu":2.0,"memory":4294967296},{"cpu":0.5,"memory":1073741824}]"#);
-    let told = load(Some(Path::new("/home/me/.local/bin/zed"))).unavailable()[&kind("zed")].clone();
+    assert!(kinds.get(&kind("zed"), Some("a prompt")).is_ok());
+
+    let told = lacks(Machine { zed: Some(Path::new("/home/me/.local/bin/zed")), ..whole });
     assert!(told.contains("install it in /opt"), "{told}");
-    let told = load(Some(&other)).unavailable()[&kind("zed")].clone();
-    insta::assert_snapshot!(told.replace(&*path.path().to_string_lossy(), "/dir"));
+    insta::assert_snapshot!("zed_without_editor", lacks(Machine { zed: Some(&other), ..whole }));
+    insta::assert_snapshot!("zed_without_driver", lacks(Machine { vulkan_icd: None, ..whole }));
+    insta::assert_snapshot!("zed_without_the_named_driver", lacks(Machine { vulkan_icd: Some(&other), ..whole }));
+    // Another program of this name, for another purpose.
+    let sbin = path.path().join("sbin");
+    fs::create_dir(&sbin).unwrap();
+    fs::copy(path.path().join("zed"), sbin.join("zed")).unwrap();
+    lacks(Machine { path: sbin.as_os_str(), ..whole });
+}
+
+#[test]
+fn a_kind_says_when_it_begins_again_and_what_it_keeps() {
+    let shipped = |name: &str| SHIPPED.iter().find(|(shipped, _)| *shipped == name).unwrap().1;
+    let zed: KindFile = toml::from_str(shipped("zed")).unwrap();
+    assert_eq!((zed.restart, zed.restart_pause), (Restart::Always, Some(std::time::Duration::from_secs(2))));
+    assert_eq!(zed.keep, [".config/zed", ".local/share/zed", ".cache/zed"].map(PathBuf::from));
+    for fault in ["restart_pause = \"soon\"", "keep = [\"../x\"]", "keep = [\"/etc\"]"] {
+        let text = shipped("terminal").replace("input =", &format!("{fault}\ninput ="));
+        assert!(toml::from_str::<KindFile>(&text).is_err(), "{fault}");
+    }
 }
 
 #[test]
 fn a_missing_program_names_its_package() {
     let path = path_with(&["dbus-daemon"]);
-    let kinds = Kinds::load(&[], path.path().as_os_str(), None);
+    let kinds = Kinds::load(&[], &machine(&path));
     assert!(kinds.available().is_empty());
     insta::assert_snapshot!(kinds.unavailable()[&kind("command")]);
     assert_eq!(kinds.get(&kind("command"), Some("x")).unwrap_err().code(), "kind_unavailable");
@@ -94,7 +176,7 @@ fn a_missing_program_names_its_package() {
 #[test]
 fn input_is_wanted_or_refused_as_the_kind_says() {
     let path = path_with(&["xterm", "dbus-daemon"]);
-    let kinds = Kinds::load(&[], path.path().as_os_str(), None);
+    let kinds = Kinds::load(&[], &machine(&path));
     assert_eq!(kinds.available(), [kind("command"), kind("terminal")]);
     assert!(kinds.get(&kind("command"), Some("make")).is_ok());
     assert!(kinds.get(&kind("terminal"), None).is_ok());
@@ -117,7 +199,7 @@ fn files_overlay_the_shipped_ones_and_faults_are_told_with_their_line() {
     fs::write(dir.path().join("escape.toml"), format!("{minimal}[[files]]\npath = \"../x\"\ncontent = \"\"\n"))
         .unwrap();
     fs::write(dir.path().join("README"), "not a kind").unwrap();
-    let kinds = Kinds::load(&[dir.path().join("missing"), dir.path().to_owned()], path.path().as_os_str(), None);
+    let kinds = Kinds::load(&[dir.path().join("missing"), dir.path().to_owned()], &machine(&path));
     assert_eq!(kinds.available(), [kind("command"), kind("terminal")]);
     assert_eq!(kinds.get(&kind("terminal"), None).unwrap().command, ["true"]);
     let faults = kinds.unavailable();

@@ -1,6 +1,6 @@
-//! What an order changes while a session runs: its limits, and whether it is held still.
+//! What an order changes while a session runs: its limits, its secrets, and whether it is held still.
 //!
-//! Both are level-triggered: every order is compared with what was done, and what failed or was cut off is done again
+//! All are level-triggered: every order is compared with what was done, and what failed or was cut off is done again
 //! ([`Done::Again`]), also by the next agentd: the entry says what is meant before it is tried.
 
 use helix_protocol::resources::OnLost;
@@ -35,6 +35,10 @@ impl<S: Supervisor> Session<S> {
                 entry.desired.spec.resources = order.desired.spec.resources;
             })
             .await;
+        }
+        if order.desired.access.is_some() && order.desired.access != self.entry().desired.access {
+            // For the agent's next start. Its token is the same under one epoch; its secrets may be others.
+            self.commit_or_later(|entry| entry.desired.access.clone_from(&order.desired.access)).await;
         }
         match (self.set_limits().await, self.hold(order.hold).await) {
             (Done::Yes, Done::Yes) => Done::Yes,

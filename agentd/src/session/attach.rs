@@ -31,6 +31,11 @@ const DEADLINE: Duration = Duration::from_mins(1);
 impl<S: Supervisor> Session<S> {
     /// Opens the session's slice, or adopts it where the ledger knows one.
     pub(super) async fn attach(&self) -> Result<Live, Ending> {
+        if self.entry().forward_port.is_none() {
+            // No port could be had before, or an older agentd began the session.
+            let port = self.choose_port().map_err(Ending::from)?;
+            self.commit_or_later(|entry| entry.forward_port = Some(port)).await;
+        }
         let plan = self.plan()?;
         let (supervisor, id) = (&self.context.supervisor, self.id());
         let known = self.entry().identity.clone();
@@ -61,6 +66,7 @@ impl<S: Supervisor> Session<S> {
             let lost = |error: SupervisorError| Ending::failed("slice_failed", error.to_string());
             let events = supervisor.events(&id).await.map_err(lost)?;
             let units = supervisor.units(&id).await.map_err(lost)?;
+            self.outlet.send_replace(true);
             return Ok(Live { plan, events, exits: exits(&units), missing: Vec::new() });
         };
         let begun = Instant::now();
@@ -72,6 +78,7 @@ impl<S: Supervisor> Session<S> {
                     self.note_result(result);
                     tracing::info!(units = units.len(), "session adopted");
                     let missing = missing(&plan, &units);
+                    self.outlet.send_replace(true);
                     return Ok(Live { plan, events, exits: exits(&units), missing });
                 }
                 (Ok(Adopted::Gone { code, message, result }), _) => {
@@ -114,6 +121,8 @@ impl<S: Supervisor> Session<S> {
             running: entry.state == State::Ready,
             default_resources: context.config.default_resources,
             max_resources: context.config.max_resources,
+            forward_port: entry.forward_port.unwrap_or_default(),
+            access: entry.desired.access.as_ref(),
         };
         plan::plan(&inputs).map_err(Ending::from)
     }
@@ -125,8 +134,12 @@ fn exits(units: &[UnitStatus]) -> BTreeMap<UnitName, Exit> {
 
 /// Units that are started again whenever they end, and that nobody has started.
 fn missing(plan: &Plan, units: &[UnitStatus]) -> Vec<UnitName> {
-    let wanted =
-        [(UnitName::Dbus, plan.dbus.is_some()), (UnitName::Wm, true), (UnitName::App, plan.restart != Restart::No)];
+    let wanted = [
+        (UnitName::Dbus, plan.dbus.is_some()),
+        (UnitName::Wm, true),
+        (UnitName::Forward, true),
+        (UnitName::App, plan.restart != Restart::No),
+    ];
     let started = |name: UnitName| units.iter().any(|unit| unit.name == name);
     wanted.into_iter().filter(|(name, kept)| *kept && !started(*name)).map(|(name, _)| name).collect()
 }

@@ -36,6 +36,9 @@ impl<S: Supervisor> Session<S> {
                 break;
             }
         }
+        // What the agent had to say at its end is said.
+        self.outlet.send_replace(false);
+        self.hold_port(None);
         let left = loop {
             match supervisor.kill(&id).await {
                 Ok(()) => break None,
@@ -56,6 +59,9 @@ impl<S: Supervisor> Session<S> {
             if let Some(state) = entry.state.after(Event::NothingRuns) {
                 entry.state = state;
                 entry.pid = None;
+                // Nobody needs them any more, and nobody shall find them.
+                entry.desired.access = None;
+                entry.forward_port = None;
                 (entry.frozen, entry.holding) = (false, false);
                 begin_step(entry, if state == State::Ended(Outcome::Failed) { "failed" } else { "stopped" });
             }
@@ -142,7 +148,7 @@ impl<S: Supervisor> Session<S> {
             tracing::error!(%error, "the former life of a session is not gone yet");
             tokio::time::sleep(RETRY).await;
         }
-        let entry = new_entry(&self.context.config, order.desired.clone());
+        let entry = new_entry(&self.context, order.desired.clone());
         self.held.send_replace(None);
         tracing::info!(epoch = %order.desired.epoch, at = %Timestamp::now(), "session begins anew");
         self.commit(|old| *old = entry).await;

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
+use helix_protocol::assignment::SessionAccess;
 use helix_protocol::resources::Resources;
 use helix_protocol::session::{Cause, Geometry, SessionSpec};
 use helix_protocol::{KindName, RunnerId, SessionId};
 
 use super::workspace;
+use crate::forward;
 use crate::kinds::{self, KindFile, Kinds, OnExit, Readiness, Restart};
 use crate::supervisor::{SessionFile, SessionPaths, SliceSpec, Stdout, UnitName, UnitSpec};
 
@@ -18,7 +21,14 @@ const RC_FILE: &str = "openbox.xml";
 const GIT_NAME: &str = "Helix Agent";
 const GIT_EMAIL: &str = "agent@helix.invalid";
 /// Set by the supervisor or by us; a spec cannot change them.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 15] = [
+    "ZED_EXTERNAL_SYNC_ENABLED",
+    "ZED_WEBSOCKET_SYNC_ENABLED",
+    "ZED_HELIX_URL",
+    "ZED_HELIX_TOKEN",
+    "ZED_HELIX_TLS",
+    "ZED_WORK_DIR",
+    "HELIX_API_URL",
     "HELIX_SESSION_ID",
     "HELIX_RUNNER_ID",
     "HELIX_SLICE",
@@ -42,6 +52,8 @@ pub struct Host {
     pub user: String,
     /// The agentd program, for units that run it.
     pub program: PathBuf,
+    /// Whether sessions run as root.
+    pub is_root: bool,
 }
 
 /// Everything that a plan depends on.
@@ -69,6 +81,10 @@ pub struct Inputs<'a> {
     pub default_resources: Resources,
     /// Most that any session may use.
     pub max_resources: Resources,
+    /// Where its agent reaches the servers.
+    pub forward_port: u16,
+    /// What its agent says who it is by, and its secrets.
+    pub access: Option<&'a SessionAccess>,
 }
 
 /// What is started, and what its ends mean.
@@ -82,10 +98,16 @@ pub struct Plan {
     pub display: UnitSpec,
     /// Session bus, if the kind wants one.
     pub dbus: Option<UnitSpec>,
+    /// Lets the agent reach the servers.
+    pub forward: UnitSpec,
     /// When the agent is up.
     pub readiness: Readiness,
     /// When the agent is started again.
     pub restart: Restart,
+    /// How long to wait before that, where its kind says so.
+    pub restart_pause: Option<Duration>,
+    /// Secrets that its kind could use and the session has not.
+    pub missing_secrets: Vec<String>,
     /// What the agent's end means.
     pub on_exit: OnExit,
     /// Desktop size.
@@ -103,6 +125,15 @@ impl Plan {
     /// The agent on display `number`.
     pub fn app(&self, number: u32) -> UnitSpec {
         on_display(&self.app, number)
+    }
+
+    /// What to say of secrets that its agent may have missed, after the sentence that it failed.
+    pub fn lacking(&self) -> String {
+        let names = &self.missing_secrets;
+        if names.is_empty() {
+            return String::new();
+        }
+        format!("; the session has no secret {}: {}", names.join(", "), secret_hint(names))
     }
 }
 
@@ -127,6 +158,18 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     let relative = spec.project_path.as_deref().map(project_path).transpose()?;
     let project = relative.as_ref().map_or_else(|| paths.workspace.clone(), |relative| paths.workspace.join(relative));
     let geometry = spec.geometry.unwrap_or(inputs.default_geometry);
+    let missing = |names: &[String]| {
+        let given = |name: &str| {
+            spec.env.contains_key(name) || inputs.access.is_some_and(|access| access.secrets.contains_key(name))
+        };
+        names.iter().filter(|name| !given(name)).cloned().collect::<Vec<String>>()
+    };
+    let required = missing(&kind.requires.secrets);
+    if !required.is_empty() && !inputs.running {
+        let message =
+            format!("kind {} needs the secrets that it has not been given: {}", inputs.kind, required.join(", "));
+        return Err(Cause::new("secret_missing", format!("{message}; {}", secret_hint(&required))));
+    }
     let context = kinds::Context {
         session,
         paths,
@@ -136,6 +179,10 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
         geometry,
         shell: &host.shell,
         zed: inputs.kinds.zed(),
+        vulkan_icd: inputs.kinds.vulkan_icd(),
+        forward_port: inputs.forward_port,
+        env: &spec.env,
+        is_root: host.is_root,
     };
     let resources = resources(inputs, kind.resources)?;
     let rendered = kinds::render(kind, &context)
@@ -155,9 +202,9 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     let rc = paths.root.join(RC_FILE);
 
     let git = spec.project.as_ref().map(|project| (project.git.as_str(), project.branch.as_deref()));
-    let workspace = (git.is_some() || relative.is_some()).then(|| {
+    let workspace = (git.is_some() || relative.is_some() || !kind.keep.is_empty()).then(|| {
         let mut argv = vec![text(&host.program)];
-        argv.extend(workspace::arguments(&paths.workspace, git, relative.as_deref()));
+        argv.extend(workspace::arguments(&paths.workspace, git, relative.as_deref(), &kind.keep));
         let mut unit = UnitSpec { cwd: paths.workspace.clone(), ..unit(UnitName::Workspace, argv, Stdout::Log) };
         // Nobody is there to answer a question.
         unit.env.insert("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned());
@@ -172,11 +219,22 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
             Stdout::Ready,
         )
     });
+    let forward = {
+        let mut argv = vec![text(&host.program)];
+        argv.extend(forward::unit::arguments(inputs.forward_port, &paths.sync_socket));
+        unit(UnitName::Forward, argv, Stdout::Ready)
+    };
+    let way_out = way_out(inputs, &project);
     let app = UnitSpec { argv: rendered.argv, cwd: project, ..unit(UnitName::App, Vec::new(), Stdout::Log) };
     let mut app = UnitSpec { has_task: kind.task, ..app };
     app.env.extend(rendered.env);
-    let own = spec.env.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
+    let secrets = inputs.access.map(|access| &access.secrets);
+    let own = spec.env.iter().chain(secrets.into_iter().flatten());
+    let own = own.filter(|(name, _)| !RESERVED.contains(&name.as_str()));
     app.env.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+    app.env.extend(way_out);
+    // Programs of a desktop would look for a compositor that is not there.
+    app.env.remove("WAYLAND_DISPLAY");
 
     let network = spec.network.unwrap_or_default();
     Ok(Plan {
@@ -186,8 +244,11 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
         dbus,
         wm: unit(UnitName::Wm, words(&["openbox", "--sm-disable", "--config-file", &text(&rc)]), Stdout::Log),
         app,
+        forward,
         readiness: kind.readiness,
         restart: kind.restart,
+        restart_pause: kind.restart_pause,
+        missing_secrets: missing(&kind.secrets),
         on_exit: kind.on_exit,
         geometry,
     })
@@ -254,6 +315,31 @@ fn base_environment(inputs: &Inputs<'_>, project: &Path, dbus: bool) -> BTreeMap
         env.insert("DBUS_SESSION_BUS_ADDRESS".to_owned(), bus_address(paths));
     }
     env
+}
+
+/// How the agent reaches the server, in the words of the Zed fork; every kind's agent has them.
+fn way_out(inputs: &Inputs<'_>, project: &Path) -> BTreeMap<String, String> {
+    let url = kinds::sync_url(inputs.forward_port);
+    let mut env = BTreeMap::from([
+        // Nothing but these words means true and false to it.
+        ("ZED_EXTERNAL_SYNC_ENABLED", "true".to_owned()),
+        ("ZED_WEBSOCKET_SYNC_ENABLED", "true".to_owned()),
+        // As far as the forward; from there on agentd sees to it.
+        ("ZED_HELIX_TLS", "false".to_owned()),
+        ("ZED_WORK_DIR", text(project)),
+        ("HELIX_API_URL", format!("http://{url}")),
+        ("ZED_HELIX_URL", url),
+    ]);
+    if let Some(access) = inputs.access {
+        env.insert("ZED_HELIX_TOKEN", access.token.clone());
+    }
+    env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What to do about secrets that a session lacks.
+fn secret_hint(names: &[String]) -> String {
+    let first = names.first().map_or("NAME", String::as_str);
+    format!("give it with the session's `secrets`, or keep it for all of yours: helixctl secret set {first}")
 }
 
 fn bus_address(paths: &SessionPaths) -> String {

@@ -1,4 +1,4 @@
-//! From an order to Ready: (workspace ∥ D-Bus ∥ display → window manager) → agent. Each step has a deadline, a
+//! From an order to Ready: (workspace ∥ D-Bus ∥ display → (window manager ∥ forward)) → agent. Each step has a deadline, a
 //! readiness event and, when it fails, a cause that names step, unit and the unit's last lines.
 
 use std::collections::BTreeMap;
@@ -32,6 +32,7 @@ const WORKSPACE: Step = Step { name: "workspace", unit: UnitName::Workspace, dea
 const DISPLAY: Step = Step { name: "display", unit: UnitName::Display, deadline: DESKTOP };
 const DBUS: Step = Step { name: "dbus", unit: UnitName::Dbus, deadline: DESKTOP };
 const WINDOW_MANAGER: Step = Step { name: "window_manager", unit: UnitName::Wm, deadline: DESKTOP };
+const FORWARD: Step = Step { name: "forward", unit: UnitName::Forward, deadline: DESKTOP };
 const AGENT: Step = Step { name: "agent", unit: UnitName::App, deadline: Duration::from_mins(1) };
 
 type Exits = watch::Receiver<BTreeMap<UnitName, Exit>>;
@@ -77,13 +78,15 @@ impl<S: Supervisor> Session<S> {
         };
         let desktop = async {
             let (number, pid) = self.step(DISPLAY, self.open_display(plan, paths, exits)).await?;
-            self.step(WINDOW_MANAGER, async {
+            let window_manager = self.step(WINDOW_MANAGER, async {
                 let unit = plan.wm(number);
                 self.launch(&unit).await?;
                 let sign = see(number, paths, pid, Sign::WindowManager);
                 self.unless_exited(UnitName::Wm, exits, sign).await?.map_err(|error| display_fault(&error))
-            })
-            .await?;
+            });
+            // After the display, whose network it shares where the session has one of its own.
+            let forward = self.step(FORWARD, self.line_of(&plan.forward, paths, exits));
+            let ((), _listens) = tokio::try_join!(window_manager, forward)?;
             Ok((number, pid))
         };
         let ((), (), (number, pid)) = tokio::try_join!(workspace, dbus, desktop)?;
@@ -94,7 +97,11 @@ impl<S: Supervisor> Session<S> {
             match plan.readiness {
                 Readiness::Window => {
                     let sign = see(number, paths, pid, Sign::ClientWindow);
-                    self.unless_exited(UnitName::App, exits, sign).await?.map_err(|error| display_fault(&error))
+                    let seen = self.unless_exited(UnitName::App, exits, sign).await.map_err(|mut cause| {
+                        cause.message.push_str(&plan.lacking());
+                        cause
+                    });
+                    seen?.map_err(|error| display_fault(&error))
                 }
                 Readiness::None => Ok(()),
             }

@@ -101,14 +101,16 @@ impl<S: Supervisor> Session<S> {
         let policy = match unit {
             UnitName::Workspace => return None,
             UnitName::Display => return Some(self.display_died(exit).await),
-            UnitName::Dbus | UnitName::Wm => Restart::Always,
+            UnitName::Dbus | UnitName::Wm | UnitName::Forward => Restart::Always,
             UnitName::App => plan.restart,
         };
+        let fixed = plan.restart_pause.filter(|_| unit == UnitName::App);
         let state = restarts.entry(unit).or_default();
         if state.since.elapsed() >= STEADY {
             state.in_a_row = 0;
         }
         if let Some(pause) = policy.delay(exit.code, state.in_a_row) {
+            let pause = fixed.unwrap_or(pause);
             tracing::warn!(
                 unit = unit.as_str(),
                 %exit,
@@ -130,7 +132,7 @@ impl<S: Supervisor> Session<S> {
             OnExit::Keep => None,
             OnExit::End if exit.code == 0 => Some(Ending::stopped("agent_exited", "the agent ended by itself")),
             OnExit::End => {
-                let message = format!("the agent ended ({exit})");
+                let message = format!("the agent ended ({exit}){}", plan.lacking());
                 Some(self.cause(exit.code_or("agent_exited"), message, unit).await.into())
             }
         }
@@ -148,8 +150,10 @@ impl<S: Supervisor> Session<S> {
         let display = self.entry().display.as_ref().map(|display| display.number);
         let spec = match (unit, display) {
             (UnitName::Dbus, _) => plan.dbus.clone(),
+            (UnitName::Forward, _) => Some(plan.forward.clone()),
             (UnitName::Wm, Some(number)) => Some(plan.wm(number)),
-            (UnitName::App, Some(number)) => Some(plan.app(number)),
+            // As the session is now: its secrets may be others than at its beginning.
+            (UnitName::App, Some(number)) => Some(self.plan().as_ref().unwrap_or(plan).app(number)),
             (UnitName::Workspace | UnitName::Display, _) | (UnitName::Wm | UnitName::App, None) => None,
         };
         let Some(spec) = spec else { return };

@@ -2,10 +2,14 @@
 //!
 //! Clones what was asked for, then makes the directory where the agent starts. That directory comes from the request
 //! and the tree around it from a foreign repository, whose symbolic links may point anywhere: each step is resolved
-//! by the kernel beneath the workspace. git's own messages go to standard error, hence to the unit's log.
+//! by the kernel beneath the workspace. Directories of HOME that a kind keeps are put into [`KEPT`] there, which git does
+//! not see, and linked from HOME. git's own messages go to standard error, hence to the unit's log.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -30,10 +34,21 @@ struct Args {
     /// Directory to make, relative to the workspace.
     #[arg(long)]
     project: Option<PathBuf>,
+    /// Directory of HOME to keep in the workspace; may be given again.
+    #[arg(long)]
+    keep: Vec<PathBuf>,
 }
 
+/// Directory of the workspace with what of HOME is kept there.
+const KEPT: &str = ".helix-home";
+
 /// Arguments of the unit, after the program's own path.
-pub(super) fn arguments(dir: &Path, git: Option<(&str, Option<&str>)>, project: Option<&Path>) -> Vec<String> {
+pub(super) fn arguments(
+    dir: &Path,
+    git: Option<(&str, Option<&str>)>,
+    project: Option<&Path>,
+    keep: &[PathBuf],
+) -> Vec<String> {
     // With "=", so that no value can be taken for a flag.
     let mut arguments = vec!["workspace".to_owned(), format!("--dir={}", dir.display())];
     if let Some((url, branch)) = git {
@@ -41,6 +56,7 @@ pub(super) fn arguments(dir: &Path, git: Option<(&str, Option<&str>)>, project: 
         arguments.extend(branch.map(|branch| format!("--branch={branch}")));
     }
     arguments.extend(project.map(|project| format!("--project={}", project.display())));
+    arguments.extend(keep.iter().map(|keep| format!("--keep={}", keep.display())));
     arguments
 }
 
@@ -59,6 +75,17 @@ pub fn main(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
     if let Some(project) = &args.project {
         make_beneath(&args.dir, project)?;
     }
+    if !args.keep.is_empty() {
+        let home = PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?);
+        make_beneath(&args.dir, Path::new(KEPT))?;
+        hide_from_git(&args.dir.join(KEPT)).context("cannot hide what is kept of HOME from git")?;
+        for kept in &args.keep {
+            make_beneath(&args.dir, &Path::new(KEPT).join(kept))?;
+            let target = args.dir.join(KEPT).join(kept);
+            move_and_link(&home.join(kept), &target)
+                .with_context(|| format!("cannot keep {} of HOME in the workspace", kept.display()))?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -69,6 +96,53 @@ fn git_clone(url: &str, branch: Option<&str>, dir: &Path) -> Command {
     git.args(branch.map(|branch| format!("--branch={branch}")));
     git.arg("--").arg(url).arg(dir).stdin(Stdio::null());
     git
+}
+
+/// So that it is no part of anybody's repository, now or later: it ignores itself.
+fn hide_from_git(dir: &Path) -> io::Result<()> {
+    // A link in its place is not followed.
+    match fs::OpenOptions::new().write(true).create_new(true).open(dir.join(".gitignore")) {
+        Ok(mut file) => file.write_all(b"*\n"),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts what is in `dir` into `target`, replacing what a former life left there under the same names, and a link to
+/// `target` in the place of `dir`. May be repeated.
+fn move_and_link(dir: &Path, target: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(dir) {
+        Ok(found) if found.is_symlink() => return Ok(()),
+        Ok(_) => {
+            copy(dir, target)?;
+            fs::remove_dir_all(dir)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(parent) = dir.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    symlink(target, dir)
+}
+
+/// Copied and not renamed: HOME and workspace are different mounts.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy(&source, &target)?;
+        } else {
+            // A link there is replaced, not followed.
+            match fs::remove_file(&target) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => fs::copy(&source, &target)?,
+            };
+        }
+    }
+    Ok(())
 }
 
 /// Makes `relative` in `dir` with its parents. A link that leads out of `dir` is refused.
@@ -148,6 +222,44 @@ mod tests {
         for link in ["out", "out/x", "etc", "in"] {
             assert_eq!(step(link), Err(Errno::XDEV), "{link} was followed");
         }
+    }
+
+    #[test]
+    fn what_is_kept_of_home_is_in_the_workspace_and_not_in_git() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (home, workspace) = (dir.path().join("home"), dir.path().join("w"));
+        std::fs::create_dir_all(home.join(".config/zed/themes")).expect("made");
+        std::fs::write(home.join(".config/zed/settings.json"), "new").expect("written");
+        std::fs::write(home.join(".config/zed/themes/x"), "theme").expect("written");
+        let kept = workspace.join(KEPT);
+        std::fs::create_dir_all(kept.join(".config/zed")).expect("made");
+        std::fs::write(kept.join(".config/zed/settings.json"), "of a former life").expect("written");
+        std::fs::write(kept.join(".config/zed/keymap.json"), "stays").expect("written");
+
+        for _ in 0..2 {
+            hide_from_git(&kept).expect("hidden");
+            for name in [".config/zed", ".local/share/zed"] {
+                make_beneath(&workspace, &Path::new(KEPT).join(name)).expect("made");
+                move_and_link(&home.join(name), &kept.join(name)).expect("linked");
+            }
+        }
+        std::fs::write(home.join(".local/share/zed/threads.db"), "db").expect("written through the link");
+        let read = |path: &str| std::fs::read_to_string(kept.join(path)).expect("readable");
+        assert_eq!(read(".config/zed/settings.json"), "new");
+        assert_eq!(read(".config/zed/keymap.json"), "stays");
+        assert_eq!(read(".config/zed/themes/x"), "theme");
+        assert_eq!(read(".local/share/zed/threads.db"), "db");
+
+        let git = |args: &[&str]| {
+            let mut git = Command::new("git");
+            let output = git.arg("-C").arg(&workspace).args(args).output().expect("git runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).expect("text")
+        };
+        git(&["init", "-q"]);
+        assert_eq!(git(&["status", "--porcelain"]), "");
+        git(&["add", "."]);
+        assert_eq!(git(&["ls-files"]), "");
     }
 
     #[test]

@@ -8,6 +8,8 @@
 mod life;
 #[path = "conformance/output.rs"]
 mod output;
+#[path = "conformance/server.rs"]
+mod server;
 #[path = "conformance/units.rs"]
 mod units;
 
@@ -15,12 +17,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use helix_agentd::supervisor::{Identity, SliceEvent, SliceSpec, Stdout, Supervisor, UnitName, UnitSpec, UnitStatus};
+use helix_agentd::supervisor::{
+    Identity, SessionPaths, SliceEvent, SliceSpec, Stdout, Supervisor, UnitName, UnitSpec, UnitStatus,
+};
 use helix_protocol::SessionId;
 use tokio::sync::mpsc::Receiver;
 
 pub use self::life::*;
 pub use self::output::*;
+pub use self::server::*;
 pub use self::units::*;
 
 /// Longer than any of these events takes on a loaded machine.
@@ -79,6 +84,7 @@ macro_rules! checks {
             limits_usage_and_freezing_say_what_is_there,
             a_frozen_session_can_be_killed,
             a_tasks_outcome_is_told_and_kept,
+            an_agent_reaches_agentd_and_the_next_one,
         }
     };
 }
@@ -98,6 +104,19 @@ pub fn shell(name: UnitName, script: &str) -> UnitSpec {
         stdout: Stdout::Log,
         has_task: false,
     }
+}
+
+/// A unit that runs the bridge for shell commands, which asks the server at `url`. Its terminal is the log.
+pub fn bridge(program: &Path, paths: &SessionPaths, url: &str) -> UnitSpec {
+    let (root, state) = (paths.root.display().to_string(), paths.home.join("bridge").display().to_string());
+    let program = program.display().to_string();
+    let mut unit = shell(UnitName::App, "");
+    unit.argv = [&program, "acp-bridge", "--shell", "--result", &root, "--state", &state].map(str::to_owned).to_vec();
+    unit.env.insert("ZED_HELIX_URL".to_owned(), url.to_owned());
+    unit.env.insert("HELIX_SESSION_ID".to_owned(), "test".to_owned());
+    unit.cwd.clone_from(&paths.workspace);
+    unit.has_task = true;
+    unit
 }
 
 /// A unit that has ended.

@@ -28,8 +28,8 @@ pub mod sweep;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,6 +39,7 @@ use helix_protocol::link::LogLine;
 use helix_protocol::resources::{Resources, Usage};
 use helix_protocol::session::SessionResult;
 use rustix::process::Signal;
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -62,7 +63,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a stop may take beyond its grace.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
-/// Events that wait for a slow session task: a session has five units.
+/// Events that wait for a slow session task: a session has six units.
 const EVENT_BUFFER: usize = 64;
 
 /// Where the backend keeps its things.
@@ -316,6 +317,16 @@ impl Supervisor for ProcessSupervisor {
         Ok(receiver)
     }
 
+    async fn listen(&self, session: &SessionId) -> Result<UnixListener> {
+        let failed = |reason: String| SupervisorError::Listen { session: session.clone(), reason };
+        // The marker goes with the session.
+        if !self.layout(session).slice().exists() {
+            return Err(failed("it is not open".to_owned()));
+        }
+        // At once: whoever ends the session meanwhile must not find half of it.
+        listen(&self.paths(session).sync_socket).map_err(|error| failed(error.to_string()))
+    }
+
     async fn start(&self, session: &SessionId, unit: &UnitSpec) -> Result<UnitStatus> {
         match self.call(session, &Request::Start { unit: unit.clone() }, ANSWER_TIMEOUT).await? {
             Answer::Unit { unit } => Ok(unit),
@@ -421,6 +432,20 @@ impl Supervisor for ProcessSupervisor {
         let root = sessions_dir(&self.inner.config.state_dir).join(unit_key);
         blocking(move || sweep::remove_tree(&root)).await.map_err(|error| left(error.to_string()))
     }
+}
+
+/// Bound under another name first: whoever can see the socket can connect to it.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let draft = path.with_extension("new");
+    if let Err(error) = fs::remove_file(&draft)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let listener = UnixListener::bind(&draft)?;
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&draft, path)?;
+    Ok(listener)
 }
 
 /// Runs `work`, which waits for files or processes, outside the runtime's own threads.

@@ -3,7 +3,7 @@
 //! ```text
 //! helix.slice
 //! └ helix-s<key>.slice                 limits of the session
-//!   └ helix-s<key>-{workspace,display,dbus,wm,app,guest}.service    one user per session, hardened
+//!   └ helix-s<key>-{workspace,display,dbus,wm,forward,app,guest}.service    one user per session, hardened
 //! ```
 //!
 //! systemd is the parent of everything and keeps every exit status; agentd may come and go. What systemd cannot be
@@ -51,6 +51,7 @@ use std::time::Duration;
 use helix_protocol::link::LogLine;
 use helix_protocol::resources::{Resources, Usage};
 use helix_protocol::{RunnerId, SessionId};
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
 
@@ -258,6 +259,17 @@ impl Inner {
         }
     }
 
+    async fn listen(&self, session: &SessionId) -> Result<UnixListener> {
+        let failed = |reason: String| SupervisorError::Listen { session: session.clone(), reason };
+        let layout = self.layout(session);
+        let record = self.record(&layout).await.map_err(|error| failed(error.to_string()))?;
+        let record = record.ok_or_else(|| failed("it is not open".to_owned()))?;
+        let slot = self.slots.by_number(record.slot);
+        let slot = slot.ok_or_else(|| failed(format!("its slot {} does not exist", record.slot)))?;
+        // At once: whoever ends the session meanwhile must not find half of it.
+        tree::listen(&layout, &slot).map_err(|error| failed(chain(&error)))
+    }
+
     async fn limit(&self, session: &SessionId, resources: &Resources) -> Result<()> {
         let failed = |reason: String| SupervisorError::Limit { session: session.clone(), reason };
         let name = self.layout(session).slice_name();
@@ -302,6 +314,10 @@ impl Supervisor for SystemdSupervisor {
 
     async fn events(&self, session: &SessionId) -> Result<mpsc::Receiver<SliceEvent>> {
         self.inner.events(session).await
+    }
+
+    async fn listen(&self, session: &SessionId) -> Result<UnixListener> {
+        self.inner.listen(session).await
     }
 
     async fn start(&self, session: &SessionId, unit: &UnitSpec) -> Result<UnitStatus> {

@@ -1,4 +1,4 @@
-//! A runner in this process: everything of agentd but the link.
+//! A runner in this process: everything of agentd but the link, and a server for the agents of its sessions.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use helix_agentd::config::{Config, Environment, RunArgs};
 use helix_agentd::daemon;
-use helix_agentd::kinds::Kinds;
+use helix_agentd::forward::host::Servers;
+use helix_agentd::kinds::{Kinds, Machine};
 use helix_agentd::ledger::Ledger;
 use helix_agentd::link::reports::Reports;
 use helix_agentd::reconciler::{Inputs, Reconciler};
@@ -15,12 +16,14 @@ use helix_agentd::session::Context;
 use helix_agentd::session::probe::ReadyLines;
 use helix_agentd::supervisor::process::{ProcessConfig, ProcessSupervisor, reap_all};
 use helix_agentd::supervisor::{Supervisor as _, UnitName};
-use helix_protocol::assignment::DesiredSession;
+use helix_protocol::assignment::{DesiredSession, SessionAccess};
 use helix_protocol::session::{Desired, ObservedSession, SessionPhase, SessionSpec};
 use helix_protocol::{Epoch, Generation, KindName, SessionId};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use crate::server;
 
 /// For anything that a loaded machine may need.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -38,6 +41,10 @@ pub struct Runner {
     stop_all: watch::Sender<bool>,
     /// As on a machine on which the programs of every kind are gone.
     pub without_kinds: bool,
+    /// What the sessions that are wanted from now on get.
+    pub access: Option<SessionAccess>,
+    /// What the server asks their agents.
+    inputs: server::Inputs,
     /// As [`helix_agentd::fence`] says it.
     pub cut_off: watch::Sender<bool>,
     // Last: removed after everything in it has ended.
@@ -76,6 +83,10 @@ impl Runner {
         config.state_dir = dir.path().join("state");
         config.workspace_dir = dir.path().join("workspaces");
         config.slots = 8;
+        config.kinds_dir = dir.path().join("kinds");
+        std::fs::create_dir(&config.kinds_dir).expect("made");
+        let inputs = server::Inputs::default();
+        config.api_hosts = vec![inputs.serve()];
         change(&mut config);
         let supervisor = ProcessSupervisor::new(ProcessConfig {
             state_dir: config.state_dir.clone(),
@@ -91,6 +102,8 @@ impl Runner {
             daemon: None,
             stop_all: watch::Sender::new(false),
             without_kinds: false,
+            access: None,
+            inputs,
             cut_off: watch::Sender::new(false),
             dir,
         };
@@ -105,12 +118,13 @@ impl Runner {
         let context = Arc::new(Context {
             supervisor: self.supervisor.clone(),
             config: self.config.clone(),
-            kinds: Kinds::load(&[], if self.without_kinds { "/nonexistent" } else { &host.path }.as_ref(), None),
+            kinds: self.kinds(&host.path),
             host,
             ledger,
             reports: self.reports.clone(),
             ready: ReadyLines::new().expect("inotify"),
             ended: watch::Sender::new(0),
+            servers: Arc::new(Servers::new(&self.config.api_hosts)),
         });
         let inputs = Inputs {
             desired: self.desired.subscribe(),
@@ -122,6 +136,12 @@ impl Runner {
             let failed = reconciler.run().await;
             panic!("{failed}");
         }));
+    }
+
+    fn kinds(&self, path: &str) -> Kinds {
+        let path = if self.without_kinds { "/nonexistent" } else { path };
+        let (zed, vulkan_icd) = (self.config.zed_binary.as_deref(), self.config.vulkan_icd.as_deref());
+        Kinds::load(std::slice::from_ref(&self.config.kinds_dir), &Machine { path: path.as_ref(), zed, vulkan_icd })
     }
 
     /// As `kill -9`: tasks end where they are.
@@ -150,6 +170,7 @@ impl Runner {
     }
 
     pub fn want(&mut self, session: &str, epoch: u64, desired: Desired, spec: SessionSpec) {
+        self.inputs.set(&id(session), spec.input.as_deref());
         let wanted = DesiredSession {
             session: id(session),
             epoch: Epoch(epoch),
@@ -157,7 +178,7 @@ impl Runner {
             desired,
             spec,
             deleted: false,
-            access: None,
+            access: self.access.clone().filter(|_| desired == Desired::Running),
         };
         self.edit(|set| {
             set.retain(|known| known.session != wanted.session);
@@ -254,6 +275,24 @@ impl Runner {
         std::fs::read_to_string(self.config.state_dir.join(file)).expect("readable")
     }
 
+    /// Every file of the runner and its sessions with this text in it.
+    pub fn files_with(&self, text: &str) -> Vec<PathBuf> {
+        let (mut dirs, mut found) = (vec![self.dir().to_owned()], Vec::new());
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("readable")) {
+                let kind = entry.file_type().expect("known");
+                if kind.is_dir() {
+                    dirs.push(entry.path());
+                } else if kind.is_file() {
+                    let content = std::fs::read(entry.path()).expect("readable");
+                    let has_it = content.windows(text.len()).any(|window| window == text.as_bytes());
+                    found.extend(has_it.then(|| entry.path()));
+                }
+            }
+        }
+        found
+    }
+
     pub fn root(&self, session: &str) -> PathBuf {
         self.supervisor.paths(&id(session)).root
     }
@@ -281,7 +320,8 @@ impl Runner {
             })
             .collect();
         assert!(left.is_empty(), "{left:#?}");
-        assert!(!self.supervisor.paths(&id(session)).vnc_socket.exists());
+        let paths = self.supervisor.paths(&id(session));
+        assert!(!paths.vnc_socket.exists() && !paths.sync_socket.exists());
     }
 
     pub async fn assert_reaper_finds_only_known(&self) {
@@ -328,6 +368,10 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 pub fn kill(pid: u32) {
     signal(pid, rustix::process::Signal::KILL);
+}
+
+pub fn terminate(pid: u32) {
+    signal(pid, rustix::process::Signal::TERM);
 }
 
 /// Kills the shell in a terminal. The terminal shows its window before it starts the shell, and a shell that is just

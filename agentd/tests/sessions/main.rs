@@ -1,7 +1,11 @@
 //! Real sessions without a server: reconciler, ledger and the process backend, with a desired set made by hand.
 //! Needs Xtigervnc, openbox, xterm, dbus-daemon and git; a missing one fails the tests.
 
+mod forward;
+mod forward_unit;
 mod harness;
+mod server;
+mod zed;
 
 use std::time::Duration;
 
@@ -17,7 +21,7 @@ async fn a_command_runs_shows_its_result_and_stays_until_stopped() {
     runner.want("s", 1, Desired::Running, command("echo to the log; pwd; git --version; exit 3"));
     let ready = runner.phase("s", SessionPhase::Ready).await;
     let steps: Vec<_> = ready.timeline.iter().map(|step| step.step.as_str()).collect();
-    assert_eq!(steps, ["received", "display", "window_manager", "agent", "ready"]);
+    assert_eq!(steps, ["received", "display", "window_manager", "forward", "agent", "ready"]);
     harness::print_timeline("command", &ready);
     assert!(ready.display.is_some() && ready.pid.is_some() && ready.workspace.is_some());
 
@@ -142,7 +146,7 @@ async fn a_restarted_agentd_takes_its_sessions_over() {
     assert_eq!(failed.cause.expect("a cause").code, "display_died");
 
     // Interrupted at each step of a start, it goes on where it was.
-    for (round, step) in ["received", "display", "window_manager", "agent"].into_iter().enumerate() {
+    for (round, step) in ["received", "display", "window_manager", "forward", "agent"].into_iter().enumerate() {
         let id = format!("half-{round}");
         runner.want(&id, 1, Desired::Running, command("true"));
         runner.until(&id, |observed| observed.timeline.iter().any(|known| known.step == step)).await;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use helix_protocol::session::Project;
 
 use super::*;
+use crate::kinds::Machine;
 
 fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
     let path = std::env::var_os("PATH").expect("PATH is set");
@@ -17,6 +18,8 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         vnc_socket: at("vnc.sock"),
         xauthority: at("Xauthority"),
         workspace: PathBuf::from("/w/demo"),
+        sync_socket: at("sync.sock"),
+        own_network: false,
         private_tmp: false,
     };
     let host = Host {
@@ -25,19 +28,22 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         shell: "/bin/bash".to_owned(),
         user: "me".to_owned(),
         program: PathBuf::from("/usr/bin/agentd"),
+        is_root: false,
     };
     run(&Inputs {
         session: &SessionId::parse("demo").expect("valid id"),
         runner: &RunnerId::parse("r-1").expect("valid id"),
         spec,
         kind: &KindName::parse(kind).expect("valid kind"),
-        kinds: &Kinds::load(&[], &path, None),
+        kinds: &Kinds::load(&[], &Machine { path: &path, zed: None, vulkan_icd: None }),
         paths: &paths,
         default_geometry: Geometry { width: 1920, height: 1080 },
         host: &host,
         running: false,
         default_resources: Resources::default(),
         max_resources: Resources::default(),
+        forward_port: 41234,
+        access: None,
     });
 }
 
@@ -52,8 +58,14 @@ fn shown(plan: &Plan) -> String {
     for file in &plan.slice.files {
         writeln!(text, "file {file:?}").expect("text grows");
     }
-    let units =
-        [plan.workspace.clone(), Some(plan.display.clone()), plan.dbus.clone(), Some(plan.wm(7)), Some(plan.app(7))];
+    let units = [
+        plan.workspace.clone(),
+        Some(plan.display.clone()),
+        plan.dbus.clone(),
+        Some(plan.forward.clone()),
+        Some(plan.wm(7)),
+        Some(plan.app(7)),
+    ];
     for unit in units.into_iter().flatten() {
         writeln!(text, "\n{} ({:?}) in {}", unit.name.as_str(), unit.stdout, unit.cwd.display()).expect("text grows");
         writeln!(text, "  {}", unit.argv.join(" ")).expect("text grows");
@@ -87,6 +99,57 @@ fn a_spec_cannot_take_over_what_is_ours() {
     let env = RESERVED.iter().map(|name| ((*name).to_owned(), "mine".to_owned())).collect();
     let plan = planned(&SessionSpec { env, ..SessionSpec::default() }, "terminal").expect("a plan");
     assert!(!plan.app(1).env.values().any(|value| value == "mine"));
+}
+
+#[test]
+fn token_and_secrets_are_the_agents_alone() {
+    let mut secrets: BTreeMap<String, String> =
+        RESERVED.iter().map(|name| ((*name).to_owned(), "mine".to_owned())).collect();
+    secrets.insert("MODEL_KEY".to_owned(), "k-91cc".to_owned());
+    let access = SessionAccess { token: "t-7f3a".to_owned(), secrets };
+    let env = BTreeMap::from([("MODEL_KEY".to_owned(), "of the spec".to_owned())]);
+    let mut result = None;
+    inputs_of(
+        &SessionSpec { env, project_path: Some("sub".to_owned()), ..SessionSpec::default() },
+        "terminal",
+        |inputs| {
+            result = Some(plan(&Inputs { access: Some(&access), ..*inputs }));
+        },
+    );
+    let plan = result.expect("ran").expect("a plan");
+    let app = plan.app(1);
+    assert_eq!(app.env.get("MODEL_KEY").map(String::as_str), Some("k-91cc"));
+    assert_eq!(app.env.get("ZED_HELIX_TOKEN").map(String::as_str), Some("t-7f3a"));
+    assert!(!app.env.values().any(|value| value == "mine"), "a secret took over what is ours");
+    let others = [plan.workspace.clone(), plan.dbus.clone(), Some(plan.display.clone()), Some(plan.forward.clone())];
+    for unit in others.into_iter().flatten().chain([plan.wm(1)]) {
+        assert!(!unit.env.values().any(|value| ["k-91cc", "t-7f3a"].contains(&value.as_str())), "{unit:?}");
+    }
+    let shown = format!("{plan:?} {app:?} {:?}", app.argv);
+    assert!(!shown.contains("k-91cc") && !shown.contains("t-7f3a"), "{shown}");
+    assert!(app.argv.iter().all(|word| !word.contains("t-7f3a")));
+}
+
+#[test]
+fn a_secret_that_is_missing_is_named() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let text = "description = \"d\"\ncommand = [\"true\"]\ninput = \"none\"\nreadiness = \"none\"\non_exit = \"end\"\n\
+                secrets = [\"NICE\", \"KEY\"]\n[requires]\nsecrets = [\"KEY\"]\n";
+    std::fs::write(dir.path().join("model.toml"), text).expect("written");
+    let kinds =
+        Kinds::load(&[dir.path().to_owned()], &Machine { path: "/nonexistent".as_ref(), zed: None, vulkan_icd: None });
+    let planned = |spec: &SessionSpec, running: bool| {
+        let mut result = None;
+        inputs_of(spec, "model", |inputs| result = Some(plan(&Inputs { kinds: &kinds, running, ..*inputs })));
+        result.expect("ran")
+    };
+    let cause = planned(&SessionSpec::default(), false).expect_err("no key");
+    assert_eq!(cause.code, "secret_missing");
+    insta::assert_snapshot!("secret_missing", cause.message);
+    planned(&SessionSpec::default(), true).expect("one that runs goes on");
+    let env = BTreeMap::from([("KEY".to_owned(), "x".to_owned())]);
+    let plan = planned(&SessionSpec { env, ..SessionSpec::default() }, false).expect("a plan");
+    insta::assert_snapshot!("secret_lacking", plan.lacking());
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! What units say: readiness, logs, the outcome of a task.
 
-use helix_agentd::supervisor::{Adopted, SessionFile, SliceEvent, SliceSpec, Stdout, Supervisor, UnitName};
+use helix_agentd::supervisor::{Adopted, SliceEvent, SliceSpec, Stdout, Supervisor, UnitName};
 use helix_protocol::session::SessionResult;
 use tokio::sync::mpsc::Receiver;
 
-use super::{Fixture, GRACE, PATIENCE, exit_status, log, next_event, open_watched, ready, run, session, shell};
+use super::{
+    Fixture, GRACE, PATIENCE, bridge, exit_status, log, next_event, open_watched, ready, run, server, session, shell,
+};
 
 pub async fn readiness_goes_to_its_file(fixture: &impl Fixture) {
     let (supervisor, session) = (fixture.supervisor().await, session("ready"));
@@ -62,14 +64,10 @@ pub async fn logs_are_told_by_unit_and_followed(fixture: &impl Fixture) {
 
 pub async fn a_tasks_outcome_is_told_and_kept(fixture: &impl Fixture) {
     let (supervisor, session) = (fixture.supervisor().await, session("outcome"));
-    let script = SessionFile { path: "input".into(), mode: 0o600, content: b"echo done; exit 3".to_vec() };
-    let identity = supervisor.open(&session, &SliceSpec { files: vec![script], ..SliceSpec::default() }).await.unwrap();
+    let identity = supervisor.open(&session, &SliceSpec::default()).await.unwrap();
     let mut events = supervisor.events(&session).await.unwrap();
-    let paths = supervisor.paths(&session);
-    let mut unit = shell(UnitName::App, "");
-    unit.argv = [fixture.program().display().to_string(), "task".to_owned(), paths.root.display().to_string()].to_vec();
-    unit.cwd = paths.workspace;
-    unit.has_task = true;
+    let url = server("echo done; exit 3").await;
+    let unit = bridge(&fixture.program(), &supervisor.paths(&session), &url);
     supervisor.start(&session, &unit).await.unwrap();
     let told: SessionResult = loop {
         match next_event(&mut events).await {

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use helix_agentd::forward;
 use helix_agentd::supervisor::{SliceSpec, Stdout, Supervisor, SupervisorError, UnitName};
 use helix_protocol::resources::{Bytes, Cpus, Resources};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{Fixture, GRACE, PATIENCE, ended, exit_status, log, open, open_watched, ready, run, session, shell};
 
@@ -151,4 +153,42 @@ pub async fn limits_usage_and_freezing_say_what_is_there(fixture: &impl Fixture)
     supervisor.freeze(&session, false).await.unwrap();
     moves().await;
     supervisor.kill(&session).await.unwrap();
+}
+
+/// Through the forward unit, to whoever listens last.
+pub async fn an_agent_reaches_agentd_and_the_next_one(fixture: &impl Fixture) {
+    let (supervisor, session) = (fixture.supervisor().await, session("forward"));
+    assert!(supervisor.listen(&session).await.is_err(), "nothing is open yet");
+    let mut events = open_watched(&supervisor, &session).await;
+    let mut listener = supervisor.listen(&session).await.unwrap();
+    let mut unit = shell(UnitName::Forward, "");
+    unit.argv = vec![fixture.program().to_string_lossy().into_owned()];
+    unit.argv.extend(forward::unit::arguments(0, &supervisor.paths(&session).sync_socket));
+    unit.stdout = Stdout::Ready;
+    supervisor.start(&session, &unit).await.unwrap();
+    let port = ready(&supervisor, &session, UnitName::Forward).await;
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{}; echo hello >&3; cat <&3", port.trim());
+    for round in 0..2 {
+        if round == 1 {
+            // As after kill -9 of agentd: its socket is there and nobody listens.
+            drop(listener);
+            listener = fixture.supervisor().await.listen(&session).await.unwrap();
+        }
+        let mut app = shell(UnitName::App, "");
+        app.argv = ["bash", "-c", &script].map(str::to_owned).to_vec();
+        supervisor.start(&session, &app).await.unwrap();
+        let served = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut hello = [0; 6];
+            stream.read_exact(&mut hello).await.unwrap();
+            stream.write_all(format!("round {round}\n").as_bytes()).await.unwrap();
+            hello
+        };
+        assert_eq!(&tokio::time::timeout(PATIENCE, served).await.expect("nobody came"), b"hello\n");
+        assert_eq!(exit_status(&mut events, UnitName::App).await, 0);
+        assert_eq!(log(&supervisor, &session, UnitName::App).await.last(), Some(&format!("round {round}")));
+        supervisor.stop(&session, UnitName::App, GRACE).await.unwrap();
+    }
+    supervisor.kill(&session).await.unwrap();
+    assert!(supervisor.listen(&session).await.is_err(), "it has ended");
 }

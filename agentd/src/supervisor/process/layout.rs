@@ -7,6 +7,7 @@
 //! <root>/guest.sock   the guest's socket, JSON lines (crate::guest::wire)
 //! <root>/guest.json   what the guest knows, kept after its end
 //! <root>/log/         one bounded log per unit, and the guest's own
+//! <root>/sync.sock        agentd's socket for the forward unit
 //! <root>/vnc.sock, Xauthority, home/, tmp/, run/, ready/
 //! ```
 
@@ -99,6 +100,8 @@ impl Layout {
             vnc_socket: at("vnc.sock"),
             xauthority: at("Xauthority"),
             workspace,
+            sync_socket: at("sync.sock"),
+            own_network: false,
             private_tmp: false,
         }
     }
@@ -119,7 +122,7 @@ pub fn sessions_dir(state_dir: &Path) -> PathBuf {
 pub fn longest_socket_path(state_dir: &Path) -> usize {
     let layout = Layout::new(sessions_dir(state_dir).join("0123456789abcdef"));
     let paths = layout.session_paths(PathBuf::new());
-    let sockets = [layout.guest_socket(), paths.vnc_socket, paths.runtime.join("bus")];
+    let sockets = [layout.guest_socket(), paths.vnc_socket, paths.sync_socket, paths.runtime.join("bus")];
     sockets.iter().map(|path| path.as_os_str().len()).max().unwrap_or(0)
 }
 

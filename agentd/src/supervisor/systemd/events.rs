@@ -19,7 +19,7 @@ use super::layout::{parse_slice_name, parse_unit_name, slice_name, unit_name};
 use super::unit::{MainProcess, Service, read_service, read_slice};
 use crate::supervisor::{SliceEvent, UnitName, UnitStatus};
 
-/// Events that wait for a slow session task: a session has five units.
+/// Events that wait for a slow session task: a session has six units.
 const EVENT_BUFFER: usize = 64;
 /// A process that ends by SIGKILL within this time after somebody in the session was killed for lack of memory is
 /// the one that was.

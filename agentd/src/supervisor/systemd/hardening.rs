@@ -16,8 +16,11 @@
 //! - `/run` is empty but for a name server's `resolv.conf`: no system bus, no systemd, no journal, no other session.
 //! - `/sys/fs/cgroup` names every session of the machine with its processes: hidden.
 //!
+//! The forward unit has what the desktop's units have, and the session's network: it passes bytes on, and alone sees the
+//! socket that leads out.
+//!
 //! Units that need no network have a namespace with nothing but a loopback. The window manager shares the display's,
-//! with `network = none` the agent, too; the agent always shares its System V memory, for pictures (MIT-SHM).
+//! with `network = none` the agent and its forward, too; the agent always shares its System V memory, for pictures (MIT-SHM).
 
 mod value;
 
@@ -129,6 +132,15 @@ fn is_desktop(word: &str) -> bool {
     [UnitName::Display, UnitName::Dbus, UnitName::Wm].iter().any(|unit| unit.as_str() == word)
 }
 
+/// Ours, and therefore known to need little.
+fn is_small(word: &str) -> bool {
+    is_desktop(word) || is_forward(word)
+}
+
+fn is_forward(word: &str) -> bool {
+    word == UnitName::Forward.as_str()
+}
+
 fn identity(context: &ServiceContext<'_>) -> Vec<Property> {
     let ServiceContext { word, layout, user, .. } = *context;
     let ready = || text(&layout.ready_file(word));
@@ -157,7 +169,7 @@ fn identity(context: &ServiceContext<'_>) -> Vec<Property> {
     ];
     // Their output is a file of agentd's, which a session must not be able to fill. Not for the display, whose
     // pictures in memory are files, too; its output is its own word alone.
-    if word == GUEST || word == UnitName::Dbus.as_str() {
+    if word == GUEST || word == UnitName::Dbus.as_str() || is_forward(word) {
         properties.extend([("LimitFSIZE", Value::U64(OUTPUT_BYTES)), ("LimitFSIZESoft", Value::U64(OUTPUT_BYTES))]);
     }
     properties
@@ -184,7 +196,7 @@ fn privileges(context: &ServiceContext<'_>) -> Vec<Property> {
         ("ProtectKernelTunables", Value::Bool(true)),
         ("ProtectControlGroups", Value::Bool(true)),
     ];
-    if is_desktop(context.word) {
+    if is_small(context.word) {
         properties.push(("MemoryDenyWriteExecute", Value::Bool(true)));
     }
     properties
@@ -210,6 +222,9 @@ fn file_system(context: &ServiceContext<'_>) -> Vec<Property> {
     if word == GUEST {
         shown.push(same(NOTIFY, true));
     }
+    if is_forward(word) {
+        shown.push((text(&layout.sync_dir()), inside::SYNC.to_owned(), false));
+    }
     shown.extend(context.programs.iter().map(|program| same(&text(program), false)));
     let own = context.hidden.iter().filter(|path| !REPLACED.iter().any(|replaced| path.starts_with(replaced)));
     let hidden = HIDDEN.iter().map(|path| format!("-{path}")).chain(own.map(|path| format!("-{}", text(path))));
@@ -231,7 +246,7 @@ fn file_system(context: &ServiceContext<'_>) -> Vec<Property> {
         ("BindReadOnlyPaths", Value::Binds(shown)),
         ("InaccessiblePaths", Value::Texts(hidden.collect())),
     ];
-    if is_desktop(word) {
+    if is_small(word) {
         properties.push(("ProcSubset", Value::text("pid")));
     }
     properties
@@ -240,7 +255,11 @@ fn file_system(context: &ServiceContext<'_>) -> Vec<Property> {
 fn network(context: &ServiceContext<'_>) -> Vec<Property> {
     let ServiceContext { word, layout, .. } = *context;
     let alone = is_desktop(word) || word == GUEST;
-    let families: &[&str] = if alone { &["AF_UNIX"] } else { &["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"] };
+    let families: &[&str] = match word {
+        _ if alone => &["AF_UNIX"],
+        word if is_forward(word) => &["AF_UNIX", "AF_INET"],
+        _ => &["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"],
+    };
     let mut properties = vec![
         ("PrivateNetwork", Value::Bool(alone || context.network == Network::None)),
         ("RestrictAddressFamilies", Value::list(true, families)),
@@ -258,8 +277,8 @@ fn network(context: &ServiceContext<'_>) -> Vec<Property> {
 fn joins_display(context: &ServiceContext<'_>) -> bool {
     match UnitName::parse(context.word) {
         Some(UnitName::Wm | UnitName::App) => true,
-        Some(_) => false,
-        None => context.network == Network::None,
+        Some(UnitName::Workspace | UnitName::Display | UnitName::Dbus) => false,
+        Some(UnitName::Forward) | None => context.network == Network::None,
     }
 }
 
@@ -267,10 +286,12 @@ fn system_calls(context: &ServiceContext<'_>) -> Vec<Property> {
     let mut allowed = vec!["@system-service"];
     let mut denied = vec!["@keyring"];
     let mut again = Vec::new();
-    if is_desktop(context.word) {
+    if is_small(context.word) {
         denied.extend(["@privileged", "@resources"]);
+    }
+    if is_desktop(context.word) {
         again.extend(["setuid", "setgid", "setresuid", "setresgid"]);
-    } else {
+    } else if !is_forward(context.word) {
         allowed.push("ptrace");
     }
     if owns_sandbox(context) {

@@ -5,6 +5,7 @@
 //!     home  tmp  run  display  the slot user's, 0700; bound to /home/agent, /tmp, /run/session, /run/display
 //!     ready/<unit>             standard output of units whose first line says that they are ready; root's
 //!     env/<unit>               environments; root's, 0600: unit properties can be read by everybody over D-Bus
+//!     sync/sock                agentd's socket for the forward unit; root's, bound to /run/sync of that unit alone
 //!     Xauthority.agentd        agentd's own copy of the X cookie
 //!     unit.json                what the backend must remember across a restart of agentd
 //! <state>/s/<key>.new/         the same while it is being made
@@ -33,6 +34,7 @@ pub(super) mod inside {
     pub const VAR_TMP: &str = "/var/tmp";
     pub const RUN: &str = "/run/session";
     pub const DISPLAY: &str = "/run/display";
+    pub const SYNC: &str = "/run/sync";
     pub const WORKSPACE: &str = "/home/workspace";
 }
 
@@ -44,7 +46,11 @@ pub fn slice_group(session: &SessionId) -> String {
 /// Directories of one session that its user owns.
 pub const OWNED: [&str; 4] = ["home", "tmp", "run", "display"];
 /// Directories of one session that stay root's.
-pub const ROOTS: [&str; 2] = ["ready", "env"];
+pub const ROOTS: [&str; 3] = ["ready", "env", SYNC];
+/// Directory of agentd's socket for the forward unit.
+pub const SYNC: &str = "sync";
+/// The socket in it.
+const SOCKET: &str = "sock";
 
 /// Paths of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +107,16 @@ impl Layout {
         self.at("ready").join(word)
     }
 
+    /// Directory of agentd's socket for the forward unit.
+    pub fn sync_dir(&self) -> PathBuf {
+        self.at(SYNC)
+    }
+
+    /// agentd's socket for the forward unit.
+    pub fn sync_socket(&self) -> PathBuf {
+        self.sync_dir().join(SOCKET)
+    }
+
     /// The backend's record.
     pub fn record(&self) -> PathBuf {
         self.at("unit.json")
@@ -132,6 +148,8 @@ impl Layout {
             tmp: PathBuf::from(inside::TMP),
             vnc_socket: Path::new(inside::DISPLAY).join("vnc.sock"),
             workspace: PathBuf::from(inside::WORKSPACE),
+            sync_socket: Path::new(inside::SYNC).join(SOCKET),
+            own_network: true,
             private_tmp: true,
         }
     }

@@ -10,6 +10,7 @@
 mod environment;
 mod hand_over;
 mod remove;
+mod socket;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,7 +19,8 @@ use std::path::{Component, Path, PathBuf};
 
 pub use self::environment::{environment_text, write_env};
 pub use self::remove::{remove, remove_workspace};
-use super::layout::{Layout, OWNED, ROOTS, inside};
+pub use self::socket::listen;
+use super::layout::{Layout, OWNED, ROOTS, SYNC, inside};
 use super::slots::{SlotUser, Slots};
 use crate::supervisor::SessionFile;
 
@@ -115,6 +117,7 @@ fn fill(new: &Path, slot: &SlotUser, files: &[SessionFile], authority: &[u8]) ->
     for name in ROOTS {
         make_dir(&new.join(name))?;
     }
+    socket::let_through(&new.join(SYNC))?;
     for name in OWNED {
         make_dir(&new.join(name))?;
         given.push(new.join(name));

@@ -7,13 +7,13 @@ use helix_protocol::resources::{Bytes, Cpus};
 
 use super::*;
 
-const WORDS: [&str; 6] = ["workspace", "display", "dbus", "wm", "app", "guest"];
+const WORDS: [&str; 7] = ["workspace", "display", "dbus", "wm", "forward", "app", "guest"];
 
 fn properties(word: &str, network: Network, own_sandbox: bool) -> Vec<Property> {
     let session = SessionId::parse("session").unwrap();
     let layout = Layout::new(Path::new("/var/lib/helix"), Path::new("/srv/workspaces"), &session);
     let user = SlotUser { number: 1, name: "helix-u1".to_owned(), uid: 901, gid: 901 };
-    let stdout = if matches!(word, "display" | "dbus") { Stdout::Ready } else { Stdout::Log };
+    let stdout = if matches!(word, "display" | "dbus" | "forward") { Stdout::Ready } else { Stdout::Log };
     let hidden = ["/var/lib/helix", "/srv/workspaces"].map(PathBuf::from);
     let programs = [PathBuf::from("/usr/bin/agentd")];
     let context = ServiceContext {
@@ -42,6 +42,7 @@ fn each_unit_as_it_will_be() {
         insta::assert_snapshot!(format!("unit_{word}"), unit_file(&properties(word, Network::Host, false)));
     }
     insta::assert_snapshot!("unit_app_with_own_sandbox", unit_file(&properties("app", Network::Host, true)));
+    insta::assert_snapshot!("unit_forward_without_network", unit_file(&properties("forward", Network::None, false)));
     insta::assert_snapshot!("unit_app_without_network", unit_file(&properties("app", Network::None, false)));
 }
 
@@ -73,6 +74,8 @@ fn no_unit_goes_without_what_separates_sessions() {
         assert!(!sandbox || *word == "app" || is_set("RestrictNamespaces", Value::Namespaces(NO_NAMESPACES)), "{word}");
         let display = unit_file(&properties).contains("/run/display");
         assert_eq!(display, *word == "display", "{word} sees the RFB socket");
+        let way_out = unit_file(&properties).contains("/run/sync");
+        assert_eq!(way_out, *word == "forward", "{word} sees the socket that leads out");
     }
 }
 
@@ -81,7 +84,7 @@ fn nobody_but_the_display_is_named_by_another_unit() {
     for (word, network) in WORDS.iter().flat_map(|word| [(word, Network::Host), (word, Network::None)]) {
         let text = unit_file(&properties(word, network, false));
         let joined: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("JoinsNamespaceOf=")).collect();
-        let joins = matches!(*word, "wm" | "app") || (*word == "guest" && network == Network::None);
+        let joins = matches!(*word, "wm" | "app") || (matches!(*word, "guest" | "forward") && network == Network::None);
         assert_eq!(joined.len(), usize::from(joins), "{word}");
         assert!(joined.iter().all(|named| named.ends_with("-display.service")), "{word}: {joined:?}");
     }

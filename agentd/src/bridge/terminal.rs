@@ -1,4 +1,4 @@
-//! The terminal on the desktop, and the PTY on which the command runs.
+//! The terminal on the desktop, and PTYs on which commands run.
 //!
 //! Both are waited for as unnamed pipe ends: that is tokio's wrapper for any file that can be polled which needs no
 //! unsafe code.
@@ -17,13 +17,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 
 /// What one read took.
-pub(super) type Bytes = Vec<u8>;
+pub type Bytes = Vec<u8>;
 
 /// Most bytes of one read.
 const READ_BYTES: usize = 16 * 1024;
 
 /// What the user sees. Without a terminal there is output only.
-pub(super) struct Terminal {
+pub struct Terminal {
     output: io::Stdout,
     /// Opened anew: non-blocking mode must not reach the output, which shares its description with standard input.
     input: Option<Input>,
@@ -36,7 +36,7 @@ struct Input {
 
 impl Terminal {
     /// The terminal that this process runs in, in raw mode: the PTY inside does line editing and signals.
-    pub(super) fn open() -> anyhow::Result<Self> {
+    pub fn open() -> anyhow::Result<Self> {
         let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
         let input = match OpenOptions::new().read(true).write(true).custom_flags(nonblocking).open("/dev/tty") {
             Ok(tty) => {
@@ -50,19 +50,26 @@ impl Terminal {
         Ok(Self { output: io::stdout(), input })
     }
 
-    pub(super) fn size(&self) -> Option<Winsize> {
+    /// Somebody can type here.
+    pub fn has_keys(&self) -> bool {
+        self.input.is_some()
+    }
+
+    /// Window size.
+    pub fn size(&self) -> Option<Winsize> {
         tcgetwinsize(&self.input.as_ref()?.tty).ok()
     }
 
     /// What the user typed; waits for ever where nobody can.
-    pub(super) async fn read(&mut self) -> io::Result<Bytes> {
+    pub async fn read(&mut self) -> io::Result<Bytes> {
         match &mut self.input {
             Some(input) => read(&mut input.keys).await,
             None => std::future::pending().await,
         }
     }
 
-    pub(super) fn show(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    /// Writes all of it.
+    pub fn show(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.write_all(bytes).context("the terminal is gone")
     }
 }
@@ -81,21 +88,23 @@ impl Write for Terminal {
 }
 
 /// A PTY: what is typed into it, what comes out of it, and the command's side until it is taken.
-pub(super) struct Pty {
-    pub(super) input: PtyInput,
-    pub(super) output: PtyOutput,
+pub struct Pty {
+    /// To the command.
+    pub input: PtyInput,
+    /// From the command.
+    pub output: PtyOutput,
     command: Option<OwnedFd>,
 }
 
 /// To the command.
-pub(super) struct PtyInput {
+pub struct PtyInput {
     ours: pipe::Sender,
     /// What the command has not taken yet. Nothing more is read from the user meanwhile.
     pending: Bytes,
 }
 
 /// From the command.
-pub(super) struct PtyOutput {
+pub struct PtyOutput {
     ours: File,
     events: pipe::Receiver,
     /// Nobody has the command's side open any more.
@@ -104,7 +113,7 @@ pub(super) struct PtyOutput {
 
 impl Pty {
     /// A new PTY with this window size.
-    pub(super) fn open(size: Option<Winsize>) -> anyhow::Result<Self> {
+    pub fn open(size: Option<Winsize>) -> anyhow::Result<Self> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let ours = openpt(flags).context("cannot make a PTY")?;
         grantpt(&ours)?;
@@ -120,31 +129,25 @@ impl Pty {
     }
 
     /// Standard streams for the command. We keep nothing of that side, so that its end can be seen.
-    pub(super) fn take_command_side(&mut self) -> anyhow::Result<[Stdio; 3]> {
+    pub fn take_command_side(&mut self) -> anyhow::Result<[Stdio; 3]> {
         let side = self.command.take().context("the command's side is taken")?;
         Ok([side.try_clone()?.into(), side.try_clone()?.into(), side.into()])
-    }
-
-    pub(super) fn resize(&self, size: Option<Winsize>) {
-        if let Some(size) = size {
-            // A PTY that nobody uses any more needs no size.
-            let _ = tcsetwinsize(&self.output.ours, size);
-        }
     }
 }
 
 impl PtyInput {
     /// Takes what the user typed.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// The command has taken everything.
+    pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 
     /// Gives the command a part of what is pending. Cancel-safe.
-    pub(super) async fn send(&mut self) {
+    pub async fn send(&mut self) {
         match self.ours.write(&self.pending).await {
             Ok(count) => drop(self.pending.drain(..count)),
             // Nobody is there to read it.
@@ -154,21 +157,26 @@ impl PtyInput {
 }
 
 impl PtyOutput {
-    /// What the command wrote; waits for ever after the end.
-    pub(super) async fn read(&mut self) -> Bytes {
-        if !self.closed {
-            match read(&mut self.events).await {
-                // EIO: the last process that had the other side open has closed it.
-                Err(_) => self.closed = true,
-                Ok(bytes) => return bytes,
-            }
+    /// Tells the command that its window changed.
+    pub fn resize(&self, size: Winsize) {
+        // A PTY that nobody uses any more needs no size.
+        let _ = tcsetwinsize(&self.ours, size);
+    }
+
+    /// What the command wrote; None, once, when nobody has the other side open any more, and after that never.
+    pub async fn read(&mut self) -> Option<Bytes> {
+        if self.closed {
+            std::future::pending::<()>().await;
         }
-        std::future::pending().await
+        // EIO: the last process that had the other side open has closed it.
+        let bytes = read(&mut self.events).await.ok();
+        self.closed = bytes.is_none();
+        bytes
     }
 
     /// What is there now. Reading, without asking for readiness first, makes the kernel hand over everything that
     /// was written before.
-    pub(super) fn read_now(&mut self) -> Option<Bytes> {
+    pub fn read_now(&mut self) -> Option<Bytes> {
         let mut bytes = vec![0; READ_BYTES];
         let count = self.ours.read(&mut bytes).ok().filter(|count| *count > 0)?;
         bytes.truncate(count);

@@ -1,0 +1,92 @@
+//! What a machine must have for a kind, and what is told where it has not.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::file::KindFile;
+use super::{ZED, vulkan};
+
+/// Where it is put by its own installer, and is not seen by services.
+const HOMES: [&str; 2] = ["/home", "/root"];
+
+/// What kinds find on this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine<'a> {
+    /// Value of PATH.
+    pub path: &'a OsStr,
+    /// The Zed editor; `zed` in `path` where no other is named.
+    pub zed: Option<&'a Path>,
+    /// File of the Vulkan driver that draws without a graphics card.
+    pub vulkan_icd: Option<&'a Path>,
+}
+
+impl KindFile {
+    /// The kind if the machine has what it needs, else what is missing and how to get it.
+    pub(super) fn check(self, machine: &Machine<'_>) -> Result<Self, String> {
+        let (path, zed) = (machine.path, machine.zed_program());
+        if self.requires.zed && machine.editor().is_none() {
+            let hint = if HOMES.iter().any(|home| Path::new(&zed).starts_with(home)) {
+                " (sessions under systemd see no home directories: install it in /opt or /usr/local)"
+            } else {
+                ""
+            };
+            return Err(format!(
+                "the Zed editor's program {zed} is not there; set zed_binary (ZED_BINARY) to it{hint}"
+            ));
+        }
+        if self.requires.vulkan && !machine.vulkan_icd.is_some_and(Path::is_file) {
+            let what = match machine.vulkan_icd {
+                Some(file) => format!("{} is not there", file.display()),
+                None => format!("there is no lvp_icd*.json in {}", vulkan::places()),
+            };
+            return Err(format!(
+                "the Vulkan driver that draws without a graphics card is missing: {what}; \
+                 install it (Mesa 25 or newer): apt-get install mesa-vulkan-drivers, or set vulkan_icd (HELIX_VULKAN_ICD)"
+            ));
+        }
+        let missing = self.requires.programs.iter().filter(|(program, _)| !is_in_path(program, path));
+        let (programs, packages): (Vec<&str>, Vec<&str>) =
+            missing.map(|(program, package)| (program.as_str(), package.as_str())).unzip();
+        if !programs.is_empty() {
+            let (programs, packages) = (programs.join(", "), packages.join(" "));
+            return Err(format!("{programs} not found in PATH; install it: apt-get install {packages}"));
+        }
+        let mut agents = self.requires.agent.iter().filter(|(program, _)| !is_in_path(program, path));
+        match agents.next() {
+            Some((program, how)) => Err(format!("{program} not found in PATH; install it: {how}")),
+            None => Ok(self),
+        }
+    }
+}
+
+impl Machine<'_> {
+    /// The editor's file, or how it would be called.
+    pub(super) fn zed_program(&self) -> String {
+        let named = || self.zed.map_or_else(|| PathBuf::from(ZED), Path::to_owned);
+        self.editor().unwrap_or_else(named).to_string_lossy().into_owned()
+    }
+
+    fn editor(&self) -> Option<PathBuf> {
+        match self.zed {
+            Some(zed) => is_executable(zed).then(|| zed.to_owned()),
+            None => {
+                // `zed` of the administrator's directories is another program: the event daemon of ZFS.
+                let dirs = std::env::split_paths(self.path).filter(|dir| !dir.ends_with("sbin"));
+                dirs.map(|dir| dir.join(ZED)).find(|file| is_executable(file))
+            }
+        }
+    }
+}
+
+fn is_in_path(program: &str, path: &OsStr) -> bool {
+    if program.contains('/') {
+        return is_executable(Path::new(program));
+    }
+    std::env::split_paths(path).any(|dir| is_executable(&dir.join(program)))
+}
+
+fn is_executable(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
