@@ -5,8 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::completions::CompletionsArgs;
+use crate::commands::doctor::DoctorArgs;
+use crate::commands::run::RunArgs;
 use crate::commands::runner::RunnerCommand;
+use crate::commands::secret::SecretCommand;
 use crate::commands::session::SessionCommand;
+use crate::commands::spec_task::SpecTaskCommand;
+use crate::commands::thread::ThreadCommand;
 use crate::commands::up::UpArgs;
 
 const EXIT_CODES: &str = "\
@@ -73,9 +78,22 @@ pub enum Command {
     Down,
     /// Show server, runners and sessions; exit code 0 when healthy, 1 when not
     Status,
+    /// Look whether this machine is fit for desktops and Zed; exit code 0 when it is, 1 when not
+    Doctor(DoctorArgs),
     /// Create, watch and end sessions
     #[command(subcommand)]
     Session(SessionCommand),
+    /// Create a session, give it a prompt, show the answer and end it, in one line
+    Run(Box<RunArgs>),
+    /// Look at the conversations of a session, and steer them
+    #[command(subcommand)]
+    Thread(ThreadCommand),
+    /// Store values that sessions get by name, such as model keys
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// Look at pieces of work that have one desktop and many threads, and end them
+    #[command(subcommand)]
+    SpecTask(SpecTaskCommand),
     /// Look at the machines that run sessions
     #[command(subcommand)]
     Runner(RunnerCommand),

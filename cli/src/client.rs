@@ -1,19 +1,25 @@
 //! HTTP client over `protocol::api`: one method per route, every failure a [`CliError`] with the right exit code.
 
 mod logs;
+mod patience;
+mod refusal;
+mod secrets;
+mod spec_tasks;
+mod threads;
 
 use std::time::Duration;
 
 use helix_protocol::api::{
-    AmendSession, CreateLink, CreateSession, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage,
-    SessionView,
+    AmendSession, CreateLink, CreateSession, FleetStatus, Link, RunnerList, RunnerView, SessionPage, SessionView,
 };
-use helix_protocol::{ErrorCode, RunnerId, SessionId};
-use reqwest::{Method, StatusCode, Url};
+use helix_protocol::{RunnerId, SessionId};
+use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::logs::{FollowedLogs, LogsRequest};
+pub use self::patience::patiently;
+pub use self::refusal::refusal;
 use crate::error::{CliError, Kind, Result, chain};
 use crate::settings::Connection;
 
@@ -118,6 +124,24 @@ impl Client {
         query: &[(&str, String)],
         body: Option<&B>,
     ) -> Result<T> {
+        let (place, bytes) = self.ask(what, method, path, query, body).await?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            CliError::failed(format!("cannot {what}"))
+                .at(place)
+                .because(format!("the answer is not what this helixctl expects: {error}"))
+                .next("check that the address is a Helix server of this version: helixctl version")
+        })
+    }
+
+    /// The place in words and the body of an answer that is no refusal.
+    async fn ask<B: Serialize>(
+        &self,
+        what: &str,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&B>,
+    ) -> Result<(String, Vec<u8>)> {
         let what = format!("cannot {what}");
         let (request, place) = self.request(method, path, query);
         let mut request = request.timeout(ANSWER_WITHIN);
@@ -127,15 +151,7 @@ impl Client {
         let response = request.send().await.map_err(|error| transport_error(&what, &place, &error))?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(|error| transport_error(&what, &place, &error))?;
-        if !status.is_success() {
-            return Err(refusal(what, place, status, &bytes));
-        }
-        serde_json::from_slice(&bytes).map_err(|error| {
-            CliError::failed(what)
-                .at(place)
-                .because(format!("the answer is not what this helixctl expects: {error}"))
-                .next("check that the address is a Helix server of this version: helixctl version")
-        })
+        if status.is_success() { Ok((place, bytes.into())) } else { Err(refusal(what, place, status, &bytes)) }
     }
 }
 
@@ -186,123 +202,5 @@ fn innermost(error: &dyn std::error::Error) -> String {
     last.to_string()
 }
 
-/// A problem document, or whatever else answered, as an error.
-fn refusal(what: String, place: String, status: StatusCode, body: &[u8]) -> CliError {
-    let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
-        let kind = match status.as_u16() {
-            401 | 403 => Kind::Refused,
-            502..=504 => Kind::Unreachable,
-            _ => Kind::Failed,
-        };
-        return CliError::new(kind, what)
-            .at(place)
-            .because(format!("HTTP {status}, and not from a Helix server of this version"))
-            .next("check the address: --url, HELIX_URL, ~/.config/helix/config.toml");
-    };
-    let (kind, next) = next_step(problem.code);
-    let mut error = CliError::new(kind, what).at(place).because(format!("{} ({})", problem.detail, problem.code));
-    error.next = next.map(str::to_owned);
-    error.code = Some(problem.code);
-    error
-}
-
-/// Class of a code, and what to do where the server's own words do not say it.
-fn next_step(code: ErrorCode) -> (Kind, Option<&'static str>) {
-    match code {
-        ErrorCode::TokenMissing | ErrorCode::TokenInvalid => {
-            (Kind::Refused, Some("give the token: --token-file FILE, HELIX_TOKEN, or --state-dir DIR of `helixctl up`"))
-        }
-        ErrorCode::Forbidden | ErrorCode::ForeignOrigin | ErrorCode::TicketInvalid => {
-            (Kind::Refused, Some("use a token that allows it: --token-file FILE or HELIX_TOKEN"))
-        }
-        ErrorCode::StoreUnavailable | ErrorCode::RunnerUnavailable | ErrorCode::NoRunner => {
-            (Kind::Unreachable, Some("helixctl status"))
-        }
-        ErrorCode::WaitTimeout => (Kind::TimedOut, Some("helixctl status")),
-        ErrorCode::SessionNotFound | ErrorCode::SessionEnded => (Kind::Failed, Some("helixctl session list")),
-        ErrorCode::RunnerNotFound | ErrorCode::UnknownKind => (Kind::Failed, Some("helixctl runner list")),
-        ErrorCode::SessionExists => (Kind::Failed, Some("take another --id, or leave it out and get a new one")),
-        ErrorCode::AboveMaximum => (Kind::Failed, Some("helixctl runner show ID tells the maximum")),
-        ErrorCode::SessionNotReady => (Kind::Failed, Some("helixctl session show ID")),
-        ErrorCode::Conflict => (Kind::Failed, Some("repeat the command")),
-        _ => (Kind::Failed, None),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problem(code: ErrorCode, detail: &str) -> Vec<u8> {
-        let problem = Problem {
-            kind: format!("urn:helix:problem:{code}"),
-            title: code.title().to_owned(),
-            status: code.status(),
-            code,
-            detail: detail.to_owned(),
-        };
-        serde_json::to_vec(&problem).expect("a problem is JSON")
-    }
-
-    fn refused(code: ErrorCode, detail: &str) -> CliError {
-        let status = StatusCode::from_u16(code.status()).expect("a status");
-        refusal(
-            "cannot read the session".into(),
-            "GET http://h/api/v1/sessions/a".into(),
-            status,
-            &problem(code, detail),
-        )
-    }
-
-    #[test]
-    fn a_problem_document_becomes_what_where_why_next() {
-        insta::assert_snapshot!(refused(ErrorCode::SessionNotFound, "there is no session a"), @r"
-        error: cannot read the session
-          where: GET http://h/api/v1/sessions/a
-          why:   there is no session a (session_not_found)
-          next:  helixctl session list
-        ");
-    }
-
-    #[test]
-    fn every_code_has_a_class() {
-        let classes: Vec<_> = ErrorCode::ALL
-            .iter()
-            .map(|code| (code.to_string(), next_step(*code).0.exit_code()))
-            .filter(|(_, exit)| *exit != 1)
-            .map(|(code, exit)| format!("{exit} {code}"))
-            .collect();
-        insta::assert_snapshot!(classes.join("\n"), @r"
-        4 token_missing
-        4 token_invalid
-        4 forbidden
-        4 foreign_origin
-        4 ticket_invalid
-        3 store_unavailable
-        3 runner_unavailable
-        3 no_runner
-        5 wait_timeout
-        ");
-    }
-
-    #[test]
-    fn an_answer_from_something_else_is_told_apart() {
-        let error = refusal("cannot x".into(), "GET http://h/".into(), StatusCode::NOT_FOUND, b"<html>");
-        insta::assert_snapshot!(error, @r"
-        error: cannot x
-          where: GET http://h/
-          why:   HTTP 404 Not Found, and not from a Helix server of this version
-          next:  check the address: --url, HELIX_URL, ~/.config/helix/config.toml
-        ");
-    }
-
-    #[test]
-    fn urls_are_encoded() {
-        let base = Url::parse("http://127.0.0.1:8080/").expect("a url");
-        let url = api_url(&base, &["sessions", "a/../b"], &[("label", "team=a b&c".to_owned())]);
-        assert_eq!(url.as_str(), "http://127.0.0.1:8080/api/v1/sessions/a%2F..%2Fb?label=team%3Da+b%26c");
-        assert!(is_loopback(&base));
-        assert!(is_loopback(&Url::parse("http://[::1]:1/").expect("a url")));
-        assert!(!is_loopback(&Url::parse("http://example.org/").expect("a url")));
-    }
-}
+mod tests;

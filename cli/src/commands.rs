@@ -1,10 +1,15 @@
 //! One file per noun: its arguments and what it does.
 
 pub mod completions;
+pub mod doctor;
 pub mod down;
+pub mod run;
 pub mod runner;
+pub mod secret;
 pub mod session;
+pub mod spec_task;
 pub mod status;
+pub mod thread;
 pub mod up;
 pub mod version;
 
@@ -22,9 +27,14 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
     match cli.command {
         Command::Up(args) => up::run(&global, &args, ui).await,
         Command::Down => down::run(&global, ui).await,
+        Command::Doctor(args) => doctor::run(&args, ui).await,
         Command::Status => status::run(&client(&global)?, ui).await,
         Command::Session(command) => session::run(&client(&global)?, command, ui).await,
         Command::Runner(command) => runner::run(&client(&global)?, command, ui).await,
+        Command::Run(args) => run::run(&client(&global)?, *args, ui).await,
+        Command::Thread(command) => thread::run(&client(&global)?, command, ui).await,
+        Command::Secret(command) => secret::run(|| client(&global), command, ui).await,
+        Command::SpecTask(command) => spec_task::run(&client(&global)?, command, ui).await,
         Command::Completions(args) => completions::run(&args, ui),
         Command::Version => version::run(ui),
     }

@@ -8,10 +8,17 @@
 
 pub mod args;
 pub mod client;
+pub mod command_line;
 pub mod commands;
 pub mod error;
 pub mod feed;
+pub mod follow;
+pub mod prompts;
+pub mod reading;
 pub mod settings;
+pub mod signals;
+pub mod stdin;
+pub mod transcript;
 pub mod ui;
 pub mod up;
 mod usage;

@@ -3,6 +3,10 @@
 //! Text that came from a session (logs, causes, labels) may hold terminal escape sequences, so every text is stripped
 //! of control characters on its way to a terminal. A reader that went away (`| head`) is not an error.
 
+mod flow;
+mod screen;
+mod text;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -10,6 +14,9 @@ use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+pub use self::screen::Screen;
+use self::text::printable;
+pub use self::text::{age, plain_table, span};
 use crate::error::{CliError, Result};
 
 /// Where output goes and how it looks.
@@ -103,8 +110,13 @@ impl Ui {
 
     fn stderr(&self, text: &str) {
         let text = if self.stderr_tty { printable(text) } else { text.to_owned() };
+        self.write_stderr(&format!("{text}\n"));
+    }
+
+    #[expect(clippy::unused_self, reason = "printing goes through a Ui alone")]
+    fn write_stderr(&self, text: &str) {
         // Nobody is left to be told when standard error is gone.
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 
     /// Something that takes a while: a spinner on a terminal, lines elsewhere.
@@ -152,92 +164,12 @@ impl Drop for Progress {
     }
 }
 
+/// Columns of the terminal that standard error is.
+fn terminal_columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
+}
+
 fn json_text<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| CliError::failed("cannot encode the answer as JSON").because(error))
-}
-
-/// The text without colours, and with a mark for every other control character but line ends and tabs.
-fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text.chars();
-    while let Some(c) = rest.next() {
-        match c {
-            '\u{1b}' if rest.as_str().starts_with('[') => {
-                // A control sequence: parameters, then one letter.
-                rest.next();
-                rest.by_ref().find(|c| matches!(c, '@'..='~'));
-            }
-            '\n' | '\t' => shown.push(c),
-            c if c.is_control() => shown.push('\u{fffd}'),
-            c => shown.push(c),
-        }
-    }
-    shown
-}
-
-/// Columns aligned with spaces, no blanks at line ends.
-fn plain_table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let head: Vec<String> = head.iter().map(|cell| cell.to_uppercase()).collect();
-    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in std::iter::once(&head).chain(rows) {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// A time span for people: `830 ms`, `4.2 s`, `3 min`, `5 h`, `2 d`.
-pub fn span(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0 => format!("{} ms", duration.as_millis()),
-        1..=119 => format!("{:.1} s", duration.as_secs_f64()),
-        120..=7_199 => format!("{} min", seconds / 60),
-        7_200..=172_799 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
-}
-
-/// How long ago `then` was.
-pub fn age(then: jiff::Timestamp) -> String {
-    let past = jiff::Timestamp::now().duration_since(then);
-    span(Duration::try_from(past).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plain_tables_align_with_spaces() {
-        let rows = vec![
-            vec!["session_1".to_owned(), "Ready".to_owned(), String::new()],
-            vec!["a".to_owned(), "Pending".to_owned(), "waits".to_owned()],
-        ];
-        insta::assert_snapshot!(plain_table(&["id", "phase", "cause"], &rows), @r"
-        ID         PHASE    CAUSE
-        session_1  Ready
-        a          Pending  waits
-        ");
-    }
-
-    #[test]
-    fn escape_sequences_do_not_reach_a_terminal() {
-        assert_eq!(printable("a\x1b[1;31mred\x1b[m\x07\tb\nc\x1b]0;title"), "ared\u{fffd}\tb\nc\u{fffd}]0;title");
-        assert_eq!(printable("cut off\x1b[31"), "cut off");
-    }
-
-    #[test]
-    fn spans_read_well() {
-        let words: Vec<_> =
-            [12, 1_500, 65_000, 180_000, 7_200_000, 172_800_000].map(|ms| span(Duration::from_millis(ms))).into();
-        assert_eq!(words, ["12 ms", "1.5 s", "65.0 s", "3 min", "2 h", "2 d"]);
-    }
 }

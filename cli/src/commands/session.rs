@@ -1,12 +1,14 @@
-//! `helixctl session …`: create, list, show, limit, stop, delete, logs, open.
+//! `helixctl session …`: create, list, show, prompt, chat, limit, stop, delete, logs, open.
 
-mod create;
+mod chat;
+pub mod create;
 mod limit;
 pub mod limits;
 mod logs;
 mod open;
+pub mod prompt;
 mod view;
-mod wait;
+pub mod wait;
 
 use std::process::ExitCode;
 
@@ -41,6 +43,10 @@ pub enum SessionCommand {
         /// Session id
         id: SessionId,
     },
+    /// Talk to a session's agent: its answers stream, its questions are answered in line
+    Chat(chat::ChatArgs),
+    /// Send a prompt to a session's agent
+    Prompt(Box<prompt::PromptArgs>),
     /// Print the last lines that a session's programs wrote, and follow what they write
     Logs(logs::LogsArgs),
     /// Make a link to the session's desktop and open it in the browser
@@ -101,13 +107,21 @@ pub async fn run(client: &Client, command: SessionCommand, ui: &Ui) -> Result<Ex
         SessionCommand::List(args) => list_sessions(client, args, ui).await?,
         SessionCommand::Show { id } => {
             let session = client.session(&id).await?;
-            ui.answer(&session, || view::show(ui, &session))?;
+            if ui.json {
+                ui.json(&session)?;
+            } else {
+                // Without them the session is shown all the same.
+                let threads = client.threads(&id).await.ok();
+                view::show(ui, &session, threads.as_ref())?;
+            }
         }
         SessionCommand::Stop(args) => stop(client, args, ui).await?,
         SessionCommand::Delete { id } => {
             let session = client.delete_session(&id).await?;
             ui.answer(&session, || ui.line(id.as_str()))?;
         }
+        SessionCommand::Chat(args) => return chat::run(client, args, ui).await,
+        SessionCommand::Prompt(args) => return prompt::run(client, *args, ui).await,
         SessionCommand::Limit(args) => limit::run(client, args, ui).await?,
         SessionCommand::Logs(args) => logs::run(client, args, ui).await?,
         SessionCommand::Open(args) => open::run(client, args, ui).await?,

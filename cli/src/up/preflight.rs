@@ -8,7 +8,7 @@ use crate::error::{CliError, Kind, Result};
 use crate::settings::Env;
 
 /// Program and the package that brings it, on Debian and Ubuntu.
-const DESKTOP: [(&str, &str); 7] = [
+pub const DESKTOP: [(&str, &str); 7] = [
     ("Xtigervnc", "tigervnc-standalone-server"),
     ("xkbcomp", "x11-xkb-utils"),
     ("openbox", "openbox"),
@@ -40,7 +40,8 @@ pub async fn programs(env: Env<'_>) -> Result<Programs> {
     Ok(Programs { nats, server: programs::own("helix-server")?, agentd: programs::own("agentd")? })
 }
 
-fn check_desktop(has: &dyn Fn(&str) -> bool) -> Result<()> {
+/// Names every program of a desktop that is not there.
+pub fn check_desktop(has: &dyn Fn(&str) -> bool) -> Result<()> {
     let missing: Vec<_> = DESKTOP.iter().filter(|(program, _)| !has(program)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -52,7 +53,8 @@ fn check_desktop(has: &dyn Fn(&str) -> bool) -> Result<()> {
         .next(format!("packaging/setup.sh runtime, or: apt-get install -y {}", packages.join(" "))))
 }
 
-async fn check_nats(program: &Path) -> Result<()> {
+/// The program's version, if it is new enough.
+pub async fn check_nats(program: &Path) -> Result<String> {
     let bad = |why: String| {
         CliError::failed("this nats-server cannot be used")
             .at(program.display())
@@ -61,13 +63,14 @@ async fn check_nats(program: &Path) -> Result<()> {
     };
     let output = tokio::process::Command::new(program)
         .arg("--version")
+        .kill_on_drop(true)
         .output()
         .await
         .map_err(|error| bad(format!("it cannot be run: {error}")))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.trim().rsplit(['v', ' ']).next().unwrap_or_default().to_owned();
     match parse_version(&version) {
-        Some(found) if found >= OLDEST_NATS => Ok(()),
+        Some(found) if found >= OLDEST_NATS => Ok(version),
         Some(_) => Err(bad(format!("version {version} is too old; {}.{} is the oldest", OLDEST_NATS.0, OLDEST_NATS.1))),
         None => Err(bad(format!("its version cannot be read from {:?}", text.trim()))),
     }

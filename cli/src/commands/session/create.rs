@@ -1,6 +1,5 @@
 //! `session create`: builds the request, sends it, and waits if asked to.
 
-use std::io::Read as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,12 +7,15 @@ use clap::{Args, ValueEnum};
 use helix_protocol::api::{CreateSession, ProjectSource, SessionView};
 use helix_protocol::resources::{Network, OnLost};
 use helix_protocol::session::{Geometry, MAX_INPUT_CHARS, Project};
-use helix_protocol::{KindName, PoolName, SessionId};
+use helix_protocol::{KindName, PoolName, SessionId, SpecTaskId};
 
 use super::limits::{ReserveArgs, ResourceArgs};
 use super::wait::{Goal, Watch};
 use crate::client::Client;
-use crate::error::{CliError, Kind, Result};
+use crate::command_line::SecretArgs;
+use crate::error::Result;
+use crate::settings::process_env;
+use crate::stdin;
 use crate::ui::Ui;
 
 /// Arguments of `session create`.
@@ -49,6 +51,11 @@ pub struct CreateArgs {
     /// Environment of the agent; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
+    #[command(flatten)]
+    secrets: SecretArgs,
+    /// Spec task that it belongs to: if that has a desktop, this session is another name of it, --input a new thread
+    #[arg(long, value_name = "ID")]
+    spec_task: Option<SpecTaskId>,
     #[command(flatten)]
     resources: ResourceArgs,
     #[command(flatten)]
@@ -103,7 +110,7 @@ fn parse_on_lost(text: &str) -> Result<OnLost, String> {
 /// Creates, and waits if asked to.
 pub async fn run(client: &Client, args: CreateArgs, ui: &Ui) -> Result<ExitCode> {
     let (wait, patience) = (args.wait, Duration::from_secs(args.timeout));
-    let request = request(args, read_stdin)?;
+    let request = request(args, || stdin::text("standard input (--input -)", MAX_INPUT_CHARS))?;
     let Some(wait) = wait else {
         let session = client.create_session(&request).await?;
         ui.answer(&session, || ui.line(session.id.as_str()))?;
@@ -142,6 +149,7 @@ fn request(args: CreateArgs, read_input: impl FnOnce() -> Result<String>) -> Res
         Some("-") => Some(read_input()?),
         _ => args.input,
     };
+    let secrets = args.secrets.read("helixctl session create", &process_env)?;
     let project = args.project.map(|git| absolute_if_local(&git)).map(|git| match args.branch {
         Some(branch) => ProjectSource::Long(Project { git, branch: Some(branch) }),
         None => ProjectSource::Short(git),
@@ -160,29 +168,17 @@ fn request(args: CreateArgs, read_input: impl FnOnce() -> Result<String>) -> Res
         reserve: args.reserve.into(),
         network: args.network,
         on_lost: args.on_lost,
-        ..CreateSession::default()
+        secrets,
+        spec_task: args.spec_task,
     })
 }
 
 /// A relative path means nothing to a runner, whose working directory is another one.
-fn absolute_if_local(git: &str) -> String {
+pub fn absolute_if_local(git: &str) -> String {
     match std::fs::canonicalize(git) {
         Ok(path) if path.is_dir() => path.display().to_string(),
         _ => git.to_owned(),
     }
-}
-
-fn read_stdin() -> Result<String> {
-    let bad =
-        |why: String| CliError::new(Kind::Usage, "cannot read the input").at("standard input (--input -)").because(why);
-    // No more than the server takes, plus one byte to see that there is more: four bytes are one character at most.
-    let limit = MAX_INPUT_CHARS as u64 * 4 + 1;
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
-    if bytes.len() as u64 == limit {
-        return Err(bad(format!("it is longer than {MAX_INPUT_CHARS} characters")));
-    }
-    String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8 text".to_owned()))
 }
 
 #[cfg(test)]
@@ -224,6 +220,8 @@ mod tests {
             "--reserve-memory=1GiB",
             "--network=none",
             "--on-lost=restart",
+            "--secret=ANTHROPIC_API_KEY",
+            "--spec-task=spt_1",
             "--wait",
         ];
         let args = args(&line);
@@ -258,7 +256,11 @@ mod tests {
             "memory": 1073741824
           },
           "network": "none",
-          "on_lost": "restart"
+          "on_lost": "restart",
+          "secrets": {
+            "ANTHROPIC_API_KEY": null
+          },
+          "spec_task": "spt_1"
         }
         "#);
     }

@@ -1,6 +1,7 @@
 //! A session for people: a row of a table, or a page.
 
-use helix_protocol::api::SessionView;
+use helix_protocol::api::threads::ThreadList;
+use helix_protocol::api::{SessionView, SyncStatus};
 
 use super::limits;
 use crate::error::Result;
@@ -55,8 +56,51 @@ pub fn facts(ui: &Ui, rows: &[(&str, String)]) -> Result<()> {
     Ok(())
 }
 
-/// Everything about one session.
-pub fn show(ui: &Ui, session: &SessionView) -> Result<()> {
+/// The line between the session's agent and the server, and what is wrong with it.
+fn sync_rows(session: &SessionView) -> Vec<(&'static str, String)> {
+    let SyncStatus { connected, ready, connected_at, agent, refused } = &session.sync;
+    let mut rows = Vec::new();
+    if session.phase.is_terminal() {
+        return rows;
+    }
+    let named = agent.as_ref().map(|agent| format!(" ({agent})")).unwrap_or_default();
+    let since = connected_at.map(|at| format!(" since {at}")).unwrap_or_default();
+    rows.push((
+        "agent",
+        match (connected, ready) {
+            (true, true) => format!("connected and ready{named}{since}"),
+            (true, false) => format!("connected, not ready yet{named}{since}"),
+            (false, _) => "not connected: prompts wait".to_owned(),
+        },
+    ));
+    if let Some(why) = refused {
+        rows.push((
+            "refused",
+            format!(
+                "{why}\nWhatever dials tries again for ever and says nothing. If it is the session's own agent, begin anew: \
+                 helixctl session stop {}",
+                session.id
+            ),
+        ));
+    }
+    rows
+}
+
+fn threads_words(session: &SessionView, list: &ThreadList) -> String {
+    let count = list.threads.len();
+    let asks: u32 = list.threads.iter().map(|thread| thread.open_questions).sum();
+    let mut words = count.to_string();
+    if list.usage.total_tokens > 0 {
+        words += &format!(", {} tokens", list.usage.total_tokens);
+    }
+    if asks > 0 {
+        words += &format!("\nthe agent waits for {asks} answers: helixctl session chat {}", session.id);
+    }
+    words
+}
+
+/// Everything about one session; `threads` where they could be read.
+pub fn show(ui: &Ui, session: &SessionView, threads: Option<&ThreadList>) -> Result<()> {
     let mut rows = vec![("session", session.id.to_string()), ("phase", phase(session))];
     if let Some(cause) = &session.cause {
         rows.push(("cause", format!("{} ({})", cause.message, cause.code)));
@@ -74,6 +118,9 @@ pub fn show(ui: &Ui, session: &SessionView) -> Result<()> {
         let branch = project.branch.as_ref().map(|branch| format!(" ({branch})")).unwrap_or_default();
         rows.push(("project", format!("{}{branch}", project.git)));
     }
+    rows.extend(session.spec_task.iter().map(|task| ("spec task", task.to_string())));
+    rows.extend(sync_rows(session));
+    rows.extend(threads.map(|list| ("threads", threads_words(session, list))));
     rows.extend(session.workspace.iter().map(|path| ("workspace", path.clone())));
     rows.extend(limits::rows(&session.spec.resources, &session.spec.reserve, session.limits.as_ref()));
     rows.extend(session.usage.iter().flat_map(limits::usage_rows));

@@ -1,0 +1,110 @@
+//! `helixctl doctor`: is this machine fit for sessions, and would Zed be seen on their desktops?
+//!
+//! It asks no server. [`machine`] looks for the programs of a session, [`zed`] into the editor's binary, [`vulkan`] at
+//! the driver that it draws with, and [`window`] starts the display stack of a session ([`stack`]) with a window of
+//! Zed's own toolkit and reads its pixels ([`pixels`]): what no other check can tell. Each look is bounded
+//! ([`PATIENCE`]); a signal ends it, and nothing is left behind.
+
+mod elf;
+mod machine;
+mod pixels;
+mod report;
+mod stack;
+mod vulkan;
+mod window;
+mod zed;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::error::{CliError, Result};
+use crate::settings::process_env;
+use crate::ui::Ui;
+use crate::up::supervise::Signals;
+use report::{Check, Report};
+
+/// For each check.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The Zed editor's program [env: ZED_BINARY] [default: zed_binary of /etc/helix/agentd.toml, else zed in PATH]
+    #[arg(long, value_name = "PATH")]
+    pub zed: Option<PathBuf>,
+    /// Manifest of the Vulkan driver [env: HELIX_VULKAN_ICD] [default: the one that the runner takes]
+    #[arg(long, value_name = "FILE")]
+    pub vulkan_icd: Option<PathBuf>,
+    /// X server to look at the window on; sessions have tigervnc
+    #[arg(long, value_enum, default_value_t = Display::Tigervnc)]
+    pub display: Display,
+}
+
+/// An X server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Display {
+    /// Xtigervnc, as in sessions
+    Tigervnc,
+    /// Xvfb
+    Xvfb,
+}
+
+impl Display {
+    /// The program.
+    fn program(self) -> &'static str {
+        match self {
+            Self::Tigervnc => "Xtigervnc",
+            Self::Xvfb => "Xvfb",
+        }
+    }
+}
+
+/// Looks at everything; exit code 1 when a check failed.
+pub async fn run(args: &DoctorArgs, ui: &Ui) -> Result<ExitCode> {
+    let mut signals = Signals::catch()?;
+    let progress = ui.progress();
+    let mut report = Report::default();
+    progress.now("looking at programs and libraries");
+    let looked = tokio::select! {
+        looked = look(args, &mut report) => looked,
+        signal = signals.next() => return Err(interrupted(signal)),
+    };
+    progress.now("looking at a window");
+    report.add(window::check(args.display, &looked, &mut signals).await?);
+    drop(progress);
+    ui.answer(&report.told(), || report.show(ui))?;
+    Ok(if report.healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the look at the window needs to know from the others.
+struct Looked {
+    zed: bool,
+    vulkan: Option<vulkan::Driver>,
+}
+
+/// Everything that needs no display.
+async fn look(args: &DoctorArgs, report: &mut Report) -> Looked {
+    report.add(machine::desktop());
+    report.add(machine::git().await);
+    report.add(machine::nats().await);
+    let settings = machine::runner_settings();
+    let setting = |name: &str| settings.get(name).and_then(toml::Value::as_str).map(PathBuf::from);
+    let zed =
+        args.zed.clone().or_else(|| process_env("ZED_BINARY").map(PathBuf::from)).or_else(|| setting("zed_binary"));
+    let zed = zed::check(zed, report).await;
+    let icd = args.vulkan_icd.clone().or_else(|| process_env("HELIX_VULKAN_ICD").map(PathBuf::from));
+    let vulkan = vulkan::check(icd.or_else(|| setting("vulkan_icd")), zed, report);
+    Looked { zed, vulkan }
+}
+
+/// A check of what only Zed needs: without the editor its absence is nothing wrong.
+fn for_zed(zed: bool, name: &'static str, found: impl Into<String>) -> Check {
+    if zed { Check::fail(name, found) } else { Check::warn(name, found) }
+}
+
+fn interrupted(signal: &str) -> CliError {
+    CliError::failed("the look at this machine was interrupted").because(signal).next("helixctl doctor")
+}

@@ -1,0 +1,96 @@
+//! Standard input: a text as a whole, a secret that is not shown, or lines as they come.
+
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
+
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{CliError, Kind, Result};
+
+/// Longest line that is taken.
+const MAX_LINE: u64 = 1 << 20;
+
+/// A UTF-8 text of at most so many characters; `place` says which argument asked for it.
+pub fn text(place: &str, max_chars: usize) -> Result<String> {
+    let bad = |why: String| CliError::new(Kind::Usage, "cannot read the input").at(place).because(why);
+    // No more than the server takes, plus one byte to see that there is more: four bytes are one character at most.
+    let limit = max_chars as u64 * 4 + 1;
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
+    if bytes.len() as u64 == limit {
+        return Err(bad(format!("it is longer than {max_chars} characters")));
+    }
+    String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8 text".to_owned()))
+}
+
+/// True when a person types.
+pub fn is_terminal() -> bool {
+    std::io::stdin().is_terminal()
+}
+
+/// One line that a person types without seeing it. Ctrl-C leaves the terminal as it was.
+pub async fn hidden_line() -> Result<String> {
+    let bad = |why: String| CliError::failed("cannot read the secret").at("standard input").because(why);
+    let hidden = Hidden::begin().map_err(|error| bad(error.to_string()))?;
+    let (sender, line) = oneshot::channel();
+    // A thread of its own: the runtime would wait for its end, and it ends with the next line only.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = std::io::stdin().lock().take(MAX_LINE).read_line(&mut line);
+        let _ = sender.send(read.map(|_| line));
+    });
+    let line = tokio::select! {
+        line = line => line.map_err(|_| bad("it was closed".to_owned()))?.map_err(|error| bad(error.to_string()))?,
+        _ = tokio::signal::ctrl_c() => return Err(bad("Ctrl-C".to_owned())),
+    };
+    drop(hidden);
+    Ok(line)
+}
+
+/// The terminal does not show what is typed until this is dropped.
+struct Hidden {
+    before: Termios,
+}
+
+impl Hidden {
+    fn begin() -> rustix::io::Result<Self> {
+        let before = tcgetattr(std::io::stdin())?;
+        let mut quiet = before.clone();
+        quiet.local_modes.remove(LocalModes::ECHO);
+        quiet.local_modes.insert(LocalModes::ECHONL);
+        tcsetattr(std::io::stdin(), OptionalActions::Flush, &quiet)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// Lines without their ends, as they are typed or written; the channel ends with the input. A thread reads them, which
+/// ends with the input or the process.
+pub fn lines() -> mpsc::Receiver<Result<String>> {
+    // One line is read ahead, no more.
+    let (sender, receiver) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        loop {
+            let mut bytes = Vec::new();
+            let line = match std::io::stdin().lock().take(MAX_LINE).read_until(b'\n', &mut bytes) {
+                Ok(0) => break,
+                Ok(read) if read as u64 == MAX_LINE => Err(format!("a line is longer than {MAX_LINE} bytes")),
+                Ok(_) => String::from_utf8(bytes).map_err(|_| "a line is not UTF-8 text".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            let line = line
+                .map(|line| line.trim_end_matches(['\n', '\r']).to_owned())
+                .map_err(|why| CliError::new(Kind::Usage, "cannot read what to say").at("standard input").because(why));
+            let failed = line.is_err();
+            if sender.blocking_send(line).is_err() || failed {
+                break;
+            }
+        }
+    });
+    receiver
+}
