@@ -8,7 +8,7 @@ await rm(out, { recursive: true, force: true });
 await mkdir(new URL("assets/", out), { recursive: true });
 
 await build({
-  entryPoints: ["src/index.js", "src/view.js", "src/style.css"],
+  entryPoints: ["src/index.js", "src/view.js", "src/style.css", "src/view.css"],
   absWorkingDir: new URL(".", import.meta.url).pathname,
   outdir: "dist/assets",
   bundle: true,

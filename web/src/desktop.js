@@ -6,6 +6,12 @@ import { api, socketUrl } from "./api.js";
 /** A connection that shows nothing for so long is given up. */
 const PATIENCE = 15_000;
 
+/** The desktop takes the keyboard only where nothing else has it: somebody may be writing a prompt. */
+function nobodyTypes(place) {
+  const { activeElement } = document;
+  return !activeElement || activeElement === document.body || place.contains(activeElement);
+}
+
 /**
  * Shows the desktop until the connection ends.
  * @param {HTMLElement} place @param {string} session
@@ -28,7 +34,7 @@ export async function openDesktop(place, session, onConnected) {
     rfb.addEventListener("connect", () => {
       clearTimeout(patience);
       connected = true;
-      rfb.focus();
+      if (nobodyTypes(place)) rfb.focus();
       onConnected();
     });
     rfb.addEventListener("disconnect", () => {

@@ -1,49 +1,74 @@
-// The server's event feed. Reconnects by itself and resumes after the last sequence it saw, so that nothing between
-// two connections is missed; what the server no longer has arrives as an item of type "gap".
+// An event feed of the server's. Reconnects by itself and resumes after the last sequence it saw, so that nothing
+// between two connections is missed; what the server no longer has arrives as an item of type "gap".
 
 import { socketProtocols, socketUrl } from "./api.js";
 import { Backoff } from "./backoff.js";
+import { onWake } from "./wake.js";
 
 /**
- * Follows the feed until `stop` is called.
- * @param {(item: object) => void} onItem each event and each gap
- * @param {(state: "live" | "connecting") => void} onState
- * @returns {() => void} stop
+ * Follows a feed until it is stopped.
+ * @param {object} options
+ * @param {string} [options.path] the fleet's feed where none is given
+ * @param {number | null} [options.after] last sequence already known; only what happens from now on where it is null
+ * @param {(item: object) => void} options.onItem each event and each gap
+ * @param {(state: "live" | "connecting") => void} [options.onState]
+ * @returns {{stop: () => void, restart: () => void}}
  */
-export function follow(onItem, onState = () => {}) {
+export function follow({ path = "/api/v1/events", after = null, onItem, onState = () => {} }) {
   const backoff = new Backoff();
-  let after = null;
   let stopped = false;
   let socket = null;
   let timer = 0;
 
   function connect() {
     onState("connecting");
-    const path = after === null ? "/api/v1/events" : `/api/v1/events?after=${after}`;
-    socket = new WebSocket(socketUrl(path), socketProtocols());
-    socket.onopen = () => {
+    const mine = new WebSocket(socketUrl(after === null ? path : `${path}?after=${after}`), socketProtocols());
+    socket = mine;
+    mine.onopen = () => {
       backoff.reset();
       onState("live");
     };
-    socket.onmessage = ({ data }) => {
+    mine.onmessage = ({ data }) => {
       const item = JSON.parse(data);
-      // A gap names the first sequence that follows it.
+      // A gap names the first sequence that follows it; a lower one where the store was emptied and counts anew.
       after = item.type === "gap" ? item.to - 1 : item.sequence;
       onItem(item);
     };
-    socket.onclose = () => {
-      if (stopped) return;
+    mine.onclose = () => {
+      if (socket !== mine) return;
       onState("connecting");
       timer = setTimeout(connect, backoff.next());
     };
   }
 
-  connect();
-  return () => {
-    stopped = true;
+  /** What comes from the socket after this counts for nothing. */
+  function leave() {
     clearTimeout(timer);
+    const old = socket;
+    socket = null;
+    if (!old) return;
+    old.onmessage = null;
     // Closed while it connects, a socket complains on the console.
-    if (socket.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
-    else socket.close();
+    if (old.readyState === WebSocket.CONNECTING) old.onopen = () => old.close();
+    else old.close();
+  }
+
+  /** The connection may be dead without saying so: another one, at once. */
+  function restart() {
+    if (stopped) return;
+    leave();
+    backoff.reset();
+    connect();
+  }
+
+  const awake = onWake(restart);
+  connect();
+  return {
+    restart,
+    stop: () => {
+      stopped = true;
+      awake();
+      leave();
+    },
   };
 }

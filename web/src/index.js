@@ -92,11 +92,14 @@ async function showFleet() {
     if (fault.unauthorised) return fault.message;
   }
   byId("fleet").hidden = false;
-  const stop = follow(() => changed.ring(), (feed) => {
-    byId("feed").dataset.state = feed;
-    byId("feed").textContent = feed;
-    // What happened between reading the lists and following the feed is in no event: read again.
-    if (feed === "live") changed.ring();
+  const feed = follow({
+    onItem: () => changed.ring(),
+    onState: (state) => {
+      byId("feed").dataset.state = state;
+      byId("feed").textContent = state;
+      // What happened between reading the lists and following the feed is in no event: read again.
+      if (state === "live") changed.ring();
+    },
   });
   try {
     for (;;) {
@@ -111,7 +114,7 @@ async function showFleet() {
       await new Promise((resolve) => setTimeout(resolve, CALM));
     }
   } finally {
-    stop();
+    feed.stop();
     byId("fleet").hidden = true;
   }
 }

@@ -2,14 +2,17 @@
 //
 // A loop: read the session; Ready → a fresh ticket and a connection until it breaks, then again after a growing
 // pause; not yet Ready → say what it waits for; over → say how it ended. The event feed and a slow timer ring the
-// bell that ends a pause early, so the page follows the session without being told what changed.
+// bell that ends a pause early, so the page follows the session without being told what changed. The conversation
+// beside it lives by itself (`threads/panel.js`), also where there is no desktop yet or any more.
 
 import { api, dropToken, takeToken } from "./api.js";
 import { Backoff, Bell } from "./backoff.js";
 import { openDesktop } from "./desktop.js";
 import { byId, element } from "./dom.js";
 import { follow } from "./feed.js";
+import { layOut, showChat, showCount } from "./layout.js";
 import { askForToken } from "./sign-in.js";
+import { Panel } from "./threads/panel.js";
 import { over, state } from "./words.js";
 
 /** The feed may be closed to this token: look by ourselves, too. */
@@ -18,7 +21,8 @@ const LOOK = 5_000;
 const id = decodeURIComponent(location.pathname.split("/")[2] ?? "");
 const changed = new Bell();
 let desktop = null;
-let stopFeed = null;
+let feed = null;
+let chat = null;
 
 function showStatus(kind, text) {
   byId("status").dataset.state = kind;
@@ -94,33 +98,58 @@ async function readSession() {
   const session = await api(`/api/v1/sessions/${encodeURIComponent(id)}`);
   showPhase(session);
   if (!over(session)) {
-    stopFeed ??= follow((item) => {
-      if (item.type === "gap" || item.session === id) changed.ring();
+    feed ??= follow({
+      onItem: (item) => {
+        if (item.type === "gap" || item.session === id) changed.ring();
+      },
     });
   }
+  if (!chat) {
+    chat = new Panel(byId("chat"), id, { onSession: () => changed.ring(), onCount: showCount });
+    chat.start();
+    showChat(true);
+  }
+  chat.takeSession(session);
   return session;
+}
+
+/** Another token may be for other eyes: nothing of the former one goes on. */
+function forget() {
+  chat?.stop();
+  chat = null;
+  showChat(false);
 }
 
 /** Follows the session until it is over or the token stops opening it. @returns {Promise<string | null>} why not */
 async function showSession() {
   const backoff = new Backoff();
+  let onlyReads = "";
   for (;;) {
+    let session = null;
     try {
-      const session = await readSession();
+      session = await readSession();
       if (over(session)) {
         showEnd(session);
         return null;
       }
-      if (session.phase === "Ready") {
+      if (session.phase === "Ready" && !onlyReads) {
         const stood = await showDesktop();
         if (stood) backoff.reset();
         await pause(backoff, stood ? "The connection was lost." : "The runner cannot be reached.");
+      } else if (session.phase === "Ready") {
+        showPanel("No desktop for this token", onlyReads);
+        showStatus("over", "not for this token");
+        await changed.wait(LOOK);
       } else {
         showPanel(session.phase, state(session));
         showStatus("waiting", state(session));
         await changed.wait(LOOK);
       }
     } catch (fault) {
+      if (session && fault.status === 403) {
+        onlyReads = fault.message;
+        continue;
+      }
       if (fault.unauthorised) return fault.message;
       if (fault.code === "session_not_found") {
         showPanel("No such session", fault.message);
@@ -140,13 +169,15 @@ byId("fullscreen").addEventListener("click", async () => {
 });
 addEventListener("online", () => changed.ring());
 
+layOut();
 let fault = "";
 for (let token = takeToken(); ; token = null) {
   if (!token) await askForToken(byId("sign-in"), fault);
   fault = await showSession();
-  stopFeed?.();
-  stopFeed = null;
+  feed?.stop();
+  feed = null;
   if (fault === null) break;
+  forget();
   dropToken();
   showPanel();
   showStatus("waiting", "a token is needed");

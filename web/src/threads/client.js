@@ -1,0 +1,34 @@
+// Routes of conversations.
+
+import { api } from "../api.js";
+
+/** Bytes of a long entry that are asked for at once. */
+const PIECE = 256 * 1024;
+/** Entries of a page. */
+const PAGE = 500;
+
+/** A key under which a request that is sent twice is done once. */
+export function newKey() {
+  // randomUUID is only there where pages are served by TLS.
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** The routes of one session. @param {string} session */
+export function routesOf(session) {
+  const base = `/api/v1/sessions/${encodeURIComponent(session)}`;
+  const of = (thread, ...more) => [`${base}/threads`, thread, ...more].map((part, at) => (at ? encodeURIComponent(part) : part)).join("/");
+  const post = (path, body) => api(path, { method: "POST", body });
+  return {
+    feed: `${base}/events`,
+    whoami: () => api("/api/v1/whoami"),
+    list: () => api(`${base}/threads`),
+    detail: (thread, cursor) => api(`${of(thread)}?${new URLSearchParams({ limit: PAGE, ...(cursor ? { cursor } : {}) })}`),
+    piece: (thread, entry, offset) => api(`${of(thread, "entries", entry)}?offset=${offset}&limit=${PIECE}`),
+    create: (body) => post(`${base}/threads`, body),
+    prompt: (thread, body) => post(of(thread, "prompts"), body),
+    cancel: (thread, turn) => post(of(thread, "cancel"), { turn }),
+    resend: (thread, turn) => post(of(thread, "turns", turn, "resend")),
+    answer: (thread, question, body) => post(of(thread, "questions", question), body),
+    rename: (thread, title) => api(of(thread), { method: "PATCH", body: { title } }),
+  };
+}
