@@ -8,19 +8,27 @@ CARGO ?= cargo
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Rounds of `make soak`.
 HELIX_CHAOS_ROUNDS ?= 50
+# Turns of its conversations.
+HELIX_CHAOS_TURNS ?= 2000
 # Times that it kills agentd on a host with five sessions; each takes a second or two.
 HELIX_ADOPTION_KILLS ?= 1000
 helixctl := $(CARGO_TARGET_DIR)/release/helixctl
 install_options = --bin-dir $(CARGO_TARGET_DIR)/release $(if $(DESTDIR),--destdir $(DESTDIR)) --prefix $(or $(PREFIX),/usr)
 
 .NOTPARALLEL: # set-up comes before what it makes possible; cargo and npm use every processor themselves
-.PHONY: help build install uninstall demo down test test-hosts check soak bench setup-test web
+.PHONY: help build probe install uninstall demo down test test-hosts check soak bench setup-test web
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: web ## Build the pages and the three programs (release)
 	$(CARGO) build --release --locked -p helixctl -p helix-server -p helix-agentd
+
+probe: ## Build the window that `helixctl doctor` looks at, beside the programs; some minutes, once
+	$(CARGO) build --release --locked --manifest-path packaging/gpui-probe/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/gpui-probe
+	@for profile in debug release; do \
+	  install -D -C -m 755 $(CARGO_TARGET_DIR)/gpui-probe/release/helix-gpui-probe $(CARGO_TARGET_DIR)/$$profile/helix-gpui-probe; \
+	done
 
 install: ## Install what was built on this machine, as root; starts nothing (DESTDIR, PREFIX, SLOTS)
 	packaging/install.sh install $(install_options) $(if $(SLOTS),--slots $(SLOTS))
@@ -52,6 +60,7 @@ test-hosts: setup-test web ## Boot real systemd hosts and run the host suites
 soak: setup-test web ## The long form of the kill tests
 	$(CARGO) build --locked --workspace
 	HELIX_CHAOS_ROUNDS=$(HELIX_CHAOS_ROUNDS) $(CARGO) test --locked -p helix-tests --test it -- chaos --nocapture
+	HELIX_CHAOS_TURNS=$(HELIX_CHAOS_TURNS) $(CARGO) test --locked --workspace --test it -- conversations_survive --ignored --nocapture
 	HELIX_ADOPTION_KILLS=$(HELIX_ADOPTION_KILLS) HELIX_TEST_HOSTS_MINUTES=90 \
 	  $(CARGO) test --locked -p helix-tests --test hosts -- kills_of_agentd_lose_nothing --nocapture
 

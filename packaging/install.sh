@@ -17,6 +17,8 @@ say() { printf 'install: %s\n' "$@"; }
 fail() { printf 'install: %s\n' "$@" >&2; exit 1; }
 wrong() { printf 'install: %s; see packaging/install.sh --help\n' "$1" >&2; exit 2; }
 
+# What `helixctl doctor` looks at to tell whether Zed would be seen.
+probe=helix-gpui-probe
 action=install prefix=/usr destdir="" slots="" purge=no
 bin_dir=${CARGO_TARGET_DIR:-$source_dir/target}/release
 while [ $# -gt 0 ]; do
@@ -56,6 +58,8 @@ if here && [ "$(id -u)" != 0 ]; then fail "this needs root: sudo packaging/insta
 files() {
   local program file
   for program in agentd helix-server helixctl; do echo "755 $bin_dir/$program bin/$program"; done
+  # Not built where nothing but cargo ran; what was installed goes again all the same.
+  if [ "$action" = uninstall ] || [ -f "$bin_dir/$probe" ]; then echo "755 $bin_dir/$probe bin/$probe"; fi
   for file in agentd.service agentd@.service agentd-hold@.service helix-server.service agentd.slice helix.slice; do
     echo "644 $source_dir/systemd/$file lib/systemd/system/$file"
   done
@@ -89,13 +93,15 @@ do_install() {
   } >"$slots_file.new"
   chmod 644 "$slots_file.new" && mv -f "$slots_file.new" "$slots_file"
   say "installed below $destdir$prefix, with $slots slot users"
+  if [ ! -f "$bin_dir/$probe" ]; then say "$probe was not built (make probe): helixctl doctor cannot look at windows"; fi
   if ! here; then return; fi
   systemd-sysusers helix.conf helix-slots.conf
   systemd-tmpfiles --create helix.conf
   if booted; then systemctl daemon-reload; fi
   cat <<E2
 
-Nothing was started. Next, on a runner (the desktops' packages: packaging/setup.sh runtime):
+Nothing was started. Next, on a runner (the desktops' packages: packaging/setup.sh runtime; for Zed: packaging/setup.sh mesa):
+  $prefix/bin/helixctl doctor                                                         # what is missing, and how to get it
   install -m 600 $prefix/share/doc/helix/agentd.toml.example /etc/helix/agentd.toml   # and edit it
   install -m 600 /dev/stdin /etc/helix/agentd.token                                   # the server's enrolment token
   $prefix/bin/agentd run --config /etc/helix/agentd.toml --check-config

