@@ -35,6 +35,16 @@ const commands = {
   address: () => page.url(),
   type: ({ text }) => page.keyboard.type(text),
   press: ({ key }) => page.keyboard.press(key),
+  click: ({ selector }) => page.click(selector),
+  resize: ({ width, height }) => page.setViewportSize({ width, height }),
+  // What a person can see of an element and touch: its box, and whether it is what lies on top in its middle.
+  box: ({ selector }) =>
+    page.locator(selector).evaluate((element) => {
+      const { x, y, width, height } = element.getBoundingClientRect();
+      const top = document.elementFromPoint(x + width / 2, y + height / 2);
+      return { x, y, width, height, reachable: element.contains(top), page: document.documentElement.scrollWidth };
+    }),
+  focused: () => page.evaluate(() => document.activeElement?.id || document.activeElement?.tagName.toLowerCase()),
   fill: ({ selector, text }) => page.fill(selector, text),
   screenshot: ({ path }) => page.screenshot({ path }).then(() => null),
   complaints: () => {

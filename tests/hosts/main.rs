@@ -9,6 +9,7 @@ mod backend;
 mod bench;
 mod figures;
 mod fleet;
+mod forward;
 mod harness;
 mod harness_tests;
 mod held;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         stops::cases(),
         adoption::cases(),
         limits::cases(),
+        forward::cases(),
         backend::cases(),
         attacks::cases(),
         service::cases(),

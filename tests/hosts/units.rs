@@ -11,7 +11,7 @@ use crate::fleet::STATE_DIR;
 use crate::harness::Host;
 
 /// The services that a session of kind `command` has while it is Ready.
-pub const OF_A_COMMAND: [&str; 4] = ["display", "wm", "guest", "app"];
+pub const OF_A_COMMAND: [&str; 5] = ["display", "wm", "forward", "guest", "app"];
 
 /// [`Units::invocations`] of each of these sessions.
 pub async fn invocations_of(host: &Host, sessions: &[&str]) -> Result<Vec<BTreeMap<String, String>>> {

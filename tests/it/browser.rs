@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::desktop::truth;
 
 /// Where screenshots for people go.
-fn pictures() -> Result<PathBuf> {
+pub fn pictures() -> Result<PathBuf> {
     let dir = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| repository().join("target"), PathBuf::from)
         .join("screenshots");
@@ -37,7 +37,7 @@ async fn canvas_is_true(browser: &mut Browser, cluster: &Cluster, view: &Session
     }
 }
 
-async fn no_complaints(browser: &mut Browser) -> Result<()> {
+pub async fn no_complaints(browser: &mut Browser) -> Result<()> {
     let complaints = browser.complaints().await?;
     ensure!(complaints.is_empty(), "the page complains: {complaints:#?}");
     Ok(())

@@ -88,7 +88,9 @@ async fn the_documents_curl_lines_work() -> Result<()> {
     ensure!(["queued", "assigned"].contains(&shape.status.as_str()), "{created}");
     let token = shape.auth_token.clone().context("no auth_token")?;
     ensure!(token.starts_with("ext_token_") && token.len() > 40, "weak token");
-    ensure!(shape.rdp_url.is_none() && shape.websocket_url.is_none(), "an address that nothing answers: {created}");
+    ensure!(shape.rdp_url.is_none(), "an address that nothing answers: {created}");
+    let sync = shape.websocket_url.context("no websocket_url")?;
+    ensure!(sync.starts_with("ws://") && sync.ends_with("/external-agents/sync?session_id=session_123"), "{sync}");
     let again = shell.json(CREATE).await?;
     ensure!(again["session_id"] == "session_123", "{again}");
     api.post("/api/v1/external-agents", &json!({"session_id": "session_123", "input": "something else"}))
@@ -208,8 +210,8 @@ async fn what_has_no_service_yet_says_so_by_its_route() -> Result<()> {
         api.get(&format!("{base}/runners/r2/{path}")).await?.problem(404, "runner_not_found")?;
     }
 
-    // The sync socket: refused before the upgrade.
-    api.get(&format!("{base}/sync?session_id=a")).await?.problem(503, "service_unavailable")?;
+    // The sync socket speaks WebSocket only, and is refused before the upgrade.
+    api.get(&format!("{base}/sync?session_id=a")).await?.problem(400, "invalid_request")?;
     api.get(&format!("{base}/sync?session_id=nobody")).await?.problem(404, "session_not_found")?;
     for query in ["", "?session_id=", "?session_id=a.b"] {
         api.get(&format!("{base}/sync{query}")).await?.problem(400, "invalid_request")?;

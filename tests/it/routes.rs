@@ -21,7 +21,8 @@ fn routes(description: &Value) -> Result<Vec<Route>> {
             if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE" | "PATCH") {
                 continue;
             }
-            let path = path.replace("{id}", "some").replace("{runner}", "some").replace("{session}", "some");
+            let parameters = ["{id}", "{runner}", "{session}", "{thread}", "{turn}", "{entry}", "{question}", "{name}"];
+            let path = parameters.iter().fold(path.clone(), |path, parameter| path.replace(parameter, "some"));
             ensure!(!path.contains('{'), "unknown parameter in {path}");
             routes.push(Route { method, path });
         }
@@ -52,6 +53,19 @@ async fn every_route_refuses_without_the_right_token() -> Result<()> {
         "/api/v1/sessions/some/logs",
         "/api/v1/sessions/some/timeline",
         "/api/v1/sessions/some/streams/vnc",
+        "/api/v1/sessions/some/threads",
+        "/api/v1/sessions/some/threads/some",
+        "/api/v1/sessions/some/threads/some/prompts",
+        "/api/v1/sessions/some/threads/some/cancel",
+        "/api/v1/sessions/some/threads/some/turns/some",
+        "/api/v1/sessions/some/threads/some/turns/some/resend",
+        "/api/v1/sessions/some/threads/some/entries/some",
+        "/api/v1/sessions/some/threads/some/questions/some",
+        "/api/v1/sessions/some/events",
+        "/api/v1/spec-tasks",
+        "/api/v1/spec-tasks/some",
+        "/api/v1/secrets",
+        "/api/v1/secrets/some",
         "/api/v1/runners",
         "/api/v1/runners/some",
         "/api/v1/runners/enrol",

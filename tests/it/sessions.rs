@@ -14,7 +14,7 @@ use helix_tests::{Cluster, leftovers, programs, x};
 use serde_json::json;
 
 /// Every step of a start of kind `command` without a project.
-const STEPS: [&str; 7] = ["accepted", "assigned", "received", "display", "window_manager", "agent", "ready"];
+const STEPS: [&str; 8] = ["accepted", "assigned", "received", "display", "window_manager", "forward", "agent", "ready"];
 
 fn result_of(view: &SessionView) -> Result<(i32, &str)> {
     let result = view.result.as_ref().context("no result")?;
@@ -76,7 +76,7 @@ async fn a_command_session_lives_and_ends() -> Result<()> {
         ensure!(steps.contains(&step), "step {step} is not in {steps:?}");
     }
     ensure!(timeline.timeline.is_sorted_by_key(|step| step.at), "not in order: {:?}", timeline.timeline);
-    let timed = ["display", "window_manager", "agent"];
+    let timed = ["display", "window_manager", "forward", "agent"];
     for step in timeline.timeline.iter().filter(|step| timed.contains(&step.step.as_str())) {
         ensure!(step.duration_ms.is_some(), "step {} is not timed", step.step);
     }

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -21,6 +22,23 @@ pub struct Browser {
     child: Child,
     commands: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
+}
+
+/// Where an element is.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Place {
+    /// From the left.
+    pub x: f64,
+    /// From the top.
+    pub y: f64,
+    /// Width.
+    pub width: f64,
+    /// Height.
+    pub height: f64,
+    /// Nothing else lies on its middle.
+    pub reachable: bool,
+    /// Width of the whole page: more than the window's where one must scroll sideways.
+    pub page: f64,
 }
 
 impl Browser {
@@ -102,6 +120,28 @@ impl Browser {
     pub async fn fill(&mut self, selector: &str, text: &str) -> Result<()> {
         self.command(json!({"do": "fill", "selector": selector, "text": text})).await?;
         Ok(())
+    }
+
+    /// Clicks on an element, once it can be clicked.
+    pub async fn click(&mut self, selector: &str) -> Result<()> {
+        self.command(json!({"do": "click", "selector": selector})).await?;
+        Ok(())
+    }
+
+    /// Gives the window another size.
+    pub async fn resize(&mut self, width: u32, height: u32) -> Result<()> {
+        self.command(json!({"do": "resize", "width": width, "height": height})).await?;
+        Ok(())
+    }
+
+    /// Where an element is, in pixels of the window.
+    pub async fn place(&mut self, selector: &str) -> Result<Place> {
+        Ok(serde_json::from_value(self.command(json!({"do": "box", "selector": selector})).await?)?)
+    }
+
+    /// Id, or else tag, of the element that has the keyboard.
+    pub async fn focused(&mut self) -> Result<String> {
+        Ok(serde_json::from_value(self.command(json!({"do": "focused"})).await?)?)
     }
 
     /// Pixels of the page's canvas.

@@ -36,6 +36,7 @@ pub struct Builder {
     runners: Vec<RunnerSpec>,
     times: Times,
     seen_at: Option<IpAddr>,
+    settings: String,
 }
 
 /// A running fleet.
@@ -56,7 +57,7 @@ pub struct Cluster {
 impl Cluster {
     /// One server, no runner yet.
     pub fn builder() -> Builder {
-        Builder { servers: 1, runners: Vec::new(), times: Times::default(), seen_at: None }
+        Builder { servers: 1, runners: Vec::new(), times: Times::default(), seen_at: None, settings: String::new() }
     }
 
     /// One server and one runner `r1` with four slots.
@@ -207,6 +208,13 @@ impl Builder {
         self
     }
 
+    /// With more in every server's server.toml: whole tables.
+    #[must_use]
+    pub fn settings(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.settings);
+        self
+    }
+
     /// Starts it and waits until every part is ready.
     pub async fn start(self) -> Result<Cluster> {
         crate::init();
@@ -225,7 +233,8 @@ impl Builder {
 
         let mut servers = Vec::new();
         for number in 0..self.servers {
-            servers.push(Server::new(dir.path(), number, &secrets, &nats.url(), &self.times, self.seen_at)?);
+            let server = Server::new(dir.path(), number, &secrets, &nats.url(), &self.times, self.seen_at)?;
+            servers.push(server.with_settings(&self.settings)?);
         }
         let urls: Vec<_> = servers.iter().map(Server::url).collect();
         let mut runners = Vec::new();

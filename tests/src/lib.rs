@@ -4,6 +4,7 @@
 //! nothing of them is left; [`up`] does the same around `helixctl up`. Everything waits for an event or polls with a
 //! deadline ([`eventually`]); nothing sleeps blindly, and nothing is skipped: a missing prerequisite fails the test.
 
+pub mod agents;
 pub mod browser;
 pub mod cluster;
 pub mod eventually;
@@ -20,6 +21,7 @@ pub mod runner;
 pub mod server;
 pub mod up;
 pub mod x;
+pub mod zed_peer;
 
 pub use cluster::Cluster;
 pub use eventually::eventually;

@@ -52,11 +52,22 @@ pub fn chromium() -> Result<PathBuf> {
         .context("no Chromium in PATH: run packaging/setup.sh test, or set HELIX_CHROMIUM")
 }
 
+/// Debian 12's own Vulkan driver, with which Zed is black: `packaging/setup.sh test` puts it beside the system's.
+pub fn old_vulkan_icd() -> Result<PathBuf> {
+    let name = format!("helix/test/mesa-22/lvp_icd.{}.json", std::env::consts::ARCH);
+    let icd = data().map(|data| data.join(name)).filter(|path| path.is_file());
+    icd.context("Debian 12's Mesa is not there: run packaging/setup.sh test")
+}
+
 /// What `packaging/setup.sh` put beside the system's own programs.
 fn brought(name: &str) -> Option<PathBuf> {
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
+    Some(data()?.join("helix/bin").join(name)).filter(|path| path.is_file())
+}
+
+/// This user's data directory.
+pub fn data() -> Option<PathBuf> {
+    std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
         let home = std::env::var_os("HOME")?;
         Some(PathBuf::from(home).join(".local/share"))
-    })?;
-    Some(data.join("helix/bin").join(name)).filter(|path| path.is_file())
+    })
 }

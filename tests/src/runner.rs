@@ -22,12 +22,28 @@ pub struct RunnerSpec {
     pub session_timeout: String,
     /// Port of `/health`; 0 = off.
     pub health_port: u16,
+    /// Directories with programs that its sessions find first.
+    pub programs: Vec<PathBuf>,
 }
 
 impl RunnerSpec {
     /// A runner with four slots.
     pub fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), slots: 4, max_tasks: 0, session_timeout: "3600s".to_owned(), health_port: 0 }
+        Self {
+            id: id.to_owned(),
+            slots: 4,
+            max_tasks: 0,
+            session_timeout: "3600s".to_owned(),
+            health_port: 0,
+            programs: Vec::new(),
+        }
+    }
+
+    /// With programs that are not in PATH.
+    #[must_use]
+    pub fn programs(mut self, dir: PathBuf) -> Self {
+        self.programs.push(dir);
+        self
     }
 
     /// With so many slots.
@@ -66,11 +82,17 @@ impl Runner {
         writeln!(text, "health_port = {}\nlog_level = \"info,helix_agentd=debug,agentd=debug\"", spec.health_port)?;
         let file = dir.join(format!("{}.toml", spec.id));
         std::fs::write(&file, text)?;
+        let mut env = Vec::new();
+        if !spec.programs.is_empty() {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let path = std::env::join_paths(spec.programs.iter().cloned().chain(std::env::split_paths(&path)))?;
+            env.push(("PATH".to_owned(), path.into_string().ok().context("PATH is not UTF-8")?));
+        }
         let launch = Launch {
             name: spec.id.clone(),
             program: programs::ours("agentd")?,
             args: vec!["run".into(), "--config".into(), file.to_str().context("path is not UTF-8")?.into()],
-            env: Vec::new(),
+            env,
             dir: dir.to_owned(),
             ready: helix_protocol::runner::REGISTERED_NOTICE,
         };

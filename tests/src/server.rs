@@ -111,6 +111,14 @@ impl Server {
         Ok(Self { launch, port, process: None })
     }
 
+    /// With more in its server.toml.
+    pub fn with_settings(self, toml: &str) -> Result<Self> {
+        let file = self.launch.args.last().context("no server.toml")?;
+        let text = std::fs::read_to_string(file)?;
+        std::fs::write(file, format!("{text}\n{toml}"))?;
+        Ok(self)
+    }
+
     /// Base URL.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

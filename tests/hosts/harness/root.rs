@@ -14,7 +14,7 @@ use helix_tests::process::tail;
 const RECIPE: &str = include_str!("build.sh");
 /// The guests' kernel loads its modules from the root. Debian's package has them in the first, `packaging/setup.sh`
 /// unpacks them into the second where there is no package.
-const MODULES: [&str; 2] = ["/usr/lib/uml/modules", "/usr/local/lib/uml/modules"];
+const MODULES: [&str; 2] = ["/usr/local/lib/uml/modules", "/usr/lib/uml/modules"];
 
 /// A release of Debian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

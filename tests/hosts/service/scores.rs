@@ -47,7 +47,7 @@ async fn units_expose_little(suite: Suite) -> Result<()> {
         let _ = write!(table, "\n  {what:36} {points:.1}  (at most {:.1})", most.unwrap_or(10.0));
     }
     say(&table);
-    for word in ["workspace", "display", "wm", "dbus", "guest", "app"] {
+    for word in ["workspace", "display", "wm", "dbus", "forward", "guest", "app"] {
         ensure!(scores.iter().any(|score| score.what.contains(word)), "no {word} was scored\n{table}");
     }
     ensure!(scores.iter().all(|score| score.most.is_none_or(|most| score.points <= most)), "too open\n{table}");

@@ -1,0 +1,103 @@
+//! Random kills during many turns: every prompt that was acknowledged ends in a final state, and what is promised of it
+//! holds.
+//!
+//! Sessions have peers of an older or a newer build, each on a cable of its own to one of two servers. Clients send
+//! prompts by REST under idempotency keys, to either server, repeated until one acknowledges; some interrupt, some are
+//! cancelled. Meanwhile peers, servers and NATS are killed, connections break (losing an event) and move. In the end
+//! everything is well again, and [`oracle`] compares what the API and the feed say with what the peers' ledgers have.
+//!
+//! `HELIX_CHAOS_TURNS` sets the number of turns and draws another seed for every run; `HELIX_CHAOS_SEED` replays one.
+//! Without both, every run has the same seed: that draws the same acts, whose moments the machine still decides.
+
+mod clients;
+mod editors;
+mod oracle;
+mod strikes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use helix_tests::Cluster;
+use helix_tests::eventually::{eventually, secs};
+use helix_tests::random::Random;
+
+use self::clients::Client;
+use self::editors::Editor;
+use crate::conversations::stage::Talk;
+
+/// Turns of `make test`.
+const TURNS: u64 = 60;
+const SEED: u64 = 1;
+/// Patience of the servers: longer than any outage here, so that only what cannot be proved ends in `unknown`.
+const SETTINGS: &str = "[threads]\nready_fallback = \"12s\"\nthread_created = \"12s\"\nsilence = \"12s\"\n\
+                        tool_silence = \"12s\"\n";
+/// How long everything may take to be over once all is well again.
+const TRUTH: Duration = secs(120);
+/// Sessions, each with an editor; even ones are of an older build.
+const SESSIONS: usize = 4;
+/// Clients of each session.
+const CLIENTS: usize = 2;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "`make soak` runs it"]
+async fn conversations_survive_kills_at_random_points() -> Result<()> {
+    let drawn = number("HELIX_CHAOS_TURNS");
+    let turns = drawn.unwrap_or(TURNS);
+    let seed = match number("HELIX_CHAOS_SEED") {
+        Some(seed) => seed,
+        None if drawn.is_some() => u64::from(std::process::id()) ^ jiff::Timestamp::now().as_nanosecond() as u64,
+        None => SEED,
+    };
+    let what = format!("HELIX_CHAOS_SEED={seed} HELIX_CHAOS_TURNS={turns}");
+    println!("replay with {what}");
+    let mut cluster = Cluster::builder().servers(2).settings(SETTINGS).start().await?;
+    let outcome = play(&mut cluster, seed, turns).await;
+    match outcome.with_context(|| what.clone()) {
+        Ok(()) => cluster.shutdown().await.with_context(|| what),
+        Err(fault) => Err(fault),
+    }
+}
+
+async fn play(cluster: &mut Cluster, seed: u64, turns: u64) -> Result<()> {
+    let mut random = Random::seeded(seed);
+    let apis = [cluster.api_of(0)?, cluster.api_of(1)?];
+    let mut editors = Vec::new();
+    let mut clients = Vec::new();
+    for number in 0..SESSIONS {
+        let talk = Talk::begin(apis[0].clone(), &format!("s{number}")).await?;
+        eventually("the other server knows the session", secs(20), || async {
+            apis[1].session(&talk.id).await.map(drop)
+        })
+        .await?;
+        editors.push(Arc::new(Editor::start(&talk, number % 2 == 1, random.draw()).await?));
+        let share = turns / (SESSIONS * CLIENTS) as u64 + 1;
+        for _ in 0..CLIENTS {
+            let client = Client::new(apis.clone(), talk.id.clone(), format!("c{}", clients.len()), random.draw());
+            clients.push(tokio::spawn(client.work(share)));
+        }
+    }
+    let done = async {
+        let mut asked = Vec::new();
+        for client in clients {
+            asked.extend(client.await??);
+        }
+        anyhow::Ok(asked)
+    };
+    let asked = tokio::select! {
+        asked = done => asked?,
+        struck = strikes::for_ever(cluster, &editors, &mut random) => match struck {
+            Ok(never) => match never {},
+            Err(fault) => return Err(fault),
+        },
+    };
+    strikes::mend(cluster, &editors).await?;
+    ensure!(asked.len() as u64 >= turns, "{} prompts were acknowledged", asked.len());
+    let summary = oracle::judge(&apis, &editors, &asked, TRUTH).await?;
+    println!("{summary}");
+    Ok(())
+}

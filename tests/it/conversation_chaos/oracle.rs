@@ -1,0 +1,159 @@
+//! What must be true in the end, whatever was killed.
+//!
+//! Of every prompt that was acknowledged: it is over; an older build ran it at most once, and where that it ran to its
+//! end is not proved, it is `unknown`; a newer build never ran it again after a run that was done, and runs that a kill
+//! cut off are not in effect. What the API tells as the text of a turn is what its agent said. Prompts of a thread ran
+//! in the order in which they were asked, those that interrupt before those that wait. The feed from its beginning
+//! adds up to what the API says, at both servers. Nothing runs, nothing waits.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use helix_protocol::api::threads::TurnView;
+use helix_protocol::thread::TurnState;
+use helix_tests::Api;
+use helix_tests::eventually::{eventually, secs};
+use helix_tests::zed_peer::Dialect;
+use helix_tests::zed_peer::ledger::{Effect, End};
+
+use super::clients::{Asked, acknowledged};
+use super::editors::Editor;
+use crate::conversations::stage::{self, Talk};
+
+/// Judges everything; answers what came of it in one line.
+pub async fn judge(apis: &[Api; 2], editors: &[Arc<Editor>], asked: &[Asked], within: Duration) -> Result<String> {
+    let mut talks = BTreeMap::new();
+    for editor in editors {
+        talks.insert(editor.session.as_str(), Talk::of(apis[0].clone(), &editor.session).await?);
+    }
+    for one in asked {
+        let talk = &talks[one.session.as_str()];
+        eventually(&format!("{one:?} is over"), within, || async {
+            let turn = talk.turn(&at(one)).await?;
+            ensure!(turn.state.is_final(), "{turn:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    for editor in editors {
+        eventually(&format!("nothing runs in {}", editor.session), secs(60), || async {
+            let busy = editor.with(|peer| peer.is_busy().then(|| peer.told())).await.flatten();
+            ensure!(busy.is_none(), "{}", busy.unwrap_or_default());
+            Ok(())
+        })
+        .await?;
+    }
+    let mut states: BTreeMap<String, u32> = BTreeMap::new();
+    for one in asked {
+        let editor = editors.iter().find(|editor| editor.session == one.session).context("no editor")?;
+        let talk = &talks[one.session.as_str()];
+        let turn = talk.turn(&at(one)).await?;
+        let effects = editor.ledger.of(&one.turn);
+        let text = talk.text(&at(one)).await?;
+        let told = || format!("{one:?}\n{turn:?}\nruns {effects:#?}\ntext {text:?}, newer build: {}", editor.newer);
+        promise(editor.newer, one, &turn, &effects).with_context(told)?;
+        said(&turn, &effects, &text).with_context(told)?;
+        // Once more under the same key: the same turn, and nothing runs.
+        let (path, body) = &one.request;
+        let again = acknowledged(&[&apis[1]], path, body, &[200, 201, 202]).await?;
+        ensure!(again.text.contains(&one.turn), "another turn under the same key: {}\n{}", again.text, told());
+        *states.entry(format!("{}{}", if editor.newer { "newer " } else { "older " }, turn.state)).or_default() += 1;
+    }
+    for editor in editors {
+        let talk = &talks[editor.session.as_str()];
+        talk.nothing_is_left(Dialect::Today).await?;
+        let here = talk.replay().await.context("at the first server")?;
+        let there = Talk::of(apis[1].clone(), &editor.session).await?.replay().await.context("at the second server")?;
+        ensure!(here.items == there.items, "the servers' feeds differ");
+        order(editor, asked)?;
+        let known = asked.iter().filter(|one| one.session == editor.session).count();
+        let turns: usize = here.threads.values().map(|thread| thread.turns.len()).sum();
+        ensure!(turns == known, "{turns} turns of {known} prompts in {}", editor.session);
+        let faults = editor.with(|peer| (peer.faults(), peer.told())).await.context("no editor")?;
+        ensure!(faults.0.is_empty(), "{:#?}\n{}", faults.0, faults.1);
+    }
+    worth(&states, asked.len())?;
+    let mut summary = format!("{} prompts:", asked.len());
+    for (state, count) in states {
+        let _ = write!(summary, " {count} {state},");
+    }
+    Ok(summary)
+}
+
+fn at(asked: &Asked) -> stage::Asked {
+    stage::Asked { thread: asked.thread.clone(), turn: asked.turn.clone() }
+}
+
+/// How often it ran, and that its state is no lie.
+fn promise(newer: bool, asked: &Asked, turn: &TurnView, effects: &[Effect]) -> Result<()> {
+    let ends: Vec<_> = effects.iter().map(|effect| effect.end).collect();
+    ensure!(ends.iter().all(Option::is_some), "it still runs");
+    if newer {
+        // What is over must not begin again, and what is cut off was cut off by a kill.
+        let before = &ends[..ends.len().saturating_sub(1)];
+        ensure!(before.iter().all(|end| *end == Some(End::Killed)), "it ran again after {before:?}");
+    } else {
+        ensure!(ends.len() <= 1, "it ran {} times", ends.len());
+    }
+    ensure!(turn.prompt == asked.prompt, "another prompt");
+    let last = ends.last().copied().flatten();
+    let by_us = turn.cause.as_ref().map(|cause| cause.code.as_str());
+    match turn.state {
+        TurnState::Completed => ensure!(last == Some(End::Completed), "completed, says the API"),
+        TurnState::Failed => ensure!(last == Some(End::Failed), "failed, says the API"),
+        // It may have been done a moment before, and its end lost.
+        TurnState::Interrupted => {}
+        TurnState::Cancelled => ensure!(asked.cancelled || by_us.is_some(), "nobody cancelled it"),
+        TurnState::Unknown => ensure!(by_us.is_some(), "unknown without a cause"),
+        TurnState::Queued | TurnState::Dispatched | TurnState::Running => anyhow::bail!("not over"),
+    }
+    Ok(())
+}
+
+/// The text of a turn is what its agent said. Of what was cut off it may be the beginning.
+fn said(turn: &TurnView, effects: &[Effect], text: &str) -> Result<()> {
+    let Some((last, former)) = effects.split_last() else {
+        ensure!(text.is_empty(), "nobody said that");
+        return Ok(());
+    };
+    if turn.state != TurnState::Completed {
+        return Ok(());
+    }
+    if former.is_empty() {
+        ensure!(text == last.text, "the agent said {:?}", last.text);
+    } else {
+        // What a killed run had said stands before it.
+        ensure!(text.ends_with(&last.text), "the agent said {:?} in the end", last.text);
+    }
+    Ok(())
+}
+
+/// Per thread, prompts began to run in the order in which they were asked.
+fn order(editor: &Editor, asked: &[Asked]) -> Result<()> {
+    let runs = editor.ledger.all();
+    let first = |one: &Asked| runs.iter().position(|effect| effect.request_id == one.turn);
+    let mut threads: BTreeMap<(&str, bool), Vec<&Asked>> = BTreeMap::new();
+    for one in asked.iter().filter(|one| one.session == editor.session) {
+        threads.entry((&one.thread, one.interrupt)).or_default().push(one);
+    }
+    for ((thread, interrupts), prompts) in threads {
+        let began: Vec<_> = prompts.iter().filter_map(|one| Some((first(one)?, one.prompt.as_str()))).collect();
+        ensure!(
+            began.is_sorted(),
+            "order in {thread} of {} (interrupting: {interrupts}): {began:?}\n{runs:#?}",
+            editor.session
+        );
+    }
+    Ok(())
+}
+
+/// A chaos in which hardly anything is done would prove nothing.
+fn worth(states: &BTreeMap<String, u32>, asked: usize) -> Result<()> {
+    let count =
+        |word: &str| states.iter().filter(|(state, _)| state.contains(word)).map(|(_, count)| count).sum::<u32>();
+    ensure!(count("completed") as usize * 3 >= asked, "too little was done: {states:?}");
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! What goes wrong, one thing after the other at drawn moments, and the end of it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use helix_tests::Cluster;
+use helix_tests::random::Random;
+use tokio::time::sleep;
+
+use super::editors::Editor;
+
+/// Who is struck, and how.
+#[derive(Debug, Clone, Copy)]
+enum Strike {
+    /// An editor dies and comes back after a while.
+    Editor,
+    /// A connection breaks.
+    Break,
+    /// A connection breaks on an event, which is lost.
+    Lose,
+    /// A connection breaks on the end of a turn.
+    LoseEnd,
+    /// A connection breaks on the first word of a new thread.
+    LoseThread,
+    /// The network between an editor and its server breaks.
+    Cut,
+    /// It is away for a while.
+    Unplug,
+    /// It leads to the other server from now on.
+    Move,
+    /// A server dies and comes back.
+    Server,
+    /// NATS dies and comes back.
+    Nats,
+    /// Both servers and NATS die and come back.
+    Everything,
+}
+
+const STRIKES: [Strike; 11] = [
+    Strike::Editor,
+    Strike::Break,
+    Strike::Lose,
+    Strike::LoseEnd,
+    Strike::LoseThread,
+    Strike::Cut,
+    Strike::Unplug,
+    Strike::Move,
+    Strike::Server,
+    Strike::Nats,
+    Strike::Everything,
+];
+
+/// Strikes until it is dropped. Each kind comes once before any comes again.
+pub async fn for_ever(cluster: &mut Cluster, editors: &[Arc<Editor>], random: &mut Random) -> Result<Infallible> {
+    loop {
+        let mut strikes = STRIKES;
+        for end in (1..strikes.len()).rev() {
+            strikes.swap(end, random.below(end as u64 + 1) as usize);
+        }
+        for strike in strikes {
+            pause(random, 900).await;
+            let number = random.below(editors.len() as u64) as usize;
+            let server = random.below(2) as usize;
+            println!("{strike:?}: session {number}, server {server}");
+            hit(cluster, &editors[number], strike, server, random).await.with_context(|| format!("{strike:?}"))?;
+        }
+    }
+}
+
+/// The random point, or the random length of an outage.
+async fn pause(random: &mut Random, most: u64) {
+    sleep(Duration::from_millis(random.below(most))).await;
+}
+
+async fn hit(cluster: &mut Cluster, editor: &Editor, strike: Strike, server: usize, random: &mut Random) -> Result<()> {
+    match strike {
+        Strike::Editor => {
+            editor.kill().await?;
+            pause(random, 1000).await;
+            editor.revive().await;
+        }
+        Strike::Break => drop(editor.with(|peer| peer.break_connection()).await),
+        Strike::Lose => drop(editor.with(|peer| peer.lose_next_event()).await),
+        Strike::LoseEnd => drop(editor.with(|peer| peer.lose_next("message_completed")).await),
+        Strike::LoseThread => drop(editor.with(|peer| peer.lose_next("thread_created")).await),
+        Strike::Cut => editor.cable.cut(),
+        Strike::Unplug => {
+            editor.cable.unplug();
+            pause(random, 1500).await;
+            editor.cable.plug_into(&cluster.servers[server].address());
+        }
+        Strike::Move => editor.cable.plug_into(&cluster.servers[server].address()),
+        Strike::Server => {
+            cluster.servers[server].kill().await?;
+            pause(random, 1000).await;
+            cluster.servers[server].start().await?;
+        }
+        Strike::Nats => {
+            cluster.nats.kill().await?;
+            pause(random, 1000).await;
+            cluster.nats.restart().await?;
+        }
+        Strike::Everything => {
+            cluster.nats.kill().await?;
+            for server in &mut cluster.servers {
+                server.kill().await?;
+            }
+            cluster.nats.restart().await?;
+            for server in &mut cluster.servers {
+                server.start().await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Everything is well again, whatever the last strike had left.
+pub async fn mend(cluster: &mut Cluster, editors: &[Arc<Editor>]) -> Result<()> {
+    if cluster.nats.pid().is_none() {
+        cluster.nats.restart().await?;
+    }
+    for server in &mut cluster.servers {
+        if server.pid().is_none() {
+            server.start().await?;
+        }
+    }
+    for editor in editors {
+        editor.revive().await;
+        editor.with(|peer| peer.lose_nothing_more()).await;
+        editor.cable.plug_into(&cluster.servers[0].address());
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! What was run: the side of a prompt that nobody can take back.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Every run of every prompt, in the order in which they began. Cheap to clone; clones are the same ledger.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    runs: Arc<Mutex<Vec<Effect>>>,
+}
+
+/// One run of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effect {
+    /// Session.
+    pub session: String,
+    /// Thread in the editor.
+    pub thread: String,
+    /// Request, as the editor knew it; empty for what a person typed.
+    pub request_id: String,
+    /// The prompt.
+    pub prompt: String,
+    /// How it ended.
+    pub end: Option<End>,
+    /// What the agent had said by then.
+    pub text: String,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The agent was done.
+    Completed,
+    /// Cancelled, by request or by a later prompt.
+    Cancelled,
+    /// The agent gave up.
+    Failed,
+    /// The editor was killed.
+    Killed,
+}
+
+impl Ledger {
+    /// Everything so far.
+    pub fn all(&self) -> Vec<Effect> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The runs of one request.
+    pub fn of(&self, request_id: &str) -> Vec<Effect> {
+        self.all().into_iter().filter(|effect| effect.request_id == request_id).collect()
+    }
+
+    pub(super) fn begin(&self, effect: Effect) -> usize {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.push(effect);
+        runs.len() - 1
+    }
+
+    pub(super) fn end(&self, number: usize, end: End, text: &str) {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(effect) = runs.get_mut(number) {
+            effect.end = Some(end);
+            text.clone_into(&mut effect.text);
+        }
+    }
+}
