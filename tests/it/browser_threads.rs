@@ -42,7 +42,11 @@ async fn shows(browser: &mut Browser, expected: &str) -> Result<()> {
 
 /// What a person on a phone of this height can see and touch without scrolling.
 fn in_reach(place: Place, height: f64) -> bool {
-    place.reachable && place.y >= 0.0 && place.y + place.height <= height && place.x >= 0.0 && place.x + place.width <= 390.0
+    place.reachable
+        && place.y >= 0.0
+        && place.y + place.height <= height
+        && place.x >= 0.0
+        && place.x + place.width <= 390.0
 }
 
 async fn is_written(path: &Path) -> Result<()> {
@@ -239,7 +243,10 @@ async fn a_broken_feed_goes_on_without_loss_and_without_doubling() -> Result<()>
     // A page that is opened afterwards shows the same.
     browser.open(&page).await?;
     browser.wait(".turn[data-state=completed]:has-text('Yes')").await?;
-    ensure!(browser.texts(".turn .prose").await? == [text.as_str(), "Yes"], "another text after the page was opened anew");
+    ensure!(
+        browser.texts(".turn .prose").await? == [text.as_str(), "Yes"],
+        "another text after the page was opened anew"
+    );
     no_complaints(&mut browser).await?;
     browser.close().await?;
     peer.kill();
@@ -269,7 +276,8 @@ async fn a_phone_shows_one_thing_at_a_time_and_the_box_stays_in_reach() -> Resul
     let ask = json!({"type": "object", "properties": {"go": {"type": "boolean"}}});
     let question = run.asks("el_1", "form", "Shall I go on?", &ask);
     browser.wait(".question[data-status=open] button:has-text('Yes')").await?;
-    let parts = ["#tab-desktop", "#prompt", ".composer [type=submit]", ".question[data-status=open] button:has-text('Yes')"];
+    let parts =
+        ["#tab-desktop", "#prompt", ".composer [type=submit]", ".question[data-status=open] button:has-text('Yes')"];
     for part in parts {
         let place = browser.place(part).await?;
         ensure!(in_reach(place, 844.0) && place.page <= 390.0, "{part}: {place:?}");

@@ -165,6 +165,8 @@ async fn open_thread() -> Result<()> {
     let data = json!({"acp_thread_id": one.thread, "request_id": "open_mine", "agent_name": "zed-agent"});
     talk.command("open_thread", &data).await?;
     peer.expect(&json!({"type": "open_thread", "data": data})).await?;
+    // Loading and asking go on side by side in the editor.
+    peer.quiet().await?;
     talk.command("query_ui_state", &json!({"query_id": "q"})).await?;
     peer.expect(&json!({"type": "query_ui_state", "data": {"query_id": "q"}})).await?;
     peer.quiet().await?;
