@@ -30,7 +30,7 @@ const PROGRAMS: [&str; 10] = [
 ];
 /// A session that runs the stage, with a session bus.
 const KIND: &str = "description = \"The stage of attacks\"\n\
-    command = [\"{{ agentd }}\", \"task\", \"{{ root }}\"]\n\
+    command = [\"/bin/sh\", \"{{ root }}/input\"]\n\
     input = \"required\"\nreadiness = \"none\"\nrestart = \"no\"\non_exit = \"keep\"\ntask = true\ndbus = true\n\
     [[files]]\npath = \"input\"\nmode = \"0600\"\ncontent = \"{{ input }}\"\n";
 /// Processes of a session, and how many an attacker asks for.

@@ -11,7 +11,7 @@ use crate::harness::{Boot, Host, Suite, say};
 use crate::units::Units;
 
 /// A kind that brings a sandbox of its own, such as a browser.
-const BOXED: &str = "description = \"As a browser\"\ncommand = [\"{{ agentd }}\", \"task\", \"{{ root }}\"]\n\
+const BOXED: &str = "description = \"As a browser\"\ncommand = [\"sleep\", \"infinity\"]\n\
     input = \"required\"\nreadiness = \"none\"\nrestart = \"no\"\non_exit = \"keep\"\ntask = true\ndbus = true\n\
     own_sandbox = true\n\
     [[files]]\npath = \"input\"\nmode = \"0600\"\ncontent = \"{{ input }}\"\n";
