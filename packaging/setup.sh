@@ -318,7 +318,7 @@ debian_suites() {
   local mirror suite
   mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' |
     awk '$1 == "Debian" && $2 !~ /security/ { print $2; exit }')
-  if [ -z "$mirror" ] && [ "$(distribution)" != debian ]; then mirror=http://deb.debian.org/debian; fi
+  if [ -z "$mirror" ] && [ "$(distribution)" != debian ]; then mirror=${HELIX_DEBIAN_MIRROR:-}; fi
   [ -n "$mirror" ] || { say "apt knows no mirror of Debian; try after: apt-get update"; return 1; }
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
   for suite in "$@"; do
