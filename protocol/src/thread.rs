@@ -324,6 +324,9 @@ pub enum ThreadEvent {
         /// For people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
+        /// With `disconnected`: turns whose end may have been lost with the socket.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        in_doubt: Vec<TurnId>,
     },
     /// An event of the agent's that has no meaning to us, under its own name.
     Custom {

@@ -26,6 +26,10 @@ fn paths() -> SessionPaths {
     }
 }
 
+fn shipped(name: &str) -> &'static str {
+    SHIPPED.iter().find(|(shipped, _)| *shipped == name).unwrap().1
+}
+
 fn rendered_with(name: &str, input: &str, env: &BTreeMap<String, String>) -> Rendered {
     let kinds: BTreeMap<_, _> = SHIPPED.into_iter().collect();
     let file: KindFile = toml::from_str(kinds[name]).unwrap();
@@ -154,7 +158,6 @@ fn the_zed_kind_says_what_it_lacks_and_is_the_default_where_it_lacks_nothing() {
 
 #[test]
 fn a_kind_says_when_it_begins_again_and_what_it_keeps() {
-    let shipped = |name: &str| SHIPPED.iter().find(|(shipped, _)| *shipped == name).unwrap().1;
     let zed: KindFile = toml::from_str(shipped("zed")).unwrap();
     assert_eq!((zed.restart, zed.restart_pause), (Restart::Always, Some(std::time::Duration::from_secs(2))));
     assert_eq!(zed.keep, [".config/zed", ".local/share/zed", ".cache/zed"].map(PathBuf::from));
@@ -176,12 +179,16 @@ fn a_missing_program_names_its_package() {
 #[test]
 fn input_is_wanted_or_refused_as_the_kind_says() {
     let path = path_with(&["xterm", "dbus-daemon"]);
-    let kinds = Kinds::load(&[], &machine(&path));
-    assert_eq!(kinds.available(), [kind("command"), kind("terminal")]);
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("build.toml"), shipped("command").replace("\"optional\"", "\"required\"")).unwrap();
+    let kinds = Kinds::load(&[dir.path().to_owned()], &machine(&path));
+    assert_eq!(kinds.available(), [kind("build"), kind("command"), kind("terminal")]);
     assert!(kinds.get(&kind("command"), Some("make")).is_ok());
+    assert!(kinds.get(&kind("command"), None).is_ok());
     assert!(kinds.get(&kind("terminal"), None).is_ok());
-    assert_eq!(kinds.get(&kind("command"), None).unwrap_err().code(), "input_missing");
-    assert_eq!(kinds.get(&kind("command"), Some("")).unwrap_err().code(), "input_missing");
+    assert!(kinds.get(&kind("build"), Some("make")).is_ok());
+    assert_eq!(kinds.get(&kind("build"), None).unwrap_err().code(), "input_missing");
+    assert_eq!(kinds.get(&kind("build"), Some("")).unwrap_err().code(), "input_missing");
     assert_eq!(kinds.get(&kind("terminal"), Some("ls")).unwrap_err().code(), "input_refused");
     assert_eq!(kinds.get(&kind("emacs"), None).unwrap_err().code(), "kind_unknown");
     insta::assert_snapshot!(kinds.get(&kind("emacs"), None).unwrap_err());

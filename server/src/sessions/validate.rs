@@ -66,7 +66,7 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
         spec_task,
     } = request;
     let project = project.map(Project::from);
-    check_input(input.as_deref(), kind.as_ref().is_some_and(|kind| kind.as_str() == "command"))?;
+    check_input(input.as_deref())?;
     if let Some(path) = &project_path {
         check_project_path(path)?;
     }
@@ -102,17 +102,13 @@ pub fn request_hash(spec: &SessionSpec, pool: Option<&PoolName>, labels: &BTreeM
     Ok(hex(&Sha256::digest(text)))
 }
 
-fn check_input(input: Option<&str>, needed: bool) -> Result<()> {
+fn check_input(input: Option<&str>) -> Result<()> {
     let chars = input.map_or(0, |input| input.chars().count());
     if chars > MAX_INPUT_CHARS {
         return Err(Error::new(
             ErrorCode::InvalidInput,
             format!("input has {chars} characters, at most {MAX_INPUT_CHARS} are taken; put the rest into the project"),
         ));
-    }
-    if needed && input.is_none_or(|input| input.trim().is_empty()) {
-        let detail = "input is empty, but kind command runs it; give a shell command";
-        return Err(Error::new(ErrorCode::InvalidInput, detail));
     }
     Ok(())
 }
@@ -270,10 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn input_has_a_limit_and_a_command_needs_one() {
+    fn input_has_a_limit_and_may_be_absent() {
         assert_eq!(code(command(&"ä".repeat(50_000))), None);
         assert_eq!(code(command(&"ä".repeat(50_001))), Some(ErrorCode::InvalidInput));
-        assert_eq!(code(command("  ")), Some(ErrorCode::InvalidInput));
+        let kind = KindName::parse("command").expect("valid kind");
+        assert_eq!(code(CreateSession { kind: Some(kind), ..CreateSession::default() }), None);
         assert_eq!(code(CreateSession::default()), None);
     }
 

@@ -144,6 +144,8 @@ pub struct Desk {
     streamed: HashMap<TurnId, Instant>,
     /// Turns of which an entry was repeated as it was, and nothing new came since: they may be over.
     repeated: HashSet<TurnId>,
+    /// Turns of which more than one event may have been lost: they may be over as well.
+    in_doubt: HashSet<TurnId>,
     held: HashMap<TurnId, Held>,
     /// Cancelled turns whose end is still to come: it may not name them, and would be taken for the next one's.
     ending: HashMap<TurnId, Instant>,
@@ -169,6 +171,7 @@ impl Desk {
             heard: HashMap::new(),
             streamed: HashMap::new(),
             repeated: HashSet::new(),
+            in_doubt: HashSet::new(),
             held: HashMap::new(),
             ending: HashMap::new(),
             new_threads: HashSet::new(),
@@ -184,6 +187,8 @@ impl Desk {
         if let Note::HandedOver { turn, acp, .. } = &act.note {
             self.heard.insert(turn.clone(), now);
             self.unsent.remove(turn);
+            self.repeated.remove(turn);
+            self.in_doubt.remove(turn);
             self.handed_to.insert(turn.clone(), act.peer);
             if acp.is_none() {
                 self.new_threads.insert(turn.clone());
@@ -243,6 +248,7 @@ impl Desk {
         self.heard.retain(|turn, _| may_go_on(turn));
         self.streamed.retain(|turn, _| may_go_on(turn));
         self.repeated.retain(may_go_on);
+        self.in_doubt.retain(may_go_on);
         self.handed_to.retain(|turn, _| may_go_on(turn));
         self.new_threads.retain(may_go_on);
         for peer in &mut self.peers {

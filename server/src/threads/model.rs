@@ -14,6 +14,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+/// [`ThreadEvent::Sync`]: a socket is open.
+pub const CONNECTED: &str = "connected";
+/// The same: its agent takes prompts.
+pub const READY: &str = "ready";
+/// The same: none is open any more, and all that was said on it is stored.
+pub const DISCONNECTED: &str = "disconnected";
+
 /// Which texts of entries are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
@@ -31,6 +38,10 @@ pub struct Conversation {
     pub applied: u64,
     /// Last sequence under [`SESSION_THREAD`].
     pub session_sequence: u64,
+    /// A server has a socket of the agent, or died with one.
+    pub connected: bool,
+    /// Turns whose end may have been lost with the last socket.
+    pub in_doubt: Vec<TurnId>,
     threads: Vec<Thread>,
 }
 
@@ -165,7 +176,7 @@ pub struct Answer {
 impl Conversation {
     /// Nothing was said yet.
     pub fn new(keep: Keep) -> Self {
-        Self { keep, applied: 0, session_sequence: 0, threads: Vec::new() }
+        Self { keep, applied: 0, session_sequence: 0, connected: false, in_doubt: Vec::new(), threads: Vec::new() }
     }
 
     /// By creation.
@@ -213,6 +224,10 @@ impl Conversation {
         self.applied = sequence;
         if id.as_str() == SESSION_THREAD {
             self.session_sequence = sequence;
+            if let ThreadEvent::Sync { state, in_doubt, .. } = &record.event {
+                self.connected = [CONNECTED, READY].contains(&state.as_str());
+                self.in_doubt.clone_from(in_doubt);
+            }
             return;
         }
         let place = self.threads.iter().position(|thread| thread.id == *id).unwrap_or_else(|| {

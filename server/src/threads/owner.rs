@@ -106,6 +106,7 @@ impl Owner {
 
     async fn work(&mut self) -> Result<(), Leaving> {
         let mut followed = self.open().await?;
+        self.look(&mut followed, Desk::succeed).await?;
         loop {
             if self.lease.due() <= Instant::now() && !self.links.is_empty() {
                 self.look_at_lease().await?;
@@ -183,9 +184,9 @@ impl Owner {
                     self.inbox.push(Frame { from, said, replies: Vec::new() });
                 }
             }
-            Input::Lost { from, unsent } => {
+            Input::Lost { from, heard_out, unsent } => {
                 self.links.remove(&from);
-                self.desk.lost(from, unsent);
+                self.desk.lost(from, heard_out, unsent);
             }
         }
     }
@@ -286,7 +287,7 @@ impl Owner {
         if let Some(link) = self.links.remove(&to) {
             link.cut.send_replace(true);
         }
-        self.desk.lost(to, back.turn);
+        self.desk.lost(to, false, back.turn);
         false
     }
 

@@ -73,6 +73,8 @@ pub(super) enum Input {
     Lost {
         /// Which socket.
         from: PeerId,
+        /// Everything that arrived on it before its end was read.
+        heard_out: bool,
         /// Turns whose frames were never written to it.
         unsent: Vec<TurnId>,
     },
@@ -233,14 +235,14 @@ impl Voice {
         self.tell(Input::Heard { from: self.peer, said, seed: false }).await;
     }
 
-    /// The socket is closed; `commands` is what it did not write.
-    pub async fn closed(self, mut commands: Commands) {
+    /// The socket is closed; `heard_out`: everything that arrived on it was read; `commands` is what it did not write.
+    pub async fn closed(self, heard_out: bool, mut commands: Commands) {
         commands.commands.close();
         let mut unsent = Vec::new();
         while let Some(command) = commands.commands.recv().await {
             unsent.extend(command.turn);
         }
-        self.tell(Input::Lost { from: self.peer, unsent }).await;
+        self.tell(Input::Lost { from: self.peer, heard_out, unsent }).await;
     }
 
     async fn tell(&self, input: Input) {

@@ -13,6 +13,9 @@ use tokio::time::sleep;
 
 use crate::conversations::stage::{Talk, address};
 
+/// What an answer takes at the least.
+const THOUGHT: Duration = Duration::from_millis(30);
+
 /// One session's editor, whatever process it is at the moment.
 pub struct Editor {
     /// Session.
@@ -81,6 +84,8 @@ async fn play(run: Run, seed: u64) {
     let salt = run.message.bytes().fold(seed, |salt, byte| salt.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let mut random = Random::seeded(salt);
     let work = async {
+        // A model never answers in the instant in which a server may die.
+        sleep(THOUGHT).await;
         for number in 0..random.below(4) {
             if random.below(3) == 0 {
                 let tool = run.uses("Build", "In Progress", &format!("building {number} for {}", run.message));

@@ -92,9 +92,13 @@ fn promise(newer: bool, asked: &Asked, turn: &TurnView, effects: &[Effect]) -> R
     let ends: Vec<_> = effects.iter().map(|effect| effect.end).collect();
     ensure!(ends.iter().all(Option::is_some), "it still runs");
     if newer {
-        // What is over must not begin again, and what is cut off was cut off by a kill.
-        let before = &ends[..ends.len().saturating_sub(1)];
-        ensure!(before.iter().all(|end| *end == Some(End::Killed)), "it ran again after {before:?}");
+        // What is over must not begin again. A run is not over where a kill cut it off, or buried the word of its end
+        // before that was sent; nor where it failed, and the one event that a break loses was the word of it.
+        let before = &effects[..effects.len().saturating_sub(1)];
+        let in_vain = |effect: &Effect| {
+            effect.end == Some(End::Killed) || effect.buried || (effect.end == Some(End::Failed) && effect.lost)
+        };
+        ensure!(before.iter().all(in_vain), "it ran again after {before:?}");
     } else {
         ensure!(ends.len() <= 1, "it ran {} times", ends.len());
     }
@@ -102,7 +106,11 @@ fn promise(newer: bool, asked: &Asked, turn: &TurnView, effects: &[Effect]) -> R
     let last = ends.last().copied().flatten();
     let by_us = turn.cause.as_ref().map(|cause| cause.code.as_str());
     match turn.state {
-        TurnState::Completed => ensure!(last == Some(End::Completed), "completed, says the API"),
+        // Where the answer to a cancel was lost, the end of the turn looks like any other.
+        TurnState::Completed => ensure!(
+            last == Some(End::Completed) || effects.last().is_some_and(|effect| effect.lost),
+            "completed, says the API"
+        ),
         TurnState::Failed => ensure!(last == Some(End::Failed), "failed, says the API"),
         // It may have been done a moment before, and its end lost.
         TurnState::Interrupted => {}

@@ -64,3 +64,12 @@ pub(super) fn completed(thread: &str, request: &str, usage: &Value) -> Value {
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|time| time.as_secs()).unwrap_or_default()
 }
+
+/// The request whose end an event tells.
+pub fn ended_request(event: &Value) -> Option<&str> {
+    let is_end = ["message_completed", "chat_response_error", "turn_cancelled", "chat_response", "chat_response_done"]
+        .iter()
+        .any(|name| event["event_type"] == *name)
+        && event["data"]["status"] != "noop";
+    is_end.then(|| event["data"]["request_id"].as_str()).flatten()
+}

@@ -23,6 +23,10 @@ pub struct Effect {
     pub end: Option<End>,
     /// What the agent had said by then.
     pub text: String,
+    /// The event that told so was lost on the way.
+    pub lost: bool,
+    /// The event that told so died with the editor, which had not sent it.
+    pub buried: bool,
 }
 
 /// How a run ended.
@@ -53,6 +57,14 @@ impl Ledger {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.push(effect);
         runs.len() - 1
+    }
+
+    /// The last run of a request: its end was not told.
+    pub(super) fn untold(&self, request_id: &str, mark: impl FnOnce(&mut Effect)) {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(effect) = runs.iter_mut().rev().find(|effect| effect.request_id == request_id) {
+            mark(effect);
+        }
     }
 
     pub(super) fn end(&self, number: usize, end: End, text: &str) {

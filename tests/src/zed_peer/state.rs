@@ -219,6 +219,13 @@ impl Zed {
         self.change(|state| {
             state.dead = true;
             state.connected = false;
+            for outgoing in &state.outbox {
+                if let Outgoing::Event(event) = outgoing
+                    && let Some(request) = events::ended_request(event)
+                {
+                    state.ledger.untold(request, |effect| effect.buried = true);
+                }
+            }
             let running: Vec<_> = state.threads.keys().cloned().collect();
             for id in running {
                 if let Some(turn) = state.threads.get_mut(&id).and_then(|thread| thread.turn.take()) {
@@ -336,6 +343,8 @@ impl State {
             prompt: prompt.to_owned(),
             end: None,
             text: String::new(),
+            lost: false,
+            buried: false,
         });
         self.keys += 1;
         let key = self.keys;

@@ -142,7 +142,11 @@ async fn write(zed: &Zed, socket: &mut WebSocketStream<TcpStream>, outgoing: Out
         if named {
             state.lose_named = None;
         }
-        std::mem::take(&mut state.lose_next) || named
+        let lost = std::mem::take(&mut state.lose_next) || named;
+        if lost && let Some(request) = events::ended_request(&event) {
+            state.ledger.untold(request, |effect| effect.lost = true);
+        }
+        lost
     });
     if lost || socket.send(Message::text(text)).await.is_err() {
         return false;

@@ -102,12 +102,19 @@ pub async fn carry(upgraded: Upgraded, socket: Socket, stop: impl Future<Output 
     let (mut sink, mut stream) = ws.split();
     let (voice, mut commands) = socket.split();
     let seen = watch::Sender::new(Instant::now());
-    let end = tokio::select! {
-        end = read(&mut stream, &voice, &seen) => end,
-        end = write(&mut sink, &mut commands, &seen) => end,
-        end = stop => end,
+    let mut reading = Box::pin(read(&mut stream, &voice, &seen));
+    let (end, last_read) = tokio::select! {
+        end = &mut reading => (end, Some(end)),
+        end = write(&mut sink, &mut commands, &seen) => match end {
+            // What was said before the line broke is still there to be read.
+            Close::As(End::Broken) => (end, timeout(GOODBYE, &mut reading).await.ok()),
+            Close::As(_) | Close::Slow | Close::TooLarge => (end, None),
+        },
+        end = stop => (end, None),
     };
-    voice.closed(commands).await;
+    drop(reading);
+    let heard_out = matches!(last_read, Some(Close::As(End::Closed | End::Broken)));
+    voice.closed(heard_out, commands).await;
     if let Ok(ws) = sink.reunite(stream) {
         say_goodbye(ws, end).await;
     }

@@ -1,5 +1,6 @@
 //! What is to be done now, one thing at a time, and when to look again.
 
+use helix_protocol::TurnId;
 use helix_protocol::sync::{Command, ElicitationAnswer, OpenThread};
 use helix_protocol::thread::{AnswerAction, Origin, ThreadEvent, TurnState};
 use serde_json::Value;
@@ -64,7 +65,7 @@ impl Desk {
         }
         // Nobody waits for an answer any more once the turn that asked is over.
         conversation.threads().iter().find_map(|thread| {
-            let over = |turn: &helix_protocol::TurnId| thread.turn(turn).is_some_and(|turn| turn.state.is_final());
+            let over = |turn: &TurnId| thread.turn(turn).is_some_and(|turn| turn.state.is_final());
             let question = thread
                 .questions
                 .iter()
@@ -156,6 +157,6 @@ impl Desk {
 }
 
 /// How the session's socket is, for its log.
-pub fn sync_event(state: &str, detail: Option<String>) -> Append {
-    Append { thread: session_thread(), event: ThreadEvent::Sync { state: state.to_owned(), detail } }
+pub fn sync_event(state: &str, detail: Option<String>, in_doubt: Vec<TurnId>) -> Append {
+    Append { thread: session_thread(), event: ThreadEvent::Sync { state: state.to_owned(), detail, in_doubt } }
 }

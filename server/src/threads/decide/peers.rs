@@ -80,9 +80,13 @@ impl Desk {
         });
     }
 
-    /// A socket is gone. `unsent` are turns whose frames provably never left.
-    pub fn lost(&mut self, id: PeerId, unsent: impl IntoIterator<Item = TurnId>) {
-        self.peers.retain(|peer| peer.id != id);
+    /// A socket is gone. `heard_out`: everything that arrived on it before its end was read. `unsent` are turns whose
+    /// frames provably never left.
+    pub fn lost(&mut self, id: PeerId, heard_out: bool, unsent: impl IntoIterator<Item = TurnId>) {
+        let its = self.peers.iter().position(|peer| peer.id == id).map(|place| self.peers.remove(place));
+        if let Some(peer) = its.filter(|_| !heard_out) {
+            self.in_doubt.extend(peer.handed.into_iter().chain(peer.considered));
+        }
         // What went to another one since was sent.
         let its = |turn: &TurnId| self.handed_to.get(turn) == Some(&id);
         let unsent: Vec<_> = unsent.into_iter().filter(its).collect();
@@ -133,6 +137,7 @@ impl Desk {
     /// The agent shows that it has this turn. Proves it on every socket: it is one agent.
     pub(super) fn show(&mut self, turn: &TurnId, now: Instant) {
         self.heard.insert(turn.clone(), now);
+        self.in_doubt.remove(turn);
         for peer in &mut self.peers {
             peer.unproved.remove(turn);
             // A cancel that came too early is repeated.

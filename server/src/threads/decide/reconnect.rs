@@ -8,12 +8,15 @@
 //! | no | – | never again: wait, and end as `unknown` if nothing comes |
 //!
 //! A break loses one event, and it may be the last of a turn. Right before that one Zed repeats all entries: where such
-//! a repeat was the last that was heard, or another server heard it, nobody can prove that the prompt was not
-//! carried out, and it ends as `unknown`.
+//! a repeat was the last that was heard, nobody can prove that the prompt was not carried out, and it ends as
+//! `unknown`. A line that fell silent, or a server that died, may have lost any number of events: then so does every
+//! turn that the agent does not name. A successor finds in the log which those are; one that was handed over by a
+//! server that died, and never showed itself, could only have ended in the instant of that death, and goes again.
 //!
 //! Decided once per connection and turn, when the connection is ready. A turn that was handed to this very connection
 //! is none of these: a list may be older than the prompt. Nor is one whose socket is still open.
 
+use helix_protocol::TurnId;
 use helix_protocol::thread::{Origin, TurnCause, TurnState};
 
 use super::hear::moved;
@@ -31,9 +34,24 @@ impl Desk {
         before.into_iter().find_map(|(thread, turn)| self.consider(peer, thread, turn))
     }
 
-    /// Its end may have been lost: see above.
-    fn may_be_over(&self, turn: &Turn) -> bool {
-        turn.state == TurnState::Running && (self.repeated.contains(&turn.id) || !self.heard.contains_key(&turn.id))
+    /// Begins where a former owner stopped.
+    pub fn succeed(&mut self, conversation: &Conversation) {
+        let running = conversation.active_turns().filter(|(_, turn)| turn.state == TurnState::Running);
+        if conversation.connected {
+            self.in_doubt.extend(running.map(|(_, turn)| turn.id.clone()));
+        } else {
+            self.in_doubt.extend(conversation.in_doubt.iter().cloned());
+        }
+    }
+
+    /// Turns whose end may have been lost: see above.
+    pub fn doubts(&self, conversation: &Conversation) -> Vec<TurnId> {
+        let active = conversation.active_turns().map(|(_, turn)| &turn.id);
+        active.filter(|turn| self.may_be_over(turn)).cloned().collect()
+    }
+
+    fn may_be_over(&self, turn: &TurnId) -> bool {
+        self.repeated.contains(turn) || self.in_doubt.contains(turn)
     }
 
     fn is_from_before(peer: &Peer, turn: &Turn) -> bool {
@@ -64,7 +82,7 @@ impl Desk {
             .iter()
             .any(|later| later.interrupt && later.state.is_active() && later.sequence > turn.sequence);
         let gone = match named {
-            Some(_) if self.may_be_over(turn) && !peer.deduplicates => {
+            Some(_) if self.may_be_over(&turn.id) && !unsent && !peer.deduplicates => {
                 moved(thread, turn, Evidence::Silence, Some(end_lost()))
             }
             Some(_) if turn.cancel_requested => moved(thread, turn, Evidence::CalledOff, None),

@@ -7,6 +7,7 @@ use super::store::PATIENT;
 use super::wire::Request;
 use super::{Followed, Leaving, Owner};
 use crate::threads::decide::sync_event;
+use crate::threads::model::{CONNECTED, DISCONNECTED, READY};
 
 impl Owner {
     fn status(&self) -> SyncStatus {
@@ -67,9 +68,12 @@ impl Owner {
             let is_same = self.told.as_ref().map(|told| told.peer) == newest.as_ref().map(|newest| newest.peer);
             let was_ready = is_same && self.told.as_ref().is_some_and(|told| told.ready);
             let event = match &newest {
-                None => Some(sync_event("disconnected", None)),
-                Some(newest) if newest.ready && !was_ready => Some(sync_event("ready", agent)),
-                Some(_) if !is_same => Some(sync_event("connected", None)),
+                None => {
+                    let doubts = self.look(followed, |desk, conversation| desk.doubts(conversation)).await?;
+                    Some(sync_event(DISCONNECTED, None, doubts))
+                }
+                Some(newest) if newest.ready && !was_ready => Some(sync_event(READY, agent, Vec::new())),
+                Some(_) if !is_same => Some(sync_event(CONNECTED, None, Vec::new())),
                 Some(_) => None,
             };
             self.told = newest;

@@ -124,7 +124,7 @@ fn a_prompt_that_is_shown_again_was_not_typed() {
     world.wrote(peer, "th_a", "1", "int_1", "yes");
     world.completed(peer, "th_a", "int_1");
     // Shown again after a load, with its old number.
-    world.desk.lost(peer, []);
+    world.desk.lost(peer, true, []);
     let peer = world.old_peer();
     assert_eq!(world.typed(peer, "th_a", "0", "do int_1"), []);
     // Typed: the newest number.
@@ -185,8 +185,8 @@ proptest! {
                 9 => { world.typed(peer, &acp, &count.to_string(), "hand"); }
                 10 => { world.later(61); }
                 11 => { world.say(peer, "thread_load_error", json!({ "acp_thread_id": acp, "request_id": request, "error": "Resource not found" })); }
-                12 => { world.desk.lost(peer, []); peer = world.listing_peer(&[&request]); }
-                _ => { world.desk.lost(peer, []); peer = world.old_peer(); }
+                12 => { world.desk.lost(peer, true, []); peer = world.listing_peer(&[&request]); }
+                _ => { world.desk.lost(peer, true, []); peer = world.old_peer(); }
             }
             for frame in world.act() {
                 if frame["type"] == "chat_message" {

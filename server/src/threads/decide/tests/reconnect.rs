@@ -1,6 +1,7 @@
 use TurnState::{Dispatched, Running};
 
 use super::*;
+use crate::threads::model::{DISCONNECTED, READY};
 
 /// What a new connection does to a turn that was handed over before: what the agent says of itself, frames that are
 /// sent beside `open_thread`, and how the turn is then.
@@ -32,7 +33,7 @@ fn the_table() {
         world.used_thread(former, "thr_a", "th_a");
         world.prompt("thr_a", "int_1");
         world.act();
-        world.desk.lost(former, []);
+        world.desk.lost(former, true, []);
         let peer = world.connect();
         assert_eq!(world.sends(), ["open_thread th_a"], "{ready}");
         world.say(peer, "agent_ready", ready.clone());
@@ -44,6 +45,79 @@ fn the_table() {
     }
 }
 
+/// A reporting agent that does not name a turn when it is back: how the turn is then, by how its former socket and that
+/// one's owner ended, and by what was said last.
+#[test]
+fn a_turn_whose_end_may_have_been_lost_is_not_sent_again() {
+    use Ending::{Heard, ServerDied, Silent, Successor};
+    for (ending, wrote, repeated, state) in [
+        (Heard, true, false, Dispatched),
+        (Heard, true, true, TurnState::Unknown),
+        (Heard, false, false, Dispatched),
+        (Silent, true, false, TurnState::Unknown),
+        (Silent, false, false, TurnState::Unknown),
+        (Successor, true, false, Dispatched),
+        (Successor, true, true, TurnState::Unknown),
+        (ServerDied, true, false, TurnState::Unknown),
+        (ServerDied, false, false, Dispatched),
+    ] {
+        let mut world = World::new();
+        let former = world.listing_peer(&[]);
+        world.used_thread(former, "thr_a", "th_a");
+        world.apply(sync_event(READY, None, Vec::new()));
+        world.prompt("thr_a", "int_1");
+        world.act();
+        if wrote {
+            world.wrote(former, "th_a", "3", "int_1", "half");
+        }
+        if repeated {
+            world.wrote(former, "th_a", "3", "int_1", "half");
+        }
+        world.desk.lost(former, ending != Silent, []);
+        if ending == Successor {
+            let doubts = world.desk.doubts(&world.conversation);
+            world.apply(sync_event(DISCONNECTED, None, doubts));
+        }
+        if matches!(ending, Successor | ServerDied) {
+            world.desk = Desk::new(SessionId::parse("s").expect("valid id"), TIMING);
+            world.desk.succeed(&world.conversation);
+        }
+        world.listing_peer(&[]);
+        let sends = world.sends();
+        assert_eq!(world.state("int_1"), state, "{ending:?}, wrote {wrote}, repeated {repeated}");
+        let expected: &[_] =
+            if state == Dispatched { &["open_thread th_a", "chat_message int_1"] } else { &["open_thread th_a"] };
+        assert_eq!(sends, expected, "{ending:?}, wrote {wrote}, repeated {repeated}");
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Everything was read, the owner lives.
+    Heard,
+    /// The line fell silent, the owner lives.
+    Silent,
+    /// Everything was read, another owner follows.
+    Successor,
+    /// The server died.
+    ServerDied,
+}
+
+#[test]
+fn a_turn_that_the_agent_names_is_in_doubt_no_more() {
+    let mut world = World::new();
+    let former = world.listing_peer(&[]);
+    world.used_thread(former, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.desk.lost(former, false, []);
+    let back = world.listing_peer(&["int_1"]);
+    assert_eq!(world.sends(), ["open_thread th_a"]);
+    world.desk.lost(back, true, []);
+    world.listing_peer(&[]);
+    assert_eq!(world.sends(), ["open_thread th_a", "chat_message int_1"]);
+}
+
 #[test]
 fn a_list_that_comes_late_is_heard_and_one_older_than_the_prompt_is_not() {
     let mut world = World::new();
@@ -51,7 +125,7 @@ fn a_list_that_comes_late_is_heard_and_one_older_than_the_prompt_is_not() {
     world.used_thread(former, "thr_a", "th_a");
     world.prompt("thr_a", "int_1");
     world.act();
-    world.desk.lost(former, []);
+    world.desk.lost(former, true, []);
     let peer = world.old_peer();
     assert_eq!(world.sends(), ["open_thread th_a"]);
     let list = json!({ "agent_name": "a", "thread_id": "th_a", "active_turns": [] });
@@ -76,7 +150,7 @@ fn a_turn_whose_socket_is_still_open_is_left_to_it() {
     // A second window, which does not name what the first one was just given.
     world.listing_peer(&[]);
     assert_eq!(world.sends(), ["open_thread th_a"]);
-    world.desk.lost(first, []);
+    world.desk.lost(first, true, []);
     assert_eq!(world.sends(), ["chat_message int_1"], "now it provably has not");
 }
 
@@ -87,12 +161,12 @@ fn what_provably_never_left_goes_again_whoever_is_there() {
     world.used_thread(first, "thr_a", "th_a");
     world.prompt("thr_a", "int_1");
     world.act();
-    world.desk.lost(first, [turn("int_1")]);
+    world.desk.lost(first, true, [turn("int_1")]);
     let second = world.old_peer();
     assert_eq!(world.sends(), ["open_thread th_a", "chat_message int_1"]);
     // An old word about a former socket does not make it go twice.
-    world.desk.lost(first, [turn("int_1")]);
-    world.desk.lost(second, []);
+    world.desk.lost(first, true, [turn("int_1")]);
+    world.desk.lost(second, true, []);
     world.old_peer();
     assert_eq!(world.sends(), ["open_thread th_a"]);
 }
@@ -107,7 +181,7 @@ fn what_nobody_has_and_nobody_wants_is_not_sent_again() {
     world.interrupt("thr_a", "int_2");
     world.act();
     world.cancel_wanted("thr_a", "int_2");
-    world.desk.lost(first, []);
+    world.desk.lost(first, true, []);
     world.listing_peer(&[]);
     assert_eq!(world.sends(), ["open_thread th_a"]);
     assert_eq!((world.state("int_1"), world.state("int_2")), (TurnState::Interrupted, TurnState::Cancelled));
@@ -120,7 +194,7 @@ fn several_turns_go_again_in_their_order() {
     world.say(first, "agent_ready", json!({ "agent_name": "bridge", "thread_id": null, "concurrent": true }));
     world.prompt("thr_a", "int_a").prompt("thr_b", "int_b").prompt("thr_a", "int_a2");
     world.act();
-    world.desk.lost(first, []);
+    world.desk.lost(first, true, []);
     let second = world.connect();
     let ready = json!({ "agent_name": "bridge", "thread_id": null, "concurrent": true, "active_turns": [] });
     world.say(second, "agent_ready", ready);
@@ -151,7 +225,7 @@ fn an_answer_is_passed_on_once_per_connection_until_the_agent_has_it() {
     let expected = json!({ "type": "respond_elicitation", "data": {
         "acp_thread_id": "th_a", "elicitation_id": "el_1", "action": "accept", "content": { "db": "pg" } } });
     assert_eq!(sent, [expected]);
-    world.desk.lost(first, []);
+    world.desk.lost(first, true, []);
     let second = world.listing_peer(&["int_1"]);
     assert_eq!(world.sends(), ["open_thread th_a", "respond_elicitation el_1"]);
     world.say(
@@ -161,7 +235,7 @@ fn an_answer_is_passed_on_once_per_connection_until_the_agent_has_it() {
     );
     let question = world.conversation.thread(&thread("thr_a")).and_then(|of| of.question("el_1")).expect("there");
     assert_eq!(question.closed.as_deref(), Some("accepted"));
-    world.desk.lost(second, []);
+    world.desk.lost(second, true, []);
     world.listing_peer(&["int_1"]);
     assert_eq!(world.sends(), ["open_thread th_a"]);
 }

@@ -76,7 +76,7 @@ fn what_an_old_build_may_or_may_not_have_is_not_proved() {
     world.prompt("thr_a", "int_1");
     world.act();
     world.later(170);
-    world.desk.lost(first, []);
+    world.desk.lost(first, true, []);
     world.later(1000);
     let second = world.old_peer();
     world.act();
@@ -96,7 +96,7 @@ fn nobody_is_called_silent_while_nobody_is_connected() {
     let peer = world.old_peer();
     world.prompt("thr_a", "int_1");
     world.act();
-    world.desk.lost(peer, []);
+    world.desk.lost(peer, true, []);
     world.later(100_000);
     assert_eq!((world.deadline(), world.sends()), (None, Vec::new()));
     assert_eq!(world.state("int_1"), TurnState::Dispatched);
