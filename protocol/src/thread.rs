@@ -94,7 +94,7 @@ impl std::fmt::Display for TurnState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(ToSchema))]
 pub struct TurnCause {
-    /// Stable word: `agent_error`, `no_thread_created`, `silent`, `thread_gone`, `agent_crashed`, `not_proved`,
+    /// Stable word: `agent_error`, `no_thread_created`, `silent`, `thread_gone`, `agent_crashed`, `not_proved`, `end_lost`,
     /// `exit_status`, `stopped`, …
     pub code: String,
     /// For people: what happened and what to do.

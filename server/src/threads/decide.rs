@@ -127,6 +127,7 @@ pub struct Load {
 /// An error that is believed once its turn has been silent for [`STREAMS`].
 #[derive(Debug)]
 struct Held {
+    heard: Instant,
     until: Instant,
     error: String,
 }

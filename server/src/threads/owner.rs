@@ -16,7 +16,7 @@ mod presence;
 mod store;
 pub mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,17 @@ pub(super) struct Owner {
     number: u64,
     /// Counts what was written, for message ids.
     written: u64,
+    /// Counts what was dealt with, for whoever it is passed on to.
+    passing: u64,
+    /// What others passed on, by who did.
+    passed: HashMap<String, PassedOn>,
+}
+
+/// What one other owner passed on: the numbers of the last frames.
+#[derive(Debug, Default)]
+struct PassedOn {
+    taken: u64,
+    stored: u64,
 }
 
 /// The conversation, as it is followed here.
@@ -95,6 +106,8 @@ impl Owner {
             told: None,
             number,
             written: 0,
+            passing: 0,
+            passed: HashMap::new(),
         }
     }
 
@@ -181,7 +194,7 @@ impl Owner {
                     self.desk.speaks_seed(from, Instant::now());
                 }
                 for said in said {
-                    self.inbox.push(Frame { from, said, replies: Vec::new() });
+                    self.inbox.push(Frame { from, said, passed: Vec::new() });
                 }
             }
             Input::Lost { from, heard_out, unsent } => {
@@ -207,7 +220,10 @@ impl Owner {
         }
     }
 
-    async fn deal_with(&mut self, followed: &mut Followed, frame: Frame) -> Result<(), Leaving> {
+    async fn deal_with(&mut self, followed: &mut Followed, mut frame: Frame) -> Result<(), Leaving> {
+        let passed = std::mem::take(&mut frame.passed);
+        self.passing += 1;
+        let number = self.passing;
         loop {
             if self.lease.is_held() {
                 self.begin().await?;
@@ -216,20 +232,24 @@ impl Owner {
                     Err(Refused::NoOwner) => continue,
                 }
             }
-            if self.pass_on(&frame).await? {
+            if frame.from == PeerId::ELSEWHERE {
+                // Who passed it on has to look for the owner again.
+                self.answer(passed, Reply::NotMine).await;
+                return Ok(());
+            }
+            if self.pass_on(&frame, number).await? {
                 break;
             }
         }
-        for inbox in frame.replies {
-            self.sockets.inner.bus.publish(inbox.to_string(), &Reply::Done).await;
-        }
+        self.answer(passed, Reply::Done).await;
         Ok(())
     }
 
     /// Does whatever is to be done now.
     async fn act(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
         let mut refusals = 0;
-        while self.lease.is_held() && !self.links.is_empty() {
+        // Also without a socket: what the last one had said may still wait to be believed.
+        while self.lease.is_held() {
             self.begin().await?;
             let now = Instant::now();
             let Some(act) = self.look(followed, |desk, conversation| desk.act(conversation, now)).await? else {

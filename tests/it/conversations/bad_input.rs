@@ -52,7 +52,7 @@ async fn a_wrong_token_is_refused_and_shown() -> Result<()> {
         Ok(())
     })
     .await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }
 
@@ -115,7 +115,7 @@ async fn frames_have_a_largest_size() -> Result<()> {
     let run = peer.run().await?;
     run.completes();
     talk.is(&asked, TurnState::Completed).await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }
 
@@ -184,12 +184,23 @@ async fn a_client_that_reads_nothing_is_let_go() -> Result<()> {
     let asked = talk.new_thread("one").await?;
     peer.expect(&chat(TODAY, &asked, None, "one")).await?;
     let run = peer.run().await?;
-    // More than sockets hold: each state of the tool is another text.
+    // More than sockets hold: each state of the tool is another text, and is stored before the next.
+    let mut reader = talk.api.socket("/api/v1/sessions/s/events?after=0").await?;
     let tool = run.uses("Build", "In Progress", "");
     for number in 0..300 {
-        tool.is_at("In Progress", &format!("{number}").repeat(100_000));
-        peer.quiet().await?;
+        let text = format!("{number}").repeat(100_000);
+        tool.is_at("In Progress", &text);
+        loop {
+            let message = timeout(secs(20), reader.next()).await.context("nothing is stored")?;
+            let Message::Text(item) = message.context("the feed ended")?? else { continue };
+            let item: Value = serde_json::from_str(&item)?;
+            let length = |piece: &str| item["offset"].as_u64().unwrap_or_default() + piece.len() as u64;
+            if item["text"].as_str().is_some_and(|piece| length(piece) == text.len() as u64) {
+                break;
+            }
+        }
     }
+    drop(reader);
     tool.is_at("Completed", "built");
     run.completes();
     talk.is(&asked, TurnState::Completed).await?;
@@ -227,7 +238,7 @@ async fn a_client_that_reads_nothing_is_let_go() -> Result<()> {
         }
     }
     talk.replay().await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }
 
@@ -297,6 +308,6 @@ async fn commands_that_zed_would_drop_are_refused() -> Result<()> {
     .await?;
     peer.expect(&query).await?;
     throughout("nothing else arrives", secs(1), || async { peer.nothing_more() }).await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }

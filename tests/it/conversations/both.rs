@@ -74,7 +74,7 @@ async fn new_thread() -> Result<()> {
         );
         let replay = talk.replay().await?;
         ensure!(replay.states(&asked.turn) == ["queued", "dispatched", "running", "completed"], "{replay:?}");
-        peer.finish()
+        peer.finish().await
     })
     .await
 }
@@ -91,7 +91,7 @@ async fn follow_up() -> Result<()> {
         talk.is(&again, TurnState::Completed).await?;
         ensure!(talk.text(&again).await? == said && talk.text(&first).await? == "an answer to one", "texts");
         ensure!(talk.threads().await?.len() == 1, "a follow-up made a thread");
-        peer.finish()
+        peer.finish().await
     })
     .await
 }
@@ -112,7 +112,7 @@ async fn second_thread_and_follow_up_to_one_not_shown() -> Result<()> {
         for (asked, text) in [(&first, "an answer to one"), (&second, "an answer to two"), (&again, said.as_str())] {
             ensure!(talk.text(asked).await? == text, "{} instead of {text}", talk.text(asked).await?);
         }
-        peer.finish()
+        peer.finish().await
     })
     .await
 }
@@ -141,7 +141,7 @@ async fn rapid_prompts_wait_at_the_server_and_a_waiting_one_can_be_called_off() 
         ensure!(talk.text(&one).await? == said && talk.text(&three).await? == "third", "texts");
         let effects = peer.options().ledger.all();
         ensure!(effects.len() == 2, "{effects:?}");
-        peer.finish()
+        peer.finish().await
     })
     .await
 }
@@ -183,7 +183,7 @@ async fn user_created_thread() -> Result<()> {
         ensure!(talk.text(&again).await? == said, "{}", talk.text(&again).await?);
         let detail = talk.detail(&id).await?;
         ensure!(detail.thread.title.as_deref() == Some("By hand") && detail.recent_turns.len() == 2, "{detail:?}");
-        peer.finish()
+        peer.finish().await
     })
     .await
 }
@@ -208,7 +208,7 @@ async fn restart_and_reconnect() -> Result<()> {
         answers(&more, &["two", " as well"]).await?;
         talk.is(&waits, TurnState::Completed).await?;
         ensure!(talk.text(&waits).await? == "two as well" && talk.text(&first).await? == "an answer to one", "texts");
-        peer.finish()
+        peer.finish().await
     })
     .await
 }
@@ -236,7 +236,7 @@ async fn a_break_in_the_middle_of_a_turn() -> Result<()> {
         answers(&more, &["after"]).await?;
         talk.is(&waits, TurnState::Completed).await?;
         ensure!(peer.options().ledger.all().len() == 2, "{:?}", peer.options().ledger.all());
-        peer.finish()
+        peer.finish().await
     })
     .await
 }
@@ -285,7 +285,7 @@ async fn streaming_cadence() -> Result<()> {
         let replay = talk.replay().await?;
         let stored: usize = replay.of("entry").iter().filter_map(|item| item["text"].as_str()).map(str::len).sum();
         ensure!(stored == said.len(), "{stored} bytes are stored of a text of {}", said.len());
-        peer.finish()
+        peer.finish().await
     })
     .await
 }
@@ -314,7 +314,7 @@ async fn phantom_draft() -> Result<()> {
             Ok(())
         })
         .await?;
-        peer.finish()
+        peer.finish().await
     })
     .await
 }
@@ -334,7 +334,7 @@ async fn a_draft_is_not_taken_for_the_thread_that_is_being_made() -> Result<()> 
         talk.is(&asked, TurnState::Completed).await?;
         let threads = talk.threads().await?;
         ensure!(threads.len() == 1 && threads[0].acp_thread_id == Some(run.thread.clone()), "{draft}: {threads:?}");
-        peer.finish()
+        peer.finish().await
     })
     .await
 }

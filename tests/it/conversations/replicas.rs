@@ -65,7 +65,7 @@ async fn the_other_server_is_as_good() -> Result<()> {
     ensure!(connections[0]["session_id"] == "s", "{connections}");
     one.is(&asked, TurnState::Interrupted).await?;
     same(&one, &two).await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }
 
@@ -98,7 +98,7 @@ async fn a_socket_on_each() -> Result<()> {
     first.nothing_more()?;
 
     // The newest goes: the older one serves again.
-    second.finish()?;
+    second.finish().await?;
     let third = two.prompt(&asked.thread, "three").await?;
     first.expect(&chat(TODAY, &third, Some(&run.thread), "three")).await?;
     let last = first.run().await?;
@@ -106,7 +106,7 @@ async fn a_socket_on_each() -> Result<()> {
     last.completes();
     two.is(&third, TurnState::Completed).await?;
     same(&one, &two).await?;
-    first.finish()?;
+    first.finish().await?;
     cluster.shutdown().await
 }
 
@@ -137,7 +137,7 @@ async fn an_agent_that_moves_to_the_other_server() -> Result<()> {
         one.is(&waits, TurnState::Completed).await?;
         once(&peer)?;
         same(&one, &two).await?;
-        peer.finish()?;
+        peer.finish().await?;
         cluster.shutdown().await?;
     }
     Ok(())
@@ -179,7 +179,7 @@ async fn the_server_with_the_socket_dies() -> Result<()> {
         let last = peer.run().await?;
         last.completes();
         back.is(&third, TurnState::Completed).await?;
-        peer.finish()?;
+        peer.finish().await?;
         cluster.shutdown().await?;
     }
     Ok(())
@@ -235,6 +235,6 @@ async fn the_feed_resumes_at_the_other_server() -> Result<()> {
     let rest = Replay::read_after(&one.api, "s", middle).await?;
     let expected: Vec<_> = all.items.iter().filter(|item| item["sequence"].as_u64() > Some(middle)).collect();
     ensure!(rest.iter().collect::<Vec<_>>() == expected, "{rest:?} after {middle} of {:?}", all.items);
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }

@@ -23,7 +23,7 @@ async fn stage() -> Result<(Cluster, Talk, Peer)> {
 async fn ends(cluster: Cluster, talk: &Talk, peer: Peer) -> Result<()> {
     talk.nothing_is_left(TODAY).await?;
     talk.replay().await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }
 

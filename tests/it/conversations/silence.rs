@@ -28,17 +28,18 @@ async fn a_thread_that_never_comes_is_told() -> Result<()> {
     let turn = talk.is(&asked, TurnState::Unknown).await?;
     let cause = turn.cause.context("no cause")?;
     ensure!(cause.code == "no_thread_created" && !cause.message.is_empty(), "{cause:?}");
-    peer.expect(&cancel(&asked)).await?;
+    peer.hears_nothing().await?;
 
     // The next one is not held up by it.
     let next = talk.prompt(&asked.thread, "two").await?;
+    peer.expect(&cancel(&asked)).await?;
     peer.expect(&chat(TODAY, &next, None, "two")).await?;
     let run = peer.run().await?;
     run.says("here");
     run.completes();
     talk.is(&next, TurnState::Completed).await?;
     talk.replay().await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }
 
@@ -49,23 +50,44 @@ async fn an_agent_that_hangs_is_told() -> Result<()> {
     peer.expect(&chat(TODAY, &asked, None, "one")).await?;
     let run = peer.run().await?;
     run.says("half");
-    let told = eventually("the silence is told", secs(20), || async {
+    let silent = || async {
+        let turn = talk.is(&asked, TurnState::Unknown).await?;
+        ensure!(turn.cause.as_ref().is_some_and(|cause| cause.code == "silent"), "{turn:?}");
+        anyhow::Ok(())
+    };
+    silent().await?;
+    // Nothing waits for its place: it may still go on, and then it counts.
+    peer.hears_nothing().await?;
+    run.says("more");
+    eventually("it runs again", secs(20), || async {
         let turn = talk.turn(&asked).await?;
-        ensure!(turn.state.is_final(), "{turn:?}");
+        ensure!(turn.state == TurnState::Running, "{turn:?}");
+        Ok(())
+    })
+    .await?;
+    silent().await?;
+
+    // Its place in the editor's loop is freed for what comes next; the editor says that it was cancelled.
+    let next = talk.prompt(&asked.thread, "two").await?;
+    peer.expect(&cancel(&asked)).await?;
+    run.ended().await?;
+    let turn = eventually("it is cancelled", secs(20), || async {
+        let turn = talk.turn(&asked).await?;
+        ensure!(turn.state == TurnState::Cancelled, "{turn:?}");
         Ok(turn)
     })
     .await?;
-    ensure!(told.cause.as_ref().is_some_and(|cause| cause.code == "silent"), "{told:?}");
-    // Its place in the editor's loop is freed; the editor says that it was cancelled.
-    peer.expect(&cancel(&asked)).await?;
-    run.ended().await?;
-    let turn = talk.is(&asked, TurnState::Cancelled).await?;
     ensure!(turn.cause.is_some_and(|cause| cause.code == "silent"), "the reason is lost");
-    ensure!(talk.text(&asked).await? == "half", "{}", talk.text(&asked).await?);
+    ensure!(talk.text(&asked).await? == "half\n\nmore", "{}", talk.text(&asked).await?);
+    peer.expect(&chat(TODAY, &next, Some(&run.thread), "two")).await?;
+    let run = peer.run().await?;
+    run.completes();
+    talk.is(&next, TurnState::Completed).await?;
     let replay = talk.replay().await?;
     let states = replay.states(&asked.turn);
-    ensure!(states == ["queued", "dispatched", "running", "unknown", "cancelled"], "{states:?}");
-    peer.finish()?;
+    let expected = ["queued", "dispatched", "running", "unknown", "running", "unknown", "cancelled"];
+    ensure!(states == expected, "{states:?}");
+    peer.finish().await?;
     cluster.shutdown().await
 }
 
@@ -80,9 +102,8 @@ async fn a_turn_that_vanishes_is_unknown() -> Result<()> {
     run.vanishes();
     let turn = talk.is(&asked, TurnState::Unknown).await?;
     ensure!(turn.cause.is_some_and(|cause| cause.code == "silent"), "no cause");
-    peer.expect(&cancel(&asked)).await?;
     talk.replay().await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }
 
@@ -104,7 +125,7 @@ async fn a_working_tool_is_no_silence() -> Result<()> {
     tool.is_at("Completed", "built");
     run.completes();
     talk.is(&asked, TurnState::Completed).await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }
 
@@ -129,7 +150,7 @@ async fn the_readiness_gate() -> Result<()> {
         Ok(())
     })
     .await?;
-    peer.finish()?;
+    peer.finish().await?;
 
     // One that never says that it is ready: five of its seconds are longer than our patience.
     let talk = Talk::begin(cluster.api()?, "mute").await?;
@@ -142,6 +163,6 @@ async fn the_readiness_gate() -> Result<()> {
     run.completes();
     talk.is(&asked, TurnState::Completed).await?;
     talk.replay().await?;
-    peer.finish()?;
+    peer.finish().await?;
     cluster.shutdown().await
 }

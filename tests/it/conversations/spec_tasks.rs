@@ -100,7 +100,7 @@ async fn play(api: helix_tests::Api, dialect: Dialect, number: usize) -> Result<
     peer.expect(&chat(dialect, &last, Some(&plan.thread), "go on")).await?;
     answers(&one, &peer, &last, "on it goes").await?;
     one.replay().await?;
-    peer.finish()?;
+    peer.finish().await?;
     let ended = api.delete(&format!("/api/v1/spec-tasks/{task}")).await?;
     ensure!(ended.status.is_success(), "{} {}", ended.status, ended.text);
     api.wait_phase(&first, SessionPhase::Stopped, secs(20)).await?;

@@ -1,9 +1,14 @@
 //! What the server may send: exactly what the test expects, in its order.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{Panel, Peer, state};
+
+/// In which an extra frame would have come.
+const MOMENT: Duration = Duration::from_millis(300);
 
 /// In an expected frame: any text that is not empty, where the server makes it up.
 pub fn any() -> Value {
@@ -87,7 +92,7 @@ impl Peer {
     }
 
     /// The end of a scenario: all that was said was said, nothing runs, and nothing came that was not expected.
-    pub fn finish(self) -> Result<()> {
+    pub async fn finish(self) -> Result<()> {
         ensure!(!self.is_busy(), "prompts are left in the editor\n{}", self.told());
         let early = self.zed.look(|state| state.early.len());
         ensure!(
@@ -95,6 +100,12 @@ impl Peer {
             "{early} commands wait for the panel\n{}",
             self.told()
         );
+        self.hears_nothing().await
+    }
+
+    /// Waits a moment in which the server must say nothing more.
+    pub async fn hears_nothing(&self) -> Result<()> {
+        tokio::time::sleep(MOMENT).await; // what must not come has no event to wait for
         self.nothing_more()
     }
 

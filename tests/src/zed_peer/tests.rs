@@ -172,7 +172,7 @@ async fn a_new_thread_is_told_in_the_contracts_order() {
     )
     .await
     .unwrap();
-    peer.finish().unwrap();
+    peer.finish().await.unwrap();
 }
 
 #[tokio::test]
@@ -564,7 +564,7 @@ async fn an_extra_a_missing_and_a_misordered_frame_fail() {
     for _ in 0..4 {
         line.next().await;
     }
-    assert!(peer.finish().unwrap_err().to_string().contains("the server sent more"));
+    assert!(peer.finish().await.unwrap_err().to_string().contains("the server sent more"));
     assert!(matches(&json!({"a": any()}), &json!({"a": "x"})));
     assert!(!matches(&json!({"a": any()}), &json!({"a": ""})) && !matches(&json!({"a": 1}), &json!({"a": 1, "b": 2})));
 }

@@ -33,6 +33,7 @@ impl Desk {
                     .or_else(|| Self::answer(conversation, peer))
                     .or_else(|| self.silent_turn(conversation, peer, now))
                     .or_else(|| Self::untold_end(conversation, peer))
+                    .or_else(|| self.in_the_way(conversation, peer))
                     .or_else(|| self.next_turn(conversation, peer).map(|(thread, turn)| hand_over(peer, thread, turn)))
             })
         })

@@ -78,6 +78,11 @@ impl Desk {
             self.questions.insert(question.clone(), now);
         }
         let Some(thread) = conversation.thread_of_acp(acp) else { return Vec::new() };
+        // Who asks works on, however long a person takes to answer.
+        let asking = thread.questions.iter().filter(|question| questions.contains(&question.id));
+        for turn in asking.filter_map(|question| question.turn.as_ref()) {
+            self.show(turn, now);
+        }
         let mut expired = Vec::new();
         for question in thread.questions.iter().filter(|question| question.closed.is_none()) {
             // Of one that was asked before this server was the owner the time counts from now.

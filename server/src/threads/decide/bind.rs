@@ -2,7 +2,7 @@
 
 use helix_protocol::ids::hex;
 use helix_protocol::sync::AgentReady;
-use helix_protocol::thread::{Origin, ThreadEvent};
+use helix_protocol::thread::{Origin, Role, ThreadEvent};
 use helix_protocol::{SessionId, ThreadId, TurnId};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -106,6 +106,7 @@ impl Desk {
         from: PeerId,
         acp: Option<&str>,
         request: Option<&str>,
+        role: Role,
     ) -> Option<(ThreadId, Vec<Append>)> {
         let by_request = request.and_then(|request| turn_of(conversation, request));
         let Some(acp) = acp else { return by_request.map(|(thread, _)| (thread.id.clone(), Vec::new())) };
@@ -122,24 +123,34 @@ impl Desk {
             return Some((thread.id.clone(), vec![bound(thread.id.clone(), Some(acp))]));
         }
         if let Some(title) = self.drafts.get(acp) {
-            let id = derived_thread(&self.session, acp)?;
-            let started = ThreadEvent::ThreadStarted {
-                origin: Origin::Editor,
-                by: None,
-                agent: None,
-                title: title.clone(),
-                work_session: None,
-            };
-            // Written by half where a writer died in between.
-            let begun = conversation.thread(&id).is_none().then(|| Append { thread: id.clone(), event: started });
-            let appends = begun.into_iter().chain([bound(id.clone(), Some(acp))]).collect();
-            return Some((id, appends));
+            return self.begun_by_a_person(conversation, acp, title.clone());
         }
         // An agent may load a thread again by itself: what runs there tells its new id.
         let rebound = by_request.filter(|(_, turn)| turn.state.is_active());
         let rebound = rebound.map(|(thread, _)| bound(thread.id.clone(), Some(acp)));
-        let append = self.alias(conversation, from, acp).or(rebound)?;
-        Some((append.thread.clone(), vec![append]))
+        if let Some(append) = self.alias(conversation, from, acp).or(rebound) {
+            return Some((append.thread.clone(), vec![append]));
+        }
+        // The word of a person's new thread may have been lost, or heard by a server that died. What they typed is proof
+        // enough where nothing else is on its way.
+        let expected = awaits_thread(conversation).next().is_some()
+            || self.peer(from).or_else(|| self.peers.last()).is_some_and(|peer| !peer.loads.is_empty());
+        if role == Role::User && !expected { self.begun_by_a_person(conversation, acp, None) } else { None }
+    }
+
+    fn begun_by_a_person(
+        &self,
+        conversation: &Conversation,
+        acp: &str,
+        title: Option<String>,
+    ) -> Option<(ThreadId, Vec<Append>)> {
+        let id = derived_thread(&self.session, acp)?;
+        let started =
+            ThreadEvent::ThreadStarted { origin: Origin::Editor, by: None, agent: None, title, work_session: None };
+        // Written by half where a writer died in between.
+        let begun = conversation.thread(&id).is_none().then(|| Append { thread: id.clone(), event: started });
+        let appends = begun.into_iter().chain([bound(id.clone(), Some(acp))]).collect();
+        Some((id, appends))
     }
 }
 

@@ -22,7 +22,9 @@ impl Desk {
         now: Instant,
     ) -> Vec<Append> {
         let request = said.request.as_deref();
-        let Some((id, mut appends)) = self.thread_of_message(conversation, from, said.acp.as_deref(), request) else {
+        let Some((id, mut appends)) =
+            self.thread_of_message(conversation, from, said.acp.as_deref(), request, said.role)
+        else {
             return vec![foreign(conversation, said)];
         };
         // A thread that is only being written has nothing in it yet.
@@ -62,6 +64,10 @@ impl Desk {
             self.repeated.remove(&turn.id);
             // What goes on was not given up.
             self.held.remove(&turn.id);
+            // Of two turns the agent works on one: the end of what this one interrupted was lost on the way.
+            let before = thread.turns.iter().filter(|former| turn.interrupt && former.sequence < turn.sequence);
+            let before = before.filter(|former| former.state.is_active());
+            appends.extend(before.filter_map(|former| moved(thread, former, Evidence::Interrupted, None)));
             appends.extend(moved(thread, turn, Evidence::Progress, None));
         }
         appends.extend(pieces(&id, said, turn.as_ref(), offset, text));
@@ -115,13 +121,24 @@ impl Desk {
         if thread.turns.iter().rev().filter(|turn| turn.state.is_active()).any(|turn| same(&turn)) {
             return true;
         }
-        // Numbers grow along a thread: what is new has the highest.
-        let number = |id: &str| id.parse::<u64>().ok();
-        let newest = thread.entries.iter().filter_map(|entry| number(&entry.id)).max();
-        let is_old = number(&said.id).zip(newest).is_some_and(|(this, newest)| this < newest);
+        // Numbers grow along a thread, from the beginning where it was made anew: what is new has the highest.
+        let (life, this) = number(&said.id);
+        let same_life = thread.entries.iter().map(|entry| number(&entry.id)).filter(|(of, _)| *of == life);
+        let newest = same_life.filter_map(|(_, number)| number).max();
+        if this.zip(newest).is_some_and(|(this, newest)| this < newest) {
+            return true;
+        }
+        // Shown again, a prompt that got no answer is the newest.
         let reloaded = self.peer(from).is_none_or(|peer| !peer.handed.iter().any(|turn| thread.turn(turn).is_some()));
-        is_old || (reloaded && thread.turns.iter().rev().any(|turn| same(&turn)))
+        let answered = |turn: &TurnId| thread.entries.iter().any(|entry| entry.turn.as_ref() == Some(turn));
+        reloaded && thread.turns.iter().rev().take_while(|turn| !answered(&turn.id)).any(|turn| same(&turn))
     }
+}
+
+/// An entry's number, and how often the agent had lost the thread before it was given.
+fn number(id: &str) -> (&str, Option<u64>) {
+    let (life, number) = id.split_once('.').unwrap_or(("", id));
+    (life, number.parse().ok())
 }
 
 enum Typed {

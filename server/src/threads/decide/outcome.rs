@@ -117,7 +117,7 @@ impl Desk {
         };
         let streams = self.streamed.get(&turn.id).map(|at| *at + STREAMS).filter(|until| *until > now);
         if let Some(until) = streams {
-            self.held.insert(turn.id.clone(), Held { until, error: error.to_owned() });
+            self.held.insert(turn.id.clone(), Held { heard: now, until, error: error.to_owned() });
             return Vec::new();
         }
         moved(thread, turn, Evidence::GivenUp, Some(agent_error(error))).into_iter().collect()

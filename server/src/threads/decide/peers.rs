@@ -87,6 +87,10 @@ impl Desk {
         if let Some(peer) = its.filter(|_| !heard_out) {
             self.in_doubt.extend(peer.handed.into_iter().chain(peer.considered));
         }
+        if self.peers.is_empty() {
+            // Nothing that streams could contradict an error any more.
+            self.held.values_mut().for_each(|held| held.until = held.heard);
+        }
         // What went to another one since was sent.
         let its = |turn: &TurnId| self.handed_to.get(turn) == Some(&id);
         let unsent: Vec<_> = unsent.into_iter().filter(its).collect();

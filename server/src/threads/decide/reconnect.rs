@@ -59,6 +59,10 @@ impl Desk {
     }
 
     fn consider(&self, peer: &Peer, thread: &Thread, turn: &Turn) -> Option<Act> {
+        if self.held.contains_key(&turn.id) {
+            // The agent gave it up, which only waits to be believed.
+            return None;
+        }
         let elsewhere = self.peers.iter().any(|other| other.id != peer.id && other.handed.contains(&turn.id));
         let unsent = self.unsent.contains(&turn.id);
         if elsewhere && !unsent {
@@ -99,7 +103,7 @@ impl Desk {
 fn end_lost() -> TurnCause {
     let message = "the agent has it no more, and its end was not heard: look at what it did, and send it again if it \
                    was cut off";
-    TurnCause::new("not_proved", message)
+    TurnCause::new("end_lost", message)
 }
 
 /// Hands a turn to this peer, for the first time or again.

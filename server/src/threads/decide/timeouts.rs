@@ -1,4 +1,7 @@
 //! Agents fail without a word: whoever waits for one too long says so.
+//!
+//! A turn that was silent for too long is `unknown` and may still go on, so nothing is done to it, unless another prompt
+//! waits: its place in the agent's loop may be what that waits for, and is freed by a cancel.
 
 use std::time::Duration;
 
@@ -7,6 +10,7 @@ use helix_protocol::thread::{TurnCause, TurnState};
 use tokio::time::Instant;
 
 use super::hear::moved;
+use super::outcome::oldest_active;
 use super::queue::text_of;
 use super::{Act, Desk, Note, Peer};
 use crate::threads::model::{Conversation, Thread, Turn};
@@ -15,29 +19,44 @@ use crate::threads::turn::Evidence;
 /// Words of a tool that may be silent for long.
 const BUSY_TOOL: [&str; 3] = ["Pending", "In Progress", "Waiting for confirmation"];
 
+/// Causes of those of which nothing was heard.
+const FELL_SILENT: [&str; 3] = ["no_thread_created", "silent", "not_proved"];
+
 impl Desk {
     /// A turn of which nothing was heard for too long.
     pub(super) fn silent_turn(&self, conversation: &Conversation, peer: &Peer, now: Instant) -> Option<Act> {
-        conversation.active_turns().find_map(|(thread, turn)| {
+        working(conversation).find_map(|(thread, turn)| {
             let (deadline, cause) = self.patience(peer, thread, turn, now);
             if deadline > now {
                 return None;
             }
-            // Its place in the agent's loop may be what everything else waits for.
-            let free = Command::CancelCurrentTurn { request_id: turn.id.to_string() };
             let append = moved(thread, turn, Evidence::Silence, Some(cause()))?;
-            Some(Act {
-                peer: peer.id,
-                append: Some(append),
-                frame: (!peer.seed).then(|| text_of(&free)),
-                note: Note::Nothing,
-            })
+            Some(Act { peer: peer.id, append: Some(append), frame: None, note: Note::Nothing })
         })
+    }
+
+    /// A turn that fell silent and may hold up the prompt that comes next.
+    pub(super) fn in_the_way(&self, conversation: &Conversation, peer: &Peer) -> Option<Act> {
+        if peer.seed || peer.concurrent {
+            return None;
+        }
+        self.next_turn(conversation, peer)?;
+        let silent = conversation.threads().iter().find_map(|thread| {
+            // To cancel one that another one followed would cancel that.
+            let last = thread.turns.iter().rev().find(|turn| turn.state != TurnState::Queued)?;
+            let is_its = peer.handed.contains(&last.id) || peer.considered.contains(&last.id);
+            let code = last.cause.as_ref().map(|cause| cause.code.as_str());
+            let fell_silent = last.state == TurnState::Unknown && code.is_some_and(|code| FELL_SILENT.contains(&code));
+            (is_its && fell_silent && !peer.cancels.contains_key(&last.id)).then_some(last)
+        })?;
+        let free = Command::CancelCurrentTurn { request_id: silent.id.to_string() };
+        let note = Note::CancelSent(silent.id.clone());
+        Some(Act { peer: peer.id, append: None, frame: Some(text_of(&free)), note })
     }
 
     /// When the next turn will have been silent for too long.
     pub(super) fn next_silence(&self, conversation: &Conversation, peer: &Peer, now: Instant) -> Option<Instant> {
-        conversation.active_turns().map(|(thread, turn)| self.patience(peer, thread, turn, now).0).min()
+        working(conversation).map(|(thread, turn)| self.patience(peer, thread, turn, now).0).min()
     }
 
     /// Until when a turn may be silent, and what it means if it is.
@@ -68,6 +87,11 @@ impl Desk {
         let cause = move || if peer.unproved.contains(&turn.id) { not_proved(waited) } else { silent(waited) };
         (deadline, Box::new(cause))
     }
+}
+
+/// Turns that the agent works on: who waits for the end of an earlier one of the thread is not silent.
+fn working(conversation: &Conversation) -> impl Iterator<Item = (&Thread, &Turn)> {
+    conversation.threads().iter().filter_map(|thread| Some((thread, oldest_active(thread)?)))
 }
 
 fn uses_a_tool(thread: &Thread, turn: &Turn) -> bool {

@@ -23,8 +23,19 @@ pub struct Frame {
     pub from: PeerId,
     /// What.
     pub said: Said,
-    /// Servers that wait to hear that it is stored.
-    pub replies: Vec<Subject>,
+    /// Who waits to hear that it is stored.
+    pub passed: Vec<Passed>,
+}
+
+/// What another server passed on.
+#[derive(Debug)]
+pub struct Passed {
+    /// Where the answer goes.
+    pub inbox: Subject,
+    /// Who passed it on.
+    pub from: String,
+    /// Its place among what that one passes on.
+    pub number: u64,
 }
 
 /// Frames that wait.
@@ -65,7 +76,7 @@ impl Inbox {
                         // The newer one says how the tool is.
                         entry.tool = newer.tool.take();
                         self.bytes = (self.bytes + text_of(entry).len()).saturating_sub(before);
-                        former.replies.append(&mut frame.replies);
+                        former.passed.append(&mut frame.passed);
                         return;
                     }
                 }
@@ -76,7 +87,7 @@ impl Inbox {
                     && let Said::Malformed { count, .. } = &mut former.said
                 {
                     *count += *more;
-                    former.replies.append(&mut frame.replies);
+                    former.passed.append(&mut frame.passed);
                     return;
                 }
                 self.entries.clear();

@@ -10,7 +10,14 @@ use crate::threads::decide::words::Said;
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// An agent said this on a socket at another server.
-    Frame(Box<Said>),
+    Frame {
+        /// What.
+        said: Box<Said>,
+        /// Whose: an owner that lives once, unlike its server.
+        from: String,
+        /// Its place among what that one passes on: a repeat has the same.
+        number: u64,
+    },
     /// To be sent to the agent as it is: `type` and `data`.
     Command(Value),
     /// This server has a newer socket: look at the lease.

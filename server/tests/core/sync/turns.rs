@@ -162,7 +162,6 @@ async fn each_row_of_the_reconnect_table() {
     agent.hear("open_thread").await;
     agent.hears_nothing().await;
     assert_eq!(turn_is(&app, "int_2", TurnState::Unknown).await.as_deref(), Some("not_proved"));
-    assert_eq!(agent.hear("cancel_current_turn").await["request_id"], "int_2");
     // What comes late still counts.
     agent.write("th_a", "3", "int_2", "here I am").await;
     turn_is(&app, "int_2", TurnState::Running).await;
@@ -181,14 +180,15 @@ async fn an_agent_that_says_nothing_is_told_so() {
     // It never says that it is ready, and gets its prompt all the same.
     let request = agent.hear("chat_message").await["request_id"].as_str().expect("a request").to_owned();
     assert_eq!(turn_is(&app, &request, TurnState::Unknown).await.as_deref(), Some("no_thread_created"));
-    agent.hear("cancel_current_turn").await;
-    // Its loop is free: the next one.
+    // Nothing waits for its place, so it may still go on; what comes next frees the loop first.
+    agent.hears_nothing().await;
     prompt(&app, "thr_b", "int_b", "b", false).await;
+    assert_eq!(agent.hear("cancel_current_turn").await["request_id"], request);
     assert_eq!(agent.make_thread("th_b").await, "int_b");
     assert_eq!(turn_is(&app, "int_b", TurnState::Unknown).await.as_deref(), Some("silent"));
-    agent.hear("cancel_current_turn").await;
     // A tool may be silent for long.
     prompt(&app, "thr_b", "int_c", "c", false).await;
+    assert_eq!(agent.hear("cancel_current_turn").await["request_id"], "int_b");
     agent.hear("chat_message").await;
     let tool = json!({
         "acp_thread_id": "th_b", "message_id": "3", "role": "assistant", "content": "make", "request_id": "int_c",

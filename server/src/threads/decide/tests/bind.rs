@@ -95,6 +95,25 @@ fn a_draft_is_nobodys_thread_until_something_is_said_in_it() {
 }
 
 #[test]
+fn what_a_person_types_makes_a_thread_even_where_its_beginning_was_lost() {
+    let mut world = World::new();
+    let peer = world.old_peer();
+    world.used_thread(peer, "thr_a", "th_a");
+    world.typed(peer, "th_d", "0", "plan it");
+    world.wrote(peer, "th_d", "1", "", "planned");
+    let of = &world.conversation.threads()[1];
+    assert_eq!((of.origin, of.acp.as_deref(), of.turns.len(), of.entries.len()), (Origin::Editor, Some("th_d"), 1, 2));
+    world.completed(peer, "th_d", "");
+    assert_eq!(world.conversation.threads()[1].turns[0].state, TurnState::Completed);
+    // Not where it may be another id of a thread that is being loaded.
+    world.desk.lost(peer, true, []);
+    let peer = world.old_peer();
+    world.act();
+    world.typed(peer, "th_new", "0", "what was asked before");
+    assert_eq!(world.conversation.threads().len(), 2);
+}
+
+#[test]
 fn a_list_of_turns_binds_too() {
     let mut world = World::new();
     let former = world.old_peer();

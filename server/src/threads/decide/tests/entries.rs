@@ -200,3 +200,47 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_person_types_again_is_no_echo() {
+    for reconnects in [false, true] {
+        let mut world = World::new();
+        let mut peer = world.old_peer();
+        world.used_thread(peer, "thr_a", "th_a");
+        world.prompt("thr_a", "int_1");
+        world.act();
+        world.wrote(peer, "th_a", "3", "int_1", "done");
+        world.completed(peer, "th_a", "int_1");
+        if reconnects {
+            world.desk.lost(peer, true, []);
+            peer = world.old_peer();
+            world.act();
+            // Its history comes again, the prompts of ours in it.
+            assert_eq!(world.typed(peer, "th_a", "2", "do int_1"), []);
+            world.wrote(peer, "th_a", "3", "", "done");
+        }
+        world.typed(peer, "th_a", "4", "do int_1");
+        let of = world.conversation.thread(&thread("thr_a")).expect("there");
+        let typed = of.turns.last().expect("a turn");
+        assert_eq!((typed.origin, typed.state), (Origin::Editor, TurnState::Running), "reconnects: {reconnects}");
+        let typed = typed.id.clone();
+        // The editor names the last prompt of ours.
+        world.wrote(peer, "th_a", "5", "int_1", "done again");
+        let of = world.conversation.thread(&thread("thr_a")).expect("there");
+        assert_eq!(of.entry("5").and_then(|entry| entry.turn.clone()), Some(typed), "reconnects: {reconnects}");
+    }
+}
+
+#[test]
+fn a_prompt_without_an_answer_that_is_shown_again_is_an_echo() {
+    let mut world = World::new();
+    let first = world.old_peer();
+    world.used_thread(first, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.say(first, "chat_response_error", json!({ "request_id": "int_1", "error": "offline" }));
+    world.desk.lost(first, true, []);
+    let second = world.old_peer();
+    world.act();
+    assert_eq!(world.typed(second, "th_a", "2", "do int_1"), []);
+}

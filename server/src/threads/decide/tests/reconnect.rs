@@ -91,6 +91,35 @@ fn a_turn_whose_end_may_have_been_lost_is_not_sent_again() {
     }
 }
 
+/// An error that still waits to be believed when the line breaks.
+#[test]
+fn what_the_agent_gave_up_is_not_sent_again() {
+    for back in [true, false] {
+        let mut world = World::new();
+        let former = world.listing_peer(&[]);
+        world.used_thread(former, "thr_a", "th_a");
+        world.prompt("thr_a", "int_1");
+        world.act();
+        world.wrote(former, "th_a", "3", "int_1", "half");
+        world.say(former, "chat_response_error", json!({ "request_id": "int_1", "error": "offline" }));
+        assert_eq!(world.sends(), [""; 0]);
+        assert_eq!(world.state("int_1"), Running, "it streamed a moment ago");
+        if back {
+            // A second window keeps the error waiting.
+            world.listing_peer(&[]);
+            world.desk.lost(former, true, []);
+            assert_eq!(world.sends(), ["open_thread th_a"]);
+            world.later(2);
+        } else {
+            world.desk.lost(former, true, []);
+        }
+        world.act();
+        assert_eq!((world.state("int_1"), world.cause("int_1")), (TurnState::Failed, Some("agent_error")));
+        world.listing_peer(&[]);
+        assert_eq!(world.sends(), ["open_thread th_a"]);
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     /// Everything was read, the owner lives.

@@ -21,6 +21,7 @@ fn a_silent_turn_is_told_and_one_with_a_tool_or_a_question_waits_longer() {
     let mut world = World::new();
     let peer = world.old_peer();
     world.used_thread(peer, "thr_a", "th_a");
+    let mut former: Option<String> = None;
     for (id, tool, asks, patience) in [
         ("int_1", None, false, 180),
         ("int_2", Some("In Progress"), false, 1800),
@@ -29,7 +30,11 @@ fn a_silent_turn_is_told_and_one_with_a_tool_or_a_question_waits_longer() {
         ("int_5", None, true, 1800),
     ] {
         world.prompt("thr_a", id);
-        assert_eq!(world.sends(), [format!("chat_message {id}")]);
+        // Only what waits is worth the end of one that may go on.
+        let free = former.map(|former| format!("cancel_current_turn {former}"));
+        let expected: Vec<_> = free.into_iter().chain([format!("chat_message {id}")]).collect();
+        assert_eq!(world.sends(), expected);
+        former = Some(id.to_owned());
         world.later(5);
         let (name, kind) = tool.map_or(("", "text"), |_| ("Run", "tool_call"));
         let entry = json!({
@@ -51,6 +56,50 @@ fn a_silent_turn_is_told_and_one_with_a_tool_or_a_question_waits_longer() {
     }
     let question = world.conversation.thread(&thread("thr_a")).and_then(|of| of.question("q")).expect("there");
     assert_eq!(question.closed.as_deref(), Some("expired"), "nobody waits for it any more");
+}
+
+#[test]
+fn who_waits_for_an_answer_is_not_silent() {
+    let mut world = World::new();
+    let peer = world.old_peer();
+    world.used_thread(peer, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    let asked = json!({ "acp_thread_id": "th_a", "request_id": "int_1", "elicitation_id": "q", "mode": "form" });
+    world.say(peer, "elicitation_requested", asked);
+    for _ in 0..1000 {
+        world.later(15);
+        world.say(peer, "elicitation_resync", json!({ "acp_thread_id": "th_a", "elicitation_ids": ["q"] }));
+        assert_eq!(world.sends(), [""; 0]);
+    }
+    assert_eq!(world.state("int_1"), TurnState::Dispatched);
+    let question = world.conversation.thread(&thread("thr_a")).and_then(|of| of.question("q")).expect("there");
+    assert_eq!(question.closed, None);
+}
+
+/// A waits for nothing any more, B runs, and the end of A was lost: B must not be called silent for A's sake, nor
+/// cancelled, for Zed cancels by thread.
+#[test]
+fn what_was_interrupted_does_not_end_what_interrupted_it() {
+    let mut world = World::new();
+    let first = world.old_peer();
+    world.used_thread(first, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.wrote(first, "th_a", "1", "int_1", "one");
+    world.interrupt("thr_a", "int_2");
+    assert_eq!(world.sends(), ["chat_message int_2!"]);
+    world.desk.lost(first, true, []);
+    let second = world.old_peer();
+    world.act();
+    // Until one of both shows itself the earlier one is waited for.
+    world.later(100);
+    world.wrote(second, "th_a", "3", "int_2", "two");
+    assert_eq!((world.state("int_1"), world.state("int_2")), (TurnState::Interrupted, TurnState::Running));
+    world.later(100);
+    world.wrote(second, "th_a", "3", "int_2", "two and more");
+    assert_eq!(world.sends(), [""; 0]);
+    assert_eq!(world.deadline(), Some(180));
 }
 
 #[test]

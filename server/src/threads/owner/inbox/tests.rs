@@ -13,11 +13,11 @@ fn entry(id: &str, text: Text) -> Frame {
         tool: None,
         text,
     };
-    Frame { from: PeerId(1), said: Said::Entry(Box::new(said)), replies: Vec::new() }
+    Frame { from: PeerId(1), said: Said::Entry(Box::new(said)), passed: Vec::new() }
 }
 
 fn done() -> Frame {
-    Frame { from: PeerId(1), said: Said::Done(Done::default()), replies: Vec::new() }
+    Frame { from: PeerId(1), said: Said::Done(Done::default()), passed: Vec::new() }
 }
 
 fn drain(inbox: &mut Inbox) -> Vec<String> {
@@ -57,7 +57,7 @@ fn malformed_frames_in_a_row_are_counted() {
     let mut inbox = Inbox::default();
     for _ in 0..3 {
         let said = crate::threads::decide::words::malformed("no", "x");
-        inbox.push(Frame { from: PeerId(1), said, replies: Vec::new() });
+        inbox.push(Frame { from: PeerId(1), said, passed: Vec::new() });
     }
     assert_eq!(drain(&mut inbox), ["malformed 3"]);
 }
