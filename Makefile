@@ -55,14 +55,14 @@ check: web ## Formatting, lints, unit tests: what every commit passes
 
 test-hosts: setup-test web ## Boot real systemd hosts and run the host suites
 	$(CARGO) build --locked --workspace
-	HELIX_TEST_HOSTS=all $(CARGO) test --locked -p helix-tests --test hosts
+	HELIX_TEST_HOSTS=all $(CARGO) test --locked --workspace --test hosts
 
 soak: setup-test web ## The long form of the kill tests
 	$(CARGO) build --locked --workspace
-	HELIX_CHAOS_ROUNDS=$(HELIX_CHAOS_ROUNDS) $(CARGO) test --locked -p helix-tests --test it -- chaos --nocapture
-	HELIX_CHAOS_TURNS=$(HELIX_CHAOS_TURNS) $(CARGO) test --locked --workspace --test it -- conversations_survive --ignored --nocapture
+	HELIX_CHAOS_ROUNDS=$(HELIX_CHAOS_ROUNDS) $(CARGO) test --locked --workspace --test it -- nothing_is_lost_or_left --nocapture
+	HELIX_CHAOS_TURNS=$(HELIX_CHAOS_TURNS) $(CARGO) test --locked --workspace --test it -- conversations_survive --nocapture
 	HELIX_ADOPTION_KILLS=$(HELIX_ADOPTION_KILLS) HELIX_TEST_HOSTS_MINUTES=90 \
-	  $(CARGO) test --locked -p helix-tests --test hosts -- kills_of_agentd_lose_nothing --nocapture
+	  $(CARGO) test --locked --workspace --test hosts -- kills_of_agentd_lose_nothing --nocapture
 
 bench: web ## Measure against the peers; a report in Markdown on standard output
 	packaging/setup.sh bench test-hosts >&2

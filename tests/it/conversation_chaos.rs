@@ -1,14 +1,16 @@
 //! Random kills during many turns: every prompt that was acknowledged ends in a final state, and what is promised of it
 //! holds.
 //!
-//! Sessions have peers of an older or a newer build, each on a cable of its own to one of two servers. Clients send
+//! Sessions have peers of an older or a newer build, each on a cable of its own to one of two servers; one more runs on
+//! a real runner, with our own bridge as its agent. Clients send
 //! prompts by REST under idempotency keys, to either server, repeated until one acknowledges; some interrupt, some are
-//! cancelled. Meanwhile peers, servers and NATS are killed, connections break (losing an event) and move. In the end
+//! cancelled. Meanwhile peers, the bridge, agentd, servers and NATS are killed, connections break (losing an event) and move. In the end
 //! everything is well again, and [`oracle`] compares what the API and the feed say with what the peers' ledgers have.
 //!
 //! `HELIX_CHAOS_TURNS` sets the number of turns and draws another seed for every run; `HELIX_CHAOS_SEED` replays one.
 //! Without both, every run has the same seed: that draws the same acts, whose moments the machine still decides.
 
+mod bridges;
 mod clients;
 mod editors;
 mod oracle;
@@ -21,8 +23,11 @@ use anyhow::{Context, Result, ensure};
 use helix_tests::Cluster;
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::random::Random;
+use helix_tests::runner::RunnerSpec;
+use tokio::sync::watch;
 
-use self::clients::Client;
+use self::bridges::Bridge;
+use self::clients::{Client, Speaks};
 use self::editors::Editor;
 use crate::conversations::stage::Talk;
 
@@ -44,7 +49,6 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "`make soak` runs it"]
 async fn conversations_survive_kills_at_random_points() -> Result<()> {
     let drawn = number("HELIX_CHAOS_TURNS");
     let turns = drawn.unwrap_or(TURNS);
@@ -55,7 +59,8 @@ async fn conversations_survive_kills_at_random_points() -> Result<()> {
     };
     let what = format!("HELIX_CHAOS_SEED={seed} HELIX_CHAOS_TURNS={turns}");
     println!("replay with {what}");
-    let mut cluster = Cluster::builder().servers(2).settings(SETTINGS).start().await?;
+    let builder = Cluster::builder().servers(2).settings(SETTINGS);
+    let mut cluster = builder.runner(RunnerSpec::new(bridges::RUNNER).slots(1)).start().await?;
     let outcome = play(&mut cluster, seed, turns).await;
     match outcome.with_context(|| what.clone()) {
         Ok(()) => cluster.shutdown().await.with_context(|| what),
@@ -66,20 +71,28 @@ async fn conversations_survive_kills_at_random_points() -> Result<()> {
 async fn play(cluster: &mut Cluster, seed: u64, turns: u64) -> Result<()> {
     let mut random = Random::seeded(seed);
     let apis = [cluster.api_of(0)?, cluster.api_of(1)?];
+    let ended = Arc::new(watch::Sender::new(0));
     let mut editors = Vec::new();
     let mut clients = Vec::new();
+    let bridge = Bridge::start(cluster, "bridge").await?;
+    let share = turns / ((SESSIONS + 1) * CLIENTS) as u64 + 1;
+    let mut client = |session: &str, speaks: Speaks, seed: u64| {
+        let client = Client::new(apis.clone(), session.to_owned(), format!("c{}", clients.len()), speaks, seed);
+        clients.push(tokio::spawn(client.work(share)));
+    };
     for number in 0..SESSIONS {
         let talk = Talk::begin(apis[0].clone(), &format!("s{number}")).await?;
         eventually("the other server knows the session", secs(20), || async {
             apis[1].session(&talk.id).await.map(drop)
         })
         .await?;
-        editors.push(Arc::new(Editor::start(&talk, number % 2 == 1, random.draw()).await?));
-        let share = turns / (SESSIONS * CLIENTS) as u64 + 1;
+        editors.push(Arc::new(Editor::start(&talk, number % 2 == 1, random.draw(), Arc::clone(&ended)).await?));
         for _ in 0..CLIENTS {
-            let client = Client::new(apis.clone(), talk.id.clone(), format!("c{}", clients.len()), random.draw());
-            clients.push(tokio::spawn(client.work(share)));
+            client(&talk.id, Speaks::Words, random.draw());
         }
+    }
+    for _ in 0..CLIENTS {
+        client(&bridge.session, Speaks::Shell, random.draw());
     }
     let done = async {
         let mut asked = Vec::new();
@@ -90,14 +103,17 @@ async fn play(cluster: &mut Cluster, seed: u64, turns: u64) -> Result<()> {
     };
     let asked = tokio::select! {
         asked = done => asked?,
-        struck = strikes::for_ever(cluster, &editors, &mut random) => match struck {
+        struck = strikes::for_ever(cluster, &editors, &bridge, ended.subscribe(), &mut random) => match struck {
             Ok(never) => match never {},
             Err(fault) => return Err(fault),
         },
     };
     strikes::mend(cluster, &editors).await?;
     ensure!(asked.len() as u64 >= turns, "{} prompts were acknowledged", asked.len());
-    let summary = oracle::judge(&apis, &editors, &asked, TRUTH).await?;
+    let summary = oracle::judge(&apis, &editors, &bridge, &asked, TRUTH).await?;
     println!("{summary}");
+    for session in editors.iter().map(|editor| &editor.session).chain([&bridge.session]) {
+        apis[0].delete_session(session, TRUTH).await?;
+    }
     Ok(())
 }

@@ -14,6 +14,20 @@ pub fn display(slice: &Path) -> Result<u32> {
     leftovers::processes_saying("Xtigervnc")?.into_iter().find(of_session).context("the session has no display")
 }
 
+/// The bridge of the session whose directory is `slice`, not the window around it.
+pub fn bridge(slice: &Path) -> Result<u32> {
+    let slice = slice.to_str().context("path is not UTF-8")?;
+    let is_it = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let words: Vec<_> = command.split('\0').collect();
+        words.get(1) == Some(&"acp-bridge")
+            && words.get(2).is_some_and(|word| word.starts_with("--"))
+            && x::environment(*pid).is_ok_and(|env| env.values().any(|value| value.starts_with(slice)))
+    };
+    leftovers::processes_saying("acp-bridge")?.into_iter().find(is_it).context("the session has no bridge")
+}
+
 /// The guest of the session whose directory is `slice`: it names it in its arguments or environment, or works in it.
 pub fn guest(slice: &Path) -> Result<u32> {
     let text = slice.to_str().context("path is not UTF-8")?;

@@ -132,6 +132,16 @@ struct Held {
     error: String,
 }
 
+/// The last sign of a turn.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    at: Instant,
+    /// The same on the clock that stands still while no agent is there.
+    awake: Duration,
+    /// An agent has come back since: from there its silence counts.
+    renewed: bool,
+}
+
 /// What is known of a session's agent besides its conversation.
 #[derive(Debug)]
 pub struct Desk {
@@ -140,7 +150,11 @@ pub struct Desk {
     /// Oldest first: the last one gets what is sent.
     peers: Vec<Peer>,
     /// When a turn was heard of last, or handed over.
-    heard: HashMap<TurnId, Instant>,
+    heard: HashMap<TurnId, Heard>,
+    /// For how long an agent that takes prompts was connected, up to the last time that this ended.
+    awake: Duration,
+    /// Since when one is.
+    awake_since: Option<Instant>,
     /// When an entry of a turn changed last.
     streamed: HashMap<TurnId, Instant>,
     /// Turns of which an entry was repeated as it was, and nothing new came since: they may be over.
@@ -170,6 +184,8 @@ impl Desk {
             timing,
             peers: Vec::new(),
             heard: HashMap::new(),
+            awake: Duration::ZERO,
+            awake_since: None,
             streamed: HashMap::new(),
             repeated: HashSet::new(),
             in_doubt: HashSet::new(),
@@ -186,7 +202,7 @@ impl Desk {
     /// What was sent, or stored, is done: to be called after the event of an [`Act`] is applied.
     pub fn done(&mut self, act: &Act, now: Instant) {
         if let Note::HandedOver { turn, acp, .. } = &act.note {
-            self.heard.insert(turn.clone(), now);
+            self.heard.insert(turn.clone(), Heard { at: now, awake: self.awake(now), renewed: false });
             self.unsent.remove(turn);
             self.repeated.remove(turn);
             self.in_doubt.remove(turn);
@@ -198,7 +214,7 @@ impl Desk {
             }
         }
         let heard = match &act.note {
-            Note::Attached(turn) => self.heard.get(turn).copied(),
+            Note::Attached(turn) => self.heard.get(turn).map(|heard| heard.at),
             _ => None,
         };
         // It may have left while the event was stored.

@@ -199,7 +199,7 @@ impl Owner {
             }
             Input::Lost { from, heard_out, unsent } => {
                 self.links.remove(&from);
-                self.desk.lost(from, heard_out, unsent);
+                self.desk.lost(from, heard_out, unsent, Instant::now());
             }
         }
     }
@@ -307,7 +307,7 @@ impl Owner {
         if let Some(link) = self.links.remove(&to) {
             link.cut.send_replace(true);
         }
-        self.desk.lost(to, false, back.turn);
+        self.desk.lost(to, false, back.turn, Instant::now());
         false
     }
 

@@ -11,6 +11,8 @@ use helix_tests::random::Random;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use super::bridges;
+
 /// How long a client repeats one request: longer than any outage.
 const PERSISTENCE: Duration = secs(60);
 /// Turns of a thread before the client begins another.
@@ -27,7 +29,9 @@ pub struct Asked {
     pub thread: String,
     /// Turn.
     pub turn: String,
-    /// What was asked; no two are alike.
+    /// Its name; no two are alike.
+    pub name: String,
+    /// What was asked.
     pub prompt: String,
     /// It interrupts.
     pub interrupt: bool,
@@ -42,13 +46,23 @@ pub struct Client {
     apis: [Api; 2],
     session: String,
     name: String,
+    speaks: Speaks,
     random: Random,
+}
+
+/// What an agent understands.
+#[derive(Debug, Clone, Copy)]
+pub enum Speaks {
+    /// Anything.
+    Words,
+    /// Shell commands.
+    Shell,
 }
 
 impl Client {
     /// A client; `name` makes its prompts differ from others'.
-    pub fn new(apis: [Api; 2], session: String, name: String, seed: u64) -> Self {
-        Self { apis, session, name, random: Random::seeded(seed) }
+    pub fn new(apis: [Api; 2], session: String, name: String, speaks: Speaks, seed: u64) -> Self {
+        Self { apis, session, name, speaks, random: Random::seeded(seed) }
     }
 
     /// Asks so many prompts.
@@ -56,14 +70,18 @@ impl Client {
         let mut asked: Vec<Asked> = Vec::new();
         for number in 0..turns {
             sleep(Duration::from_millis(self.random.below(400))).await; // a person thinks
-            let prompt = format!("{} asks {number}", self.name);
+            let name = format!("{} asks {number}", self.name);
+            let prompt = match self.speaks {
+                Speaks::Words => name.clone(),
+                Speaks::Shell => bridges::prompt(&name, self.random.below(150)),
+            };
             let key = format!("{}-{number}", self.name);
             let base = format!("/api/v1/sessions/{}/threads", self.session);
             if number % THREAD == 0 {
                 let body = json!({"prompt": prompt, "idempotency_key": key});
                 let created = self.acknowledged(&base, &body, &[201, 200]).await?;
                 let created: ThreadCreated = serde_json::from_str(&created.text).context(created.text)?;
-                asked.push(self.noted(&created.turn, false, (base, body)));
+                asked.push(self.noted(name, &created.turn, false, (base, body)));
                 continue;
             }
             let thread = asked.last().context("no thread")?.thread.clone();
@@ -72,7 +90,7 @@ impl Client {
             let body = json!({"prompt": prompt, "interrupt": interrupt, "idempotency_key": key});
             let sent = self.acknowledged(&path, &body, &[202]).await?;
             let turn: TurnView = serde_json::from_str(&sent.text).context(sent.text)?;
-            asked.push(self.noted(&turn, interrupt, (path, body)));
+            asked.push(self.noted(name, &turn, interrupt, (path, body)));
             if self.random.below(8) == 0 {
                 sleep(Duration::from_millis(self.random.below(600))).await; // a person changes their mind
                 self.cancel(asked.last_mut().context("nothing asked")?).await?;
@@ -84,11 +102,12 @@ impl Client {
         Ok(asked)
     }
 
-    fn noted(&self, turn: &TurnView, interrupt: bool, request: (String, Value)) -> Asked {
+    fn noted(&self, name: String, turn: &TurnView, interrupt: bool, request: (String, Value)) -> Asked {
         Asked {
             session: self.session.clone(),
             thread: turn.thread.to_string(),
             turn: turn.id.to_string(),
+            name,
             prompt: turn.prompt.clone(),
             interrupt,
             cancelled: false,

@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use helix_tests::random::Random;
 use helix_tests::zed_peer::cable::Cable;
 use helix_tests::zed_peer::{Ledger, Options, Peer, Run};
-use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Mutex, watch};
 use tokio::time::sleep;
 
 use crate::conversations::stage::{Talk, address};
@@ -28,12 +28,14 @@ pub struct Editor {
     pub ledger: Ledger,
     options: Options,
     seed: u64,
+    /// Counts runs that came to their end.
+    ended: Arc<watch::Sender<u64>>,
     peer: Mutex<Option<Peer>>,
 }
 
 impl Editor {
     /// Starts one.
-    pub async fn start(talk: &Talk, newer: bool, seed: u64) -> Result<Self> {
+    pub async fn start(talk: &Talk, newer: bool, seed: u64, ended: Arc<watch::Sender<u64>>) -> Result<Self> {
         let cable = Cable::to(&address(&talk.api)).await?;
         let ledger = Ledger::default();
         let mut options = talk.options().ledger(&ledger);
@@ -42,7 +44,8 @@ impl Editor {
         if newer {
             options = options.newer();
         }
-        let editor = Self { session: talk.id.clone(), newer, cable, ledger, options, seed, peer: Mutex::new(None) };
+        let session = talk.id.clone();
+        let editor = Self { session, newer, cable, ledger, options, seed, ended, peer: Mutex::new(None) };
         editor.revive().await;
         Ok(editor)
     }
@@ -52,7 +55,7 @@ impl Editor {
         let mut peer = self.peer.lock().await;
         if peer.is_none() {
             let started = Peer::start(self.options.clone());
-            tokio::spawn(answer(started.runs(), self.seed));
+            tokio::spawn(answer(started.runs(), self.seed, Arc::clone(&self.ended)));
             *peer = Some(started);
         }
     }
@@ -73,14 +76,14 @@ impl Editor {
 }
 
 /// Plays every run of one process; ends with it.
-async fn answer(runs: Arc<Mutex<UnboundedReceiver<Run>>>, seed: u64) {
+async fn answer(runs: Arc<Mutex<UnboundedReceiver<Run>>>, seed: u64, ended: Arc<watch::Sender<u64>>) {
     while let Some(run) = runs.lock().await.recv().await {
-        tokio::spawn(play(run, seed));
+        tokio::spawn(play(run, seed, Arc::clone(&ended)));
     }
 }
 
 /// One answer: what is said depends on the seed and the prompt alone, so that a replay says the same.
-async fn play(run: Run, seed: u64) {
+async fn play(run: Run, seed: u64, ended: Arc<watch::Sender<u64>>) {
     let salt = run.message.bytes().fold(seed, |salt, byte| salt.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let mut random = Random::seeded(salt);
     let work = async {
@@ -104,6 +107,7 @@ async fn play(run: Run, seed: u64) {
         } else {
             run.completes();
         }
+        ended.send_modify(|ended| *ended += 1);
     };
     tokio::select! {
         () = work => {}

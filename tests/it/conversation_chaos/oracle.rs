@@ -2,7 +2,7 @@
 //!
 //! Of every prompt that was acknowledged: it is over; an older build ran it at most once, and where that it ran to its
 //! end is not proved, it is `unknown`; a newer build never ran it again after a run that was done, and runs that a kill
-//! cut off are not in effect. What the API tells as the text of a turn is what its agent said. Prompts of a thread ran
+//! cut off are not in effect; our bridge ran each at most once, and says of every one what became of it. What the API tells as the text of a turn is what its agent said. Prompts of a thread ran
 //! in the order in which they were asked, those that interrupt before those that wait. The feed from its beginning
 //! adds up to what the API says, at both servers. Nothing runs, nothing waits.
 
@@ -19,15 +19,22 @@ use helix_tests::eventually::{eventually, secs};
 use helix_tests::zed_peer::Dialect;
 use helix_tests::zed_peer::ledger::{Effect, End};
 
+use super::bridges::Bridge;
 use super::clients::{Asked, acknowledged};
 use super::editors::Editor;
 use crate::conversations::stage::{self, Talk};
 
 /// Judges everything; answers what came of it in one line.
-pub async fn judge(apis: &[Api; 2], editors: &[Arc<Editor>], asked: &[Asked], within: Duration) -> Result<String> {
+pub async fn judge(
+    apis: &[Api; 2],
+    editors: &[Arc<Editor>],
+    bridge: &Bridge,
+    asked: &[Asked],
+    within: Duration,
+) -> Result<String> {
     let mut talks = BTreeMap::new();
-    for editor in editors {
-        talks.insert(editor.session.as_str(), Talk::of(apis[0].clone(), &editor.session).await?);
+    for session in editors.iter().map(|editor| &editor.session).chain([&bridge.session]) {
+        talks.insert(session.as_str(), Talk::of(apis[0].clone(), session).await?);
     }
     for one in asked {
         let talk = &talks[one.session.as_str()];
@@ -48,19 +55,24 @@ pub async fn judge(apis: &[Api; 2], editors: &[Arc<Editor>], asked: &[Asked], wi
     }
     let mut states: BTreeMap<String, u32> = BTreeMap::new();
     for one in asked {
-        let editor = editors.iter().find(|editor| editor.session == one.session).context("no editor")?;
         let talk = &talks[one.session.as_str()];
         let turn = talk.turn(&at(one)).await?;
-        let effects = editor.ledger.of(&one.turn);
         let text = talk.text(&at(one)).await?;
-        let told = || format!("{one:?}\n{turn:?}\nruns {effects:#?}\ntext {text:?}, newer build: {}", editor.newer);
-        promise(editor.newer, one, &turn, &effects).with_context(told)?;
-        said(&turn, &effects, &text).with_context(told)?;
+        let editor = editors.iter().find(|editor| editor.session == one.session);
+        let effects = editor.map(|editor| editor.ledger.of(&one.turn)).unwrap_or_default();
+        let build = editor.map_or("bridge", |editor| if editor.newer { "newer" } else { "older" });
+        let told = || format!("{one:?}\n{turn:?}\nruns {effects:#?}\ntext {text:?}, {build}");
+        if let Some(editor) = editor {
+            promise(editor.newer, one, &turn, &effects).with_context(told)?;
+            said(&turn, &effects, &text).with_context(told)?;
+        } else {
+            bridge.promise(one, &turn, &text).with_context(told)?;
+        }
         // Once more under the same key: the same turn, and nothing runs.
         let (path, body) = &one.request;
         let again = acknowledged(&[&apis[1]], path, body, &[200, 201, 202]).await?;
         ensure!(again.text.contains(&one.turn), "another turn under the same key: {}\n{}", again.text, told());
-        *states.entry(format!("{}{}", if editor.newer { "newer " } else { "older " }, turn.state)).or_default() += 1;
+        *states.entry(format!("{build} {}", turn.state)).or_default() += 1;
     }
     for editor in editors {
         let talk = &talks[editor.session.as_str()];

@@ -6,10 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use helix_tests::Cluster;
+use helix_tests::eventually::{eventually, secs};
 use helix_tests::random::Random;
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
+use super::bridges::Bridge;
 use super::editors::Editor;
+
+/// How long a strike waits for an answer to come to its end somewhere.
+const RESPITE: Duration = secs(5);
 
 /// Who is struck, and how.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +36,10 @@ enum Strike {
     Unplug,
     /// It leads to the other server from now on.
     Move,
+    /// The bridge dies; its session starts it again.
+    Bridge,
+    /// agentd dies and comes back.
+    Agentd,
     /// A server dies and comes back.
     Server,
     /// NATS dies and comes back.
@@ -38,7 +48,7 @@ enum Strike {
     Everything,
 }
 
-const STRIKES: [Strike; 11] = [
+const STRIKES: [Strike; 13] = [
     Strike::Editor,
     Strike::Break,
     Strike::Lose,
@@ -47,13 +57,21 @@ const STRIKES: [Strike; 11] = [
     Strike::Cut,
     Strike::Unplug,
     Strike::Move,
+    Strike::Bridge,
+    Strike::Agentd,
     Strike::Server,
     Strike::Nats,
     Strike::Everything,
 ];
 
 /// Strikes until it is dropped. Each kind comes once before any comes again.
-pub async fn for_ever(cluster: &mut Cluster, editors: &[Arc<Editor>], random: &mut Random) -> Result<Infallible> {
+pub async fn for_ever(
+    cluster: &mut Cluster,
+    editors: &[Arc<Editor>],
+    bridge: &Bridge,
+    mut ended: watch::Receiver<u64>,
+    random: &mut Random,
+) -> Result<Infallible> {
     loop {
         let mut strikes = STRIKES;
         for end in (1..strikes.len()).rev() {
@@ -61,12 +79,32 @@ pub async fn for_ever(cluster: &mut Cluster, editors: &[Arc<Editor>], random: &m
         }
         for strike in strikes {
             pause(random, 900).await;
+            // A machine that is busy must get something done between two strikes.
+            ended.borrow_and_update();
+            let _ = timeout(RESPITE, ended.changed()).await;
             let number = random.below(editors.len() as u64) as usize;
             let server = random.below(2) as usize;
             println!("{strike:?}: session {number}, server {server}");
-            hit(cluster, &editors[number], strike, server, random).await.with_context(|| format!("{strike:?}"))?;
+            let editor = &editors[number];
+            hit(cluster, editor, bridge, strike, server, random).await.with_context(|| format!("{strike:?}"))?;
+            if matches!(strike, Strike::Nats | Strike::Everything) {
+                // One outage after the other without a moment of life in between would prove nothing.
+                well(cluster).await?;
+            }
         }
     }
+}
+
+/// Both servers have their store again.
+async fn well(cluster: &Cluster) -> Result<()> {
+    for server in 0..cluster.servers.len() {
+        let api = cluster.api_of(server)?;
+        eventually("the store is back", secs(60), || async {
+            api.get("/api/v1/sessions").await?.expect(200).map(drop)
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// The random point, or the random length of an outage.
@@ -74,7 +112,14 @@ async fn pause(random: &mut Random, most: u64) {
     sleep(Duration::from_millis(random.below(most))).await;
 }
 
-async fn hit(cluster: &mut Cluster, editor: &Editor, strike: Strike, server: usize, random: &mut Random) -> Result<()> {
+async fn hit(
+    cluster: &mut Cluster,
+    editor: &Editor,
+    bridge: &Bridge,
+    strike: Strike,
+    server: usize,
+    random: &mut Random,
+) -> Result<()> {
     match strike {
         Strike::Editor => {
             editor.kill().await?;
@@ -92,6 +137,12 @@ async fn hit(cluster: &mut Cluster, editor: &Editor, strike: Strike, server: usi
             editor.cable.plug_into(&cluster.servers[server].address());
         }
         Strike::Move => editor.cable.plug_into(&cluster.servers[server].address()),
+        Strike::Bridge => bridge.kill()?,
+        Strike::Agentd => {
+            cluster.runners[0].kill().await?;
+            pause(random, 1000).await;
+            cluster.runners[0].start().await?;
+        }
         Strike::Server => {
             cluster.servers[server].kill().await?;
             pause(random, 1000).await;
@@ -124,6 +175,11 @@ pub async fn mend(cluster: &mut Cluster, editors: &[Arc<Editor>]) -> Result<()> 
     for server in &mut cluster.servers {
         if server.pid().is_none() {
             server.start().await?;
+        }
+    }
+    for runner in &mut cluster.runners {
+        if runner.pid().is_none() {
+            runner.start().await?;
         }
     }
     for editor in editors {

@@ -1,6 +1,7 @@
 //! What was run: the side of a prompt that nobody can take back.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Every run of every prompt, in the order in which they began. Cheap to clone; clones are the same ledger.
 #[derive(Debug, Clone, Default)]
@@ -25,9 +26,14 @@ pub struct Effect {
     pub text: String,
     /// The event that told so was lost on the way.
     pub lost: bool,
-    /// The event that told so died with the editor, which had not sent it.
+    /// When it was told, or lost.
+    pub told_at: Option<Instant>,
+    /// The event that told so died with the editor: it was not sent yet, or a moment ago.
     pub buried: bool,
 }
+
+/// What was sent so long before a kill has arrived.
+const UNDERWAY: Duration = Duration::from_millis(100);
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +65,16 @@ impl Ledger {
         runs.len() - 1
     }
 
-    /// The last run of a request: its end was not told.
-    pub(super) fn untold(&self, request_id: &str, mark: impl FnOnce(&mut Effect)) {
+    /// A session's editor was killed.
+    pub(super) fn bury(&self, session: &str) {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        for effect in runs.iter_mut().filter(|effect| effect.session == session) {
+            effect.buried |= effect.end.is_some() && effect.told_at.is_none_or(|at| at.elapsed() < UNDERWAY);
+        }
+    }
+
+    /// The last run of a request.
+    pub(super) fn mark(&self, request_id: &str, mark: impl FnOnce(&mut Effect)) {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(effect) = runs.iter_mut().rev().find(|effect| effect.request_id == request_id) {
             mark(effect);

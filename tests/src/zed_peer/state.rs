@@ -219,13 +219,7 @@ impl Zed {
         self.change(|state| {
             state.dead = true;
             state.connected = false;
-            for outgoing in &state.outbox {
-                if let Outgoing::Event(event) = outgoing
-                    && let Some(request) = events::ended_request(event)
-                {
-                    state.ledger.untold(request, |effect| effect.buried = true);
-                }
-            }
+            state.ledger.bury(&state.session);
             let running: Vec<_> = state.threads.keys().cloned().collect();
             for id in running {
                 if let Some(turn) = state.threads.get_mut(&id).and_then(|thread| thread.turn.take()) {
@@ -344,6 +338,7 @@ impl State {
             end: None,
             text: String::new(),
             lost: false,
+            told_at: None,
             buried: false,
         });
         self.keys += 1;

@@ -143,8 +143,11 @@ async fn write(zed: &Zed, socket: &mut WebSocketStream<TcpStream>, outgoing: Out
             state.lose_named = None;
         }
         let lost = std::mem::take(&mut state.lose_next) || named;
-        if lost && let Some(request) = events::ended_request(&event) {
-            state.ledger.untold(request, |effect| effect.lost = true);
+        if let Some(request) = events::ended_request(&event) {
+            state.ledger.mark(request, |effect| {
+                effect.lost |= lost;
+                effect.told_at = Some(std::time::Instant::now());
+            });
         }
         lost
     });

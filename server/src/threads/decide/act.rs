@@ -23,6 +23,7 @@ impl Desk {
             && now >= peer.since + self.timing.ready_fallback
         {
             peer.ready = Some(now);
+            self.watch_clock(now);
         }
         self.housekeeping(conversation, now).or_else(|| {
             let peer = self.peers.last()?;

@@ -128,10 +128,11 @@ impl Desk {
         if this.zip(newest).is_some_and(|(this, newest)| this < newest) {
             return true;
         }
-        // Shown again, a prompt that got no answer is the newest.
-        let reloaded = self.peer(from).is_none_or(|peer| !peer.handed.iter().any(|turn| thread.turn(turn).is_some()));
+        // Shown again, on another connection than it was handed over on, a prompt that got no answer is newer.
         let answered = |turn: &TurnId| thread.entries.iter().any(|entry| entry.turn.as_ref() == Some(turn));
-        reloaded && thread.turns.iter().rev().take_while(|turn| !answered(&turn.id)).any(|turn| same(&turn))
+        let unanswered = thread.turns.iter().rev().take_while(|turn| !answered(&turn.id));
+        let handed_here = |turn: &TurnId| self.peer(from).is_some_and(|peer| peer.handed.contains(turn));
+        unanswered.filter(|turn| !handed_here(&turn.id)).any(|turn| same(&turn))
     }
 }
 

@@ -142,6 +142,7 @@ impl Desk {
             if let Some(peer) = self.peer_mut(from) {
                 peer.ready.get_or_insert(now);
             }
+            self.watch_clock(now);
             return vec![custom_in(thread, "thread_load_error", &data)];
         }
         let Some((thread, turn)) = turn_of(conversation, request) else {

@@ -1,12 +1,13 @@
 //! An agent's sockets, and what was seen on each.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use helix_protocol::sync::{ActiveTurn, AgentReady};
 use helix_protocol::{ThreadId, TurnId};
 use tokio::time::Instant;
 
-use super::{Desk, Load, PeerId};
+use super::{Desk, Heard, Load, PeerId};
 
 /// What is known of an agent's socket.
 #[derive(Debug)]
@@ -78,11 +79,12 @@ impl Desk {
             cancels: HashMap::new(),
             answered: HashSet::new(),
         });
+        self.watch_clock(now);
     }
 
     /// A socket is gone. `heard_out`: everything that arrived on it before its end was read. `unsent` are turns whose
     /// frames provably never left.
-    pub fn lost(&mut self, id: PeerId, heard_out: bool, unsent: impl IntoIterator<Item = TurnId>) {
+    pub fn lost(&mut self, id: PeerId, heard_out: bool, unsent: impl IntoIterator<Item = TurnId>, now: Instant) {
         let its = self.peers.iter().position(|peer| peer.id == id).map(|place| self.peers.remove(place));
         if let Some(peer) = its.filter(|_| !heard_out) {
             self.in_doubt.extend(peer.handed.into_iter().chain(peer.considered));
@@ -95,6 +97,34 @@ impl Desk {
         let its = |turn: &TurnId| self.handed_to.get(turn) == Some(&id);
         let unsent: Vec<_> = unsent.into_iter().filter(its).collect();
         self.unsent.extend(unsent);
+        self.watch_clock(now);
+    }
+
+    /// The clock of patience runs while the newest peer takes prompts.
+    pub(super) fn watch_clock(&mut self, now: Instant) {
+        let is_awake = self.peers.last().is_some_and(|peer| peer.ready.is_some());
+        match self.awake_since {
+            Some(since) if !is_awake => {
+                self.awake += now.duration_since(since);
+                self.awake_since = None;
+            }
+            None if is_awake => {
+                self.awake_since = Some(now);
+                // Who comes back gets the whole patience once, however often that happens: turns must not wait for
+                // ever because a line is bad.
+                for heard in self.heard.values_mut() {
+                    if !std::mem::replace(&mut heard.renewed, true) {
+                        heard.awake = self.awake;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// For how long an agent that takes prompts was connected.
+    pub(super) fn awake(&self, now: Instant) -> Duration {
+        self.awake + self.awake_since.map_or(Duration::ZERO, |since| now.duration_since(since))
     }
 
     /// The socket that gets what is sent.
@@ -114,6 +144,7 @@ impl Desk {
             peer.seed = true;
             peer.ready.get_or_insert(now);
         }
+        self.watch_clock(now);
     }
 
     /// A socket's agent takes prompts. Also noted while another server is the owner, who may leave at any moment.
@@ -128,6 +159,7 @@ impl Desk {
         }
         peer.deduplicates |= ready.deduplicates;
         peer.concurrent |= ready.concurrent;
+        self.watch_clock(now);
     }
 
     pub(super) fn peer(&self, id: PeerId) -> Option<&Peer> {
@@ -140,7 +172,7 @@ impl Desk {
 
     /// The agent shows that it has this turn. Proves it on every socket: it is one agent.
     pub(super) fn show(&mut self, turn: &TurnId, now: Instant) {
-        self.heard.insert(turn.clone(), now);
+        self.heard.insert(turn.clone(), Heard { at: now, awake: self.awake(now), renewed: false });
         self.in_doubt.remove(turn);
         for peer in &mut self.peers {
             peer.unproved.remove(turn);

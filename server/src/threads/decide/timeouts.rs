@@ -67,8 +67,10 @@ impl Desk {
         turn: &'a Turn,
         now: Instant,
     ) -> (Instant, Box<dyn Fn() -> TurnCause + 'a>) {
-        let since = self.heard.get(&turn.id).copied().max(peer.ready).unwrap_or(peer.since);
         let timing = self.timing;
+        // Of one that a former owner heard of, the time counts from this one's first agent on.
+        let since = self.heard.get(&turn.id).map_or(Duration::ZERO, |heard| heard.awake);
+        let until = |patience: Duration| now + (since + patience).saturating_sub(self.awake(now));
         if turn.state == TurnState::Dispatched && thread.acp.is_none() {
             let cause = move || {
                 let seconds = timing.thread_created.as_secs();
@@ -78,12 +80,12 @@ impl Desk {
                 );
                 TurnCause::new("no_thread_created", message)
             };
-            return (since + timing.thread_created, Box::new(cause));
+            return (until(timing.thread_created), Box::new(cause));
         }
-        let short = since + timing.silence;
+        let short = until(timing.silence);
         // Entries are only looked through once it matters.
-        let deadline = if short > now || !uses_a_tool(thread, turn) { short } else { since + timing.tool_silence };
-        let waited = deadline.duration_since(since);
+        let waited = if short > now || !uses_a_tool(thread, turn) { timing.silence } else { timing.tool_silence };
+        let deadline = until(waited);
         let cause = move || if peer.unproved.contains(&turn.id) { not_proved(waited) } else { silent(waited) };
         (deadline, Box::new(cause))
     }

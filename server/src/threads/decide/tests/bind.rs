@@ -10,7 +10,7 @@ fn a_new_id_after_a_load_is_the_same_thread() {
         let mut world = World::new();
         let peer = world.old_peer();
         world.used_thread(peer, "thr_a", "th_old");
-        world.desk.lost(peer, true, []);
+        world.desk.lost(peer, true, [], world.now);
         let peer = world.connect();
         assert_eq!(world.sends(), ["open_thread th_old"]);
         if first_sign == "agent_ready" {
@@ -32,7 +32,7 @@ fn a_lazy_load_may_change_the_id_too() {
     let peer = world.old_peer();
     world.used_thread(peer, "thr_a", "th_a");
     world.used_thread(peer, "thr_b", "th_b");
-    world.desk.lost(peer, true, []);
+    world.desk.lost(peer, true, [], world.now);
     let peer = world.connect();
     assert_eq!(world.sends(), ["open_thread th_b"]);
     world.say(peer, "agent_ready", json!({ "agent_name": "a", "thread_id": "th_b" }));
@@ -49,7 +49,7 @@ fn with_two_loads_or_a_new_thread_on_its_way_nothing_is_guessed() {
     let mut world = World::new();
     let peer = world.old_peer();
     world.used_thread(peer, "thr_a", "th_a");
-    world.desk.lost(peer, true, []);
+    world.desk.lost(peer, true, [], world.now);
     world.prompt("thr_b", "int_b");
     let peer = world.listing_peer(&[]);
     assert_eq!(world.sends(), ["open_thread th_a", "chat_message int_b"]);
@@ -106,7 +106,7 @@ fn what_a_person_types_makes_a_thread_even_where_its_beginning_was_lost() {
     world.completed(peer, "th_d", "");
     assert_eq!(world.conversation.threads()[1].turns[0].state, TurnState::Completed);
     // Not where it may be another id of a thread that is being loaded.
-    world.desk.lost(peer, true, []);
+    world.desk.lost(peer, true, [], world.now);
     let peer = world.old_peer();
     world.act();
     world.typed(peer, "th_new", "0", "what was asked before");
@@ -119,7 +119,7 @@ fn a_list_of_turns_binds_too() {
     let former = world.old_peer();
     world.prompt("thr_a", "int_1");
     world.act();
-    world.desk.lost(former, true, []);
+    world.desk.lost(former, true, [], world.now);
     let peer = world.connect();
     let turns = json!([{ "request_id": "int_1", "state": "running", "acp_thread_id": "th_a" }]);
     world.say(peer, "agent_ready", json!({ "agent_name": "a", "thread_id": null, "active_turns": turns }));

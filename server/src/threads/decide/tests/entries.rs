@@ -124,7 +124,7 @@ fn a_prompt_that_is_shown_again_was_not_typed() {
     world.wrote(peer, "th_a", "1", "int_1", "yes");
     world.completed(peer, "th_a", "int_1");
     // Shown again after a load, with its old number.
-    world.desk.lost(peer, true, []);
+    world.desk.lost(peer, true, [], world.now);
     let peer = world.old_peer();
     assert_eq!(world.typed(peer, "th_a", "0", "do int_1"), []);
     // Typed: the newest number.
@@ -185,8 +185,8 @@ proptest! {
                 9 => { world.typed(peer, &acp, &count.to_string(), "hand"); }
                 10 => { world.later(61); }
                 11 => { world.say(peer, "thread_load_error", json!({ "acp_thread_id": acp, "request_id": request, "error": "Resource not found" })); }
-                12 => { world.desk.lost(peer, true, []); peer = world.listing_peer(&[&request]); }
-                _ => { world.desk.lost(peer, true, []); peer = world.old_peer(); }
+                12 => { world.desk.lost(peer, true, [], world.now); peer = world.listing_peer(&[&request]); }
+                _ => { world.desk.lost(peer, true, [], world.now); peer = world.old_peer(); }
             }
             for frame in world.act() {
                 if frame["type"] == "chat_message" {
@@ -212,7 +212,7 @@ fn what_a_person_types_again_is_no_echo() {
         world.wrote(peer, "th_a", "3", "int_1", "done");
         world.completed(peer, "th_a", "int_1");
         if reconnects {
-            world.desk.lost(peer, true, []);
+            world.desk.lost(peer, true, [], world.now);
             peer = world.old_peer();
             world.act();
             // Its history comes again, the prompts of ours in it.
@@ -239,7 +239,7 @@ fn a_prompt_without_an_answer_that_is_shown_again_is_an_echo() {
     world.prompt("thr_a", "int_1");
     world.act();
     world.say(first, "chat_response_error", json!({ "request_id": "int_1", "error": "offline" }));
-    world.desk.lost(first, true, []);
+    world.desk.lost(first, true, [], world.now);
     let second = world.old_peer();
     world.act();
     assert_eq!(world.typed(second, "th_a", "2", "do int_1"), []);

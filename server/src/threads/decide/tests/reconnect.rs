@@ -33,7 +33,7 @@ fn the_table() {
         world.used_thread(former, "thr_a", "th_a");
         world.prompt("thr_a", "int_1");
         world.act();
-        world.desk.lost(former, true, []);
+        world.desk.lost(former, true, [], world.now);
         let peer = world.connect();
         assert_eq!(world.sends(), ["open_thread th_a"], "{ready}");
         world.say(peer, "agent_ready", ready.clone());
@@ -73,7 +73,7 @@ fn a_turn_whose_end_may_have_been_lost_is_not_sent_again() {
         if repeated {
             world.wrote(former, "th_a", "3", "int_1", "half");
         }
-        world.desk.lost(former, ending != Silent, []);
+        world.desk.lost(former, ending != Silent, [], world.now);
         if ending == Successor {
             let doubts = world.desk.doubts(&world.conversation);
             world.apply(sync_event(DISCONNECTED, None, doubts));
@@ -107,11 +107,11 @@ fn what_the_agent_gave_up_is_not_sent_again() {
         if back {
             // A second window keeps the error waiting.
             world.listing_peer(&[]);
-            world.desk.lost(former, true, []);
+            world.desk.lost(former, true, [], world.now);
             assert_eq!(world.sends(), ["open_thread th_a"]);
             world.later(2);
         } else {
-            world.desk.lost(former, true, []);
+            world.desk.lost(former, true, [], world.now);
         }
         world.act();
         assert_eq!((world.state("int_1"), world.cause("int_1")), (TurnState::Failed, Some("agent_error")));
@@ -139,10 +139,10 @@ fn a_turn_that_the_agent_names_is_in_doubt_no_more() {
     world.used_thread(former, "thr_a", "th_a");
     world.prompt("thr_a", "int_1");
     world.act();
-    world.desk.lost(former, false, []);
+    world.desk.lost(former, false, [], world.now);
     let back = world.listing_peer(&["int_1"]);
     assert_eq!(world.sends(), ["open_thread th_a"]);
-    world.desk.lost(back, true, []);
+    world.desk.lost(back, true, [], world.now);
     world.listing_peer(&[]);
     assert_eq!(world.sends(), ["open_thread th_a", "chat_message int_1"]);
 }
@@ -154,7 +154,7 @@ fn a_list_that_comes_late_is_heard_and_one_older_than_the_prompt_is_not() {
     world.used_thread(former, "thr_a", "th_a");
     world.prompt("thr_a", "int_1");
     world.act();
-    world.desk.lost(former, true, []);
+    world.desk.lost(former, true, [], world.now);
     let peer = world.old_peer();
     assert_eq!(world.sends(), ["open_thread th_a"]);
     let list = json!({ "agent_name": "a", "thread_id": "th_a", "active_turns": [] });
@@ -179,7 +179,7 @@ fn a_turn_whose_socket_is_still_open_is_left_to_it() {
     // A second window, which does not name what the first one was just given.
     world.listing_peer(&[]);
     assert_eq!(world.sends(), ["open_thread th_a"]);
-    world.desk.lost(first, true, []);
+    world.desk.lost(first, true, [], world.now);
     assert_eq!(world.sends(), ["chat_message int_1"], "now it provably has not");
 }
 
@@ -190,12 +190,12 @@ fn what_provably_never_left_goes_again_whoever_is_there() {
     world.used_thread(first, "thr_a", "th_a");
     world.prompt("thr_a", "int_1");
     world.act();
-    world.desk.lost(first, true, [turn("int_1")]);
+    world.desk.lost(first, true, [turn("int_1")], world.now);
     let second = world.old_peer();
     assert_eq!(world.sends(), ["open_thread th_a", "chat_message int_1"]);
     // An old word about a former socket does not make it go twice.
-    world.desk.lost(first, true, [turn("int_1")]);
-    world.desk.lost(second, true, []);
+    world.desk.lost(first, true, [turn("int_1")], world.now);
+    world.desk.lost(second, true, [], world.now);
     world.old_peer();
     assert_eq!(world.sends(), ["open_thread th_a"]);
 }
@@ -210,7 +210,7 @@ fn what_nobody_has_and_nobody_wants_is_not_sent_again() {
     world.interrupt("thr_a", "int_2");
     world.act();
     world.cancel_wanted("thr_a", "int_2");
-    world.desk.lost(first, true, []);
+    world.desk.lost(first, true, [], world.now);
     world.listing_peer(&[]);
     assert_eq!(world.sends(), ["open_thread th_a"]);
     assert_eq!((world.state("int_1"), world.state("int_2")), (TurnState::Interrupted, TurnState::Cancelled));
@@ -223,7 +223,7 @@ fn several_turns_go_again_in_their_order() {
     world.say(first, "agent_ready", json!({ "agent_name": "bridge", "thread_id": null, "concurrent": true }));
     world.prompt("thr_a", "int_a").prompt("thr_b", "int_b").prompt("thr_a", "int_a2");
     world.act();
-    world.desk.lost(first, true, []);
+    world.desk.lost(first, true, [], world.now);
     let second = world.connect();
     let ready = json!({ "agent_name": "bridge", "thread_id": null, "concurrent": true, "active_turns": [] });
     world.say(second, "agent_ready", ready);
@@ -254,7 +254,7 @@ fn an_answer_is_passed_on_once_per_connection_until_the_agent_has_it() {
     let expected = json!({ "type": "respond_elicitation", "data": {
         "acp_thread_id": "th_a", "elicitation_id": "el_1", "action": "accept", "content": { "db": "pg" } } });
     assert_eq!(sent, [expected]);
-    world.desk.lost(first, true, []);
+    world.desk.lost(first, true, [], world.now);
     let second = world.listing_peer(&["int_1"]);
     assert_eq!(world.sends(), ["open_thread th_a", "respond_elicitation el_1"]);
     world.say(
@@ -264,7 +264,7 @@ fn an_answer_is_passed_on_once_per_connection_until_the_agent_has_it() {
     );
     let question = world.conversation.thread(&thread("thr_a")).and_then(|of| of.question("el_1")).expect("there");
     assert_eq!(question.closed.as_deref(), Some("accepted"));
-    world.desk.lost(second, true, []);
+    world.desk.lost(second, true, [], world.now);
     world.listing_peer(&["int_1"]);
     assert_eq!(world.sends(), ["open_thread th_a"]);
 }

@@ -89,7 +89,7 @@ fn what_was_interrupted_does_not_end_what_interrupted_it() {
     world.wrote(first, "th_a", "1", "int_1", "one");
     world.interrupt("thr_a", "int_2");
     assert_eq!(world.sends(), ["chat_message int_2!"]);
-    world.desk.lost(first, true, []);
+    world.desk.lost(first, true, [], world.now);
     let second = world.old_peer();
     world.act();
     // Until one of both shows itself the earlier one is waited for.
@@ -125,11 +125,17 @@ fn what_an_old_build_may_or_may_not_have_is_not_proved() {
     world.prompt("thr_a", "int_1");
     world.act();
     world.later(170);
-    world.desk.lost(first, true, []);
+    world.desk.lost(first, true, [], world.now);
     world.later(1000);
     let second = world.old_peer();
     world.act();
-    assert_eq!(world.deadline(), Some(180), "it counts from the new connection on");
+    world.later(80);
+    world.desk.lost(second, true, [], world.now);
+    world.later(1000);
+    // A bad line must not keep it waiting for ever.
+    let second = world.old_peer();
+    world.act();
+    assert_eq!(world.deadline(), Some(100), "it counts from the first connection on that came after it");
     world.act();
     assert_eq!((world.state("int_1"), world.cause("int_1")), (TurnState::Unknown, Some("not_proved")));
     world.wrote(second, "th_a", "1", "int_1", "here");
@@ -145,7 +151,7 @@ fn nobody_is_called_silent_while_nobody_is_connected() {
     let peer = world.old_peer();
     world.prompt("thr_a", "int_1");
     world.act();
-    world.desk.lost(peer, true, []);
+    world.desk.lost(peer, true, [], world.now);
     world.later(100_000);
     assert_eq!((world.deadline(), world.sends()), (None, Vec::new()));
     assert_eq!(world.state("int_1"), TurnState::Dispatched);
