@@ -2,6 +2,9 @@
 
 use helix_protocol::assignment::Lease;
 use helix_protocol::subject;
+use helix_protocol::thread::Role;
+use helix_server::threads::decide::words::{EntrySaid, Said, Text};
+use helix_server::threads::owner::wire::{Reply, Request};
 use serde_json::json;
 
 use super::*;
@@ -72,6 +75,35 @@ async fn commands_go_to_the_newest_socket_and_events_come_from_all() {
     let refused = Answer::send(at_two, "POST", path, &command).await.body().await;
     assert_eq!((&refused["code"], &refused["status"]), (&json!("no_sync_connection"), &json!(409)), "{refused}");
     fleet.stop(&[one, two]).await;
+}
+
+/// Document 000's pieces add to what is there, so a repeat that was only meant to get its answer must not count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_server_passes_on_twice_counts_once() {
+    let (fleet, app, address, token) = one("", None).await;
+    prompt(&app, "thr_a", "int_1", "one", false).await;
+    let mut agent = Agent::old(address, &token).await;
+    agent.make_thread("th_a").await;
+    let pass_on = async |from: &str, number: u64| {
+        let said = Said::Entry(Box::new(EntrySaid {
+            acp: Some("th_a".to_owned()),
+            id: "9".to_owned(),
+            request: Some("int_1".to_owned()),
+            role: Role::Assistant,
+            tool: None,
+            text: Text::Append("once ".to_owned()),
+        }));
+        let request = Request::Frame { said: Box::new(said), from: from.to_owned(), number };
+        let payload = serde_json::to_vec(&request).expect("JSON");
+        let asked = app.bus.client().request(subject::sync_owner(&id("s")), payload.into());
+        let answer = within("answered", asked).await.expect("an owner");
+        assert_eq!(serde_json::from_slice::<Reply>(&answer.payload).expect("a reply"), Reply::Done);
+    };
+    for (from, number) in [("a.1", 1), ("a.1", 1), ("a.1", 2), ("a.1", 1), ("b.1", 1), ("a.2", 1), ("a.1", 2)] {
+        pass_on(from, number).await;
+    }
+    assert_eq!(text(&app, "thr_a", "9").await.as_deref(), Some("once once once once "));
+    fleet.stop(&[app]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,5 +207,54 @@ async fn nats_away_in_the_middle_loses_nothing_and_tells_nothing_twice() {
     assert!(all.applied < 40, "{}", all.applied);
     prompt(&app, "thr_a", "int_2", "two", false).await;
     assert_eq!(agent.hear("chat_message").await["request_id"], "int_2");
+    fleet.stop(&[app]).await;
+}
+
+/// An owner that does not know yet that it is none: what it writes is fenced by the log, and nothing is sent unwritten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_owners_hand_a_prompt_over_once() {
+    let (fleet, app, address, token) = one("", None).await;
+    let mut agent = Agent::old(address, &token).await;
+    let (thread, log) = (ThreadId::parse("thr_a").expect("valid id"), app.threads.hub.log());
+    let started =
+        ThreadEvent::ThreadStarted { origin: Origin::Api, by: None, agent: None, title: None, work_session: None };
+    let mut last = log.append(&id("s"), &thread, &started, 0).await.expect("appended");
+    let moved = |turn: &str, state| {
+        let turn = turn_id(turn);
+        ThreadEvent::TurnMoved { turn, state, cause: None, usage: None, exit_status: None }
+    };
+    let mut others = 0;
+    for number in 0..40 {
+        let turn = format!("int_{number}");
+        let queued = ThreadEvent::TurnQueued {
+            turn: turn_id(&turn),
+            origin: Origin::Api,
+            by: None,
+            prompt: "one".to_owned(),
+            interrupt: false,
+            attachments: Vec::new(),
+            resend_of: None,
+        };
+        last = log.append(&id("s"), &thread, &queued, last).await.expect("appended");
+        // The other owner saw it first, or a moment later.
+        tokio::time::sleep(std::time::Duration::from_micros(number * 40)).await;
+        let other = log.append(&id("s"), &thread, &moved(&turn, TurnState::Dispatched), last).await;
+        if let Ok(sequence) = other {
+            others += 1;
+            agent.hears_nothing_for(std::time::Duration::from_millis(30)).await;
+            last =
+                log.append(&id("s"), &thread, &moved(&turn, TurnState::Completed), sequence).await.expect("appended");
+        } else {
+            assert_eq!(agent.hear("chat_message").await["request_id"], turn);
+            let acp = format!("th_{number}");
+            agent.say("thread_created", json!({ "acp_thread_id": acp, "request_id": turn })).await;
+            agent.complete(&acp, &turn).await;
+        }
+        turn_is(&app, &turn, TurnState::Completed).await;
+        let all = conversation(&app, "s").await;
+        assert_eq!(all.turn(&turn_id(&turn)).expect("there").1.dispatches, 1, "{turn}");
+        last = last.max(all.sequence_of(&thread));
+    }
+    assert!(others > 0, "the other owner never came first: nothing is proved");
     fleet.stop(&[app]).await;
 }
