@@ -241,7 +241,24 @@ pub struct QuestionView {
     pub answered_by: Option<String>,
 }
 
-/// `GET …/threads/{thread}?cursor=&limit=`.
+/// An event of the agent's that has no meaning to Helix, under its own name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct CustomView {
+    /// Its sequence in the feed.
+    pub sequence: u64,
+    /// When it came.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub at: Timestamp,
+    /// Its name.
+    pub name: String,
+    /// As it came.
+    pub data: Value,
+    /// The turn that the agent had then, else the one before.
+    pub turn: Option<TurnId>,
+}
+
+/// `GET …/threads/{thread}?cursor=&limit=` or `?last=`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(ToSchema))]
 pub struct ThreadDetail {
@@ -250,8 +267,14 @@ pub struct ThreadDetail {
     pub thread: ThreadView,
     /// Its turns, oldest first; of long threads the last 200.
     pub recent_turns: Vec<TurnView>,
+    /// Entries of the thread before the first of this page.
+    #[serde(default)]
+    pub entries_before: u64,
     /// A page of its entries.
     pub entries: Vec<EntryView>,
+    /// Its newest events that have no meaning to Helix, oldest first: at most 50.
+    #[serde(default)]
+    pub custom_events: Vec<CustomView>,
     /// Questions that wait for an answer.
     pub questions: Vec<QuestionView>,
     /// Give as `cursor` for the next page of entries; absent on the last.

@@ -107,10 +107,12 @@ struct ThreadPath {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct DetailQuery {
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the page before, or the place of any entry; the first one is at 0.
     cursor: Option<String>,
     /// Entries of a page, 200 where absent, at most 500; a page holds about 1 MiB of text at most.
     limit: Option<usize>,
+    /// Instead of both: the newest entries, so many at most, 1 to 500. `entries_before` tells how many were said before.
+    last: Option<usize>,
 }
 
 impl TryFrom<DetailQuery> for Page {
@@ -118,13 +120,20 @@ impl TryFrom<DetailQuery> for Page {
 
     fn try_from(query: DetailQuery) -> Result<Self> {
         let fault = |detail: &str| Error::new(ErrorCode::InvalidRequest, format!("the query: {detail}"));
-        let limit = query.limit.unwrap_or(DEFAULT_ENTRIES);
-        if !(1..=MAX_ENTRIES).contains(&limit) {
-            return Err(fault(&format!("`limit` is 1 to {MAX_ENTRIES}")));
+        let bounded = |name: &str, entries: usize| match entries {
+            1..=MAX_ENTRIES => Ok(entries),
+            _ => Err(fault(&format!("`{name}` is 1 to {MAX_ENTRIES}"))),
+        };
+        if let Some(last) = query.last {
+            if query.cursor.is_some() || query.limit.is_some() {
+                return Err(fault("`last` goes with neither `cursor` nor `limit`"));
+            }
+            return Ok(Self::Last(bounded("last", last)?));
         }
+        let limit = bounded("limit", query.limit.unwrap_or(DEFAULT_ENTRIES))?;
         let start = query.cursor.as_deref().map_or(Ok(0), str::parse);
         let start = start.map_err(|_| fault("`cursor` is not one that a former page gave"))?;
-        Ok(Self { start, limit })
+        Ok(Self::From { start, limit })
     }
 }
 
@@ -325,12 +334,23 @@ mod tests {
 
     #[test]
     fn a_page_has_bounds() {
-        let page =
-            |cursor: Option<&str>, limit| Page::try_from(DetailQuery { cursor: cursor.map(str::to_owned), limit });
-        assert_eq!(page(None, None).expect("a page").limit, DEFAULT_ENTRIES);
-        assert_eq!(page(Some("7"), Some(500)).expect("a page").start, 7);
-        for (cursor, limit) in [(Some("x"), None), (Some("-1"), None), (None, Some(0)), (None, Some(501))] {
-            assert!(page(cursor, limit).is_err(), "{cursor:?} {limit:?}");
+        let page = |cursor: Option<&str>, limit, last| {
+            Page::try_from(DetailQuery { cursor: cursor.map(str::to_owned), limit, last })
+        };
+        assert_eq!(page(None, None, None).expect("a page"), Page::From { start: 0, limit: DEFAULT_ENTRIES });
+        assert_eq!(page(Some("7"), Some(500), None).expect("a page"), Page::From { start: 7, limit: 500 });
+        assert_eq!(page(None, None, Some(500)).expect("a page"), Page::Last(500));
+        for (cursor, limit, last) in [
+            (Some("x"), None, None),
+            (Some("-1"), None, None),
+            (None, Some(0), None),
+            (None, Some(501), None),
+            (None, None, Some(0)),
+            (None, None, Some(501)),
+            (Some("7"), None, Some(7)),
+            (None, Some(7), Some(7)),
+        ] {
+            assert!(page(cursor, limit, last).is_err(), "{cursor:?} {limit:?} {last:?}");
         }
     }
 }

@@ -106,6 +106,16 @@ impl Log {
 
     /// A conversation as it is stored now, with all texts; of one thread or of all.
     pub async fn read(&self, session: &SessionId, thread: Option<&ThreadId>) -> Result<Conversation> {
+        self.read_with(session, thread, |_, _| {}).await
+    }
+
+    /// The same; `seen` gets each event once, and the conversation as it was after it.
+    pub async fn read_with(
+        &self,
+        session: &SessionId,
+        thread: Option<&ThreadId>,
+        mut seen: impl FnMut(&Conversation, ThreadFeedItem),
+    ) -> Result<Conversation> {
         let mut conversation = Conversation::new(Keep::All);
         let mut follow = self.follow(session, thread, 0).await?;
         let mut pending = follow.pending;
@@ -114,6 +124,7 @@ impl Log {
             pending = stored.pending;
             if let Some(item) = item_of(&stored) {
                 conversation.apply(item.sequence, &item.thread, &item.record);
+                seen(&conversation, item);
             }
         }
         Ok(conversation)

@@ -3,15 +3,18 @@
 //! Lists and turns come from the followed conversation; entries with their texts are read from the log, one thread at
 //! a time, and are let go with the answer.
 
+mod customs;
+
 use std::time::Duration;
 
 use helix_protocol::api::threads::{
     ENTRY_TEXT_BYTES, EntryPiece, EntryView, QuestionView, ThreadDetail, ThreadList, ThreadView, TurnView,
 };
-use helix_protocol::thread::{TokenUsage, TurnState};
+use helix_protocol::thread::{ThreadFeedItem, TokenUsage, TurnState};
 use helix_protocol::{ErrorCode, SessionId, ThreadId, TurnId};
 use tokio::time::{Instant, timeout_at};
 
+use self::customs::Customs;
 use super::Threads;
 use super::model::{Conversation, Entry, Question, Thread, Turn};
 use super::prompts::{thread_in, turn_in};
@@ -28,13 +31,18 @@ const MAX_TURNS: usize = 200;
 /// How long reading one thread may take.
 const READ_DEADLINE: Duration = Duration::from_secs(20);
 
-/// A page of entries.
-#[derive(Debug, Clone, Copy)]
-pub struct Page {
-    /// Place of its first entry.
-    pub start: usize,
-    /// At most this many.
-    pub limit: usize,
+/// Which entries of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// From the entry at place `start` on.
+    From {
+        /// Place of its first entry.
+        start: usize,
+        /// At most this many.
+        limit: usize,
+    },
+    /// The newest, at most this many.
+    Last(usize),
 }
 
 impl Threads {
@@ -52,14 +60,17 @@ impl Threads {
 
     /// One thread with a page of its entries.
     pub async fn detail(&self, at: &Found, thread: &ThreadId, page: Page) -> Result<ThreadDetail> {
-        let conversation = self.stored(at, thread).await?;
+        let mut customs = Customs::default();
+        let conversation = self.stored_with(at, thread, |conversation, item| customs.take(conversation, item)).await?;
         let thread = thread_in(&conversation, &at.view.id, thread)?;
-        let (entries, next) = entries_of(thread, page);
+        let (start, entries, next) = entries_of(thread, page);
         let waits = |question: &&Question| question.answer.is_none() && question.closed.is_none();
         Ok(ThreadDetail {
             thread: thread_view(&at.desktop, thread),
             recent_turns: recent_turns(thread),
+            entries_before: start as u64,
             entries,
+            custom_events: customs.into(),
             questions: thread.questions.iter().filter(waits).map(question_view).collect(),
             next_cursor: next.map(|next| next.to_string()),
         })
@@ -120,7 +131,16 @@ impl Threads {
 
     /// One thread with all of its texts, with everything that was written before the call.
     async fn stored(&self, at: &Found, thread: &ThreadId) -> Result<Conversation> {
-        let read = self.hub.log().read(&at.desktop, Some(thread));
+        self.stored_with(at, thread, |_, _| {}).await
+    }
+
+    async fn stored_with(
+        &self,
+        at: &Found,
+        thread: &ThreadId,
+        seen: impl FnMut(&Conversation, ThreadFeedItem),
+    ) -> Result<Conversation> {
+        let read = self.hub.log().read_with(&at.desktop, Some(thread), seen);
         tokio::time::timeout(READ_DEADLINE, read).await.map_err(unavailable)?
     }
 }
@@ -206,21 +226,32 @@ fn recent_turns(thread: &Thread) -> Vec<TurnView> {
     turns
 }
 
-/// A page of entries and the place of the next one; at least one entry, if there is any.
-fn entries_of(thread: &Thread, page: Page) -> (Vec<EntryView>, Option<usize>) {
-    let Page { start, limit } = page;
-    let mut entries = Vec::new();
-    let mut bytes = 0;
-    for entry in thread.entries.iter().skip(start).take(limit) {
-        let view = entry_view(entry);
-        bytes += view.text.len();
-        if bytes > PAGE_BYTES && !entries.is_empty() {
-            break;
+/// Place of a page's first entry, its entries, and the place of the next one; at least one entry, if there is any.
+fn entries_of(thread: &Thread, page: Page) -> (usize, Vec<EntryView>, Option<usize>) {
+    match page {
+        Page::From { start, limit } => {
+            let start = start.min(thread.entries.len());
+            let entries = as_fits(thread.entries.iter().skip(start).take(limit));
+            let next = start + entries.len();
+            (start, entries, Some(next).filter(|next| *next < thread.entries.len()))
         }
-        entries.push(view);
+        Page::Last(limit) => {
+            let mut entries = as_fits(thread.entries.iter().rev().take(limit));
+            entries.reverse();
+            (thread.entries.len() - entries.len(), entries, None)
+        }
     }
-    let next = start.saturating_add(entries.len());
-    (entries, Some(next).filter(|next| *next < thread.entries.len()))
+}
+
+/// As many as fit into a page.
+fn as_fits<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<EntryView> {
+    let mut bytes = 0;
+    let fits = |view: &EntryView| {
+        let first = bytes == 0;
+        bytes += view.text.len().max(1);
+        first || bytes <= PAGE_BYTES
+    };
+    entries.map(entry_view).take_while(fits).collect()
 }
 
 fn entry_view(entry: &Entry) -> EntryView {

@@ -208,6 +208,21 @@ async fn a_conversation_is_shown_in_pages_and_its_turns_can_be_waited_for() {
     assert_eq!((&page["acp_thread_id"], &page["next_cursor"]), (&json!("acp-1"), &json!("2")));
     let (_, page) = caller.get(&format!("{path}?cursor=2")).await;
     assert_eq!((&page["entries"][0]["tool"]["name"], &page["next_cursor"]), (&json!("grep"), &Value::Null));
+    // The newest ones, with what has no meaning to us at the turn where it came.
+    let custom = ThreadEvent::Custom { name: "agent_mood".to_owned(), data: json!({"mood": "good"}) };
+    let sequence = write(&app, "s", &thread, custom).await;
+    let (_, page) = caller.get(&format!("{path}?last=2")).await;
+    let ids: Vec<_> = page["entries"].as_array().expect("entries").iter().map(|entry| text(&entry["id"])).collect();
+    assert_eq!((ids, &page["entries_before"]), (vec!["2/a b".to_owned(), "3".to_owned()], &json!(1)), "{page}");
+    assert_eq!(page["next_cursor"], Value::Null);
+    let told = &page["custom_events"][0];
+    assert_eq!(
+        (&told["name"], &told["turn"], &told["sequence"]),
+        (&json!("agent_mood"), &json!(turn), &json!(sequence))
+    );
+    assert_eq!(told["data"], json!({"mood": "good"}));
+    refused(&caller.get(&format!("{path}?last=2&cursor=1")).await, 400, "invalid_request");
+    refused(&caller.get(&format!("{path}?last=501")).await, 400, "invalid_request");
     let (mut whole, mut offset) = (String::new(), 0);
     while offset < 150_007 {
         let (status, piece) = caller.get(&format!("{path}/entries/1?offset={offset}&limit=70000")).await;

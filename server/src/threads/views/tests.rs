@@ -38,7 +38,8 @@ fn pages_are_bounded_and_miss_nothing() {
     let thread = thread((0..60).map(|entry| said(entry, "ä".repeat(50_000))));
     let (mut seen, mut start) = (Vec::new(), Some(0));
     while let Some(from) = start {
-        let (entries, next) = entries_of(&thread, Page { start: from, limit: 500 });
+        let (place, entries, next) = entries_of(&thread, Page::From { start: from, limit: 500 });
+        assert_eq!(place, from);
         let bytes: usize = entries.iter().map(|entry| entry.text.len()).sum();
         assert!((1..=PAGE_BYTES).contains(&bytes), "{bytes}");
         assert!(entries.iter().all(|entry| entry.truncated && entry.length == 100_000));
@@ -46,8 +47,25 @@ fn pages_are_bounded_and_miss_nothing() {
         start = next;
     }
     assert_eq!(seen, (0..60).map(|entry| entry.to_string()).collect::<Vec<_>>());
-    let beyond = entries_of(&thread, Page { start: usize::MAX, limit: 500 });
-    assert!(beyond.0.is_empty() && beyond.1.is_none());
+    let beyond = entries_of(&thread, Page::From { start: usize::MAX, limit: 500 });
+    assert!(beyond.0 == 60 && beyond.1.is_empty() && beyond.2.is_none());
+}
+
+#[test]
+fn the_newest_entries_are_told_oldest_first_as_far_as_they_fit() {
+    let last = |thread: &Thread, count| {
+        let (place, entries, next) = entries_of(thread, Page::Last(count));
+        assert!(next.is_none(), "{next:?}");
+        (place, entries.into_iter().map(|entry| entry.id).collect::<Vec<_>>())
+    };
+    let short = thread((0..60).map(|entry| said(entry, "x".to_owned())));
+    assert_eq!(last(&short, 3), (57, vec!["57".to_owned(), "58".to_owned(), "59".to_owned()]));
+    assert_eq!(last(&short, 500).0, 0);
+    // 64 KiB of each at most: sixteen are a page.
+    let long = thread((0..60).map(|entry| said(entry, "x".repeat(100_000))));
+    assert_eq!(last(&long, 500).0, 44);
+    let none = thread([queued(0, "x".to_owned())]);
+    assert_eq!(last(&none, 5), (0, Vec::new()));
 }
 
 #[test]
