@@ -27,6 +27,7 @@ mod registry;
 mod runners;
 mod secrets;
 mod sessions;
+pub mod sockets;
 mod spec_tasks;
 mod streams;
 mod sync;

@@ -10,6 +10,7 @@ use axum::serve::{Listener as _, ListenerExt as _};
 use clap::{Args, Parser, Subcommand};
 use helix_server::app::App;
 use helix_server::config::{Overrides, ServerConfig};
+use helix_server::http::sockets;
 use helix_server::nats_config::{self, NatsSettings};
 use helix_server::telemetry;
 use hyper::server::conn::http1;
@@ -163,10 +164,7 @@ async fn run(config: ServerConfig) -> anyhow::Result<()> {
 /// Serves until `stopping`, then finishes what was begun. Upgraded sockets are not waited for. Not `axum::serve`: that
 /// one waits for a request's head for ever.
 async fn serve(listener: TcpListener, router: axum::Router, stopping: CancellationToken) {
-    // Small frames of a desktop shall not wait for each other.
-    let mut listener = listener.tap_io(|socket| {
-        let _ = socket.set_nodelay(true);
-    });
+    let mut listener = listener.tap_io(|socket| sockets::tune(socket, sockets::DEAF));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
     let service = TowerToHyperService::new(router);

@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::http::HeaderValue;
+use axum::serve::ListenerExt as _;
 use futures::StreamExt as _;
 use helix_protocol::api::CreateSession;
 use helix_protocol::record::Scope;
 use helix_protocol::session::SessionPhase;
 use helix_protocol::thread::TurnState;
 use helix_server::app::App;
+use helix_server::http::sockets;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{WebSocketStream, client_async};
@@ -219,6 +221,35 @@ async fn a_feed_ends_with_its_token_and_with_its_session() {
         }
     };
     assert_eq!(end, 1000);
+    fleet.stop(&[app]).await;
+}
+
+/// So long a client may be deaf in a test.
+const DEAF: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_sent_events_to_a_client_that_never_reads_end() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let caller = Caller::admin(listener.local_addr().expect("bound"));
+    let router = helix_server::http::router(app.clone());
+    let listener = listener.tap_io(|socket| sockets::tune(socket, DEAF));
+    let stop = app.shutdown.clone().cancelled_owned();
+    tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future());
+    let (thread, turn) = begun(&app, &caller).await;
+    let deaf = caller.ask("GET", "/api/v1/sessions/s/events?after=0", "", "").await;
+    let mut slow = caller.ask("GET", "/api/v1/sessions/s/events?after=0", "", "").await;
+    let big = "x".repeat(100_000);
+    for _ in 0..300 {
+        write(&app, "s", &thread, said(&turn, "1", 0, &big)).await;
+    }
+    // More than the sockets hold: both wait. One takes a little now and then, the other nothing at all.
+    for _ in 0..8 {
+        tokio::time::sleep(DEAF / 4).await;
+        slow.take(256 * 1024).await.expect("a client that reads is not cut off");
+    }
+    assert!(within("cut off", deaf.to_its_end()).await.is_err(), "its answer had an end");
     fleet.stop(&[app]).await;
 }
 
