@@ -91,7 +91,7 @@ pub enum Command {
     /// Store values that sessions get by name, such as model keys
     #[command(subcommand)]
     Secret(SecretCommand),
-    /// Look at pieces of work that have one desktop and many threads, and end them
+    /// Create pieces of work that have one desktop and many threads, look at them, and end them
     #[command(subcommand)]
     SpecTask(SpecTaskCommand),
     /// Look at the machines that run sessions

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 pub use self::logs::{FollowedLogs, LogsRequest};
 pub use self::patience::patiently;
 pub use self::refusal::refusal;
+pub use self::threads::Page;
 use crate::error::{CliError, Kind, Result, chain};
 use crate::settings::Connection;
 

@@ -7,7 +7,7 @@ use helix_protocol::ids::hex;
 use helix_protocol::thread::TurnState;
 use helix_protocol::{SessionId, ThreadId};
 
-use crate::client::{Client, patiently};
+use crate::client::{Client, Page, patiently};
 use crate::error::{CliError, Kind, Result};
 
 /// How long the server may be away while a prompt is sent.
@@ -34,11 +34,21 @@ pub struct Place {
     pub desktop: SessionId,
     /// Sequence of its last event that is known.
     pub sequence: u64,
+    /// Something runs or waits in it: what is asked now waits for that.
+    pub busy: bool,
 }
 
 impl From<ThreadView> for Place {
     fn from(thread: ThreadView) -> Self {
-        Self { id: thread.id, desktop: thread.session, sequence: thread.sequence }
+        let busy = thread.active_turn.is_some() || thread.queued > 0;
+        Self { id: thread.id, desktop: thread.session, sequence: thread.sequence, busy }
+    }
+}
+
+impl Where {
+    /// What is asked there now waits for what was asked before.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Thread(place) if place.busy)
     }
 }
 
@@ -84,7 +94,7 @@ pub async fn this(client: &Client, session: &SessionId, id: &ThreadId) -> Result
     let thread = match listed {
         Some(thread) => thread,
         // The server says best what is wrong.
-        None => client.thread(session, id, None, Some(1)).await?.thread,
+        None => client.thread(session, id, Page::Last(1)).await?.thread,
     };
     Ok(Where::Thread(thread.into()))
 }

@@ -10,7 +10,7 @@ use helix_protocol::api::threads::{EntryView, ThreadDetail};
 use helix_protocol::thread::ThreadFeedItem;
 use helix_protocol::{ErrorCode, SessionId, ThreadId, TurnId};
 
-use crate::client::{Client, patiently};
+use crate::client::{Client, Page, patiently};
 use crate::error::Result;
 use crate::feed::{ThreadFeed, Told};
 use crate::transcript::{Piece, Transcript};
@@ -170,7 +170,7 @@ impl Reading {
     }
 
     async fn read_thread(&mut self) -> Result<()> {
-        let first = self.page(None).await?;
+        let first = self.page(Page::First).await?;
         let (turns, questions, sequence) = (first.recent_turns.clone(), first.questions.clone(), first.thread.sequence);
         let mut entries = Vec::new();
         let mut page = first;
@@ -181,7 +181,7 @@ impl Reading {
                 }
             }
             let Some(cursor) = page.next_cursor.take() else { break };
-            page = self.page(Some(&cursor)).await?;
+            page = self.page(Page::At(&cursor)).await?;
         }
         // From here on nothing waits: it is done whole or not at all. Prompts come before what was said to them.
         let pieces: Vec<_> = turns.iter().flat_map(|turn| self.transcript.turn_is(turn)).collect();
@@ -220,8 +220,8 @@ impl Reading {
         Ok(())
     }
 
-    async fn page(&self, cursor: Option<&str>) -> Result<ThreadDetail> {
-        patiently(AWAY, async || self.client.thread(&self.session, &self.thread, cursor, None).await).await
+    async fn page(&self, page: Page<'_>) -> Result<ThreadDetail> {
+        patiently(AWAY, async || self.client.thread(&self.session, &self.thread, page).await).await
     }
 
     /// The entry with its whole text; of a tool's nothing but its state is shown.

@@ -1,7 +1,10 @@
 //! Signals, counted from the moment when they are caught: none is lost between two looks.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::error::{CliError, Result};
 
@@ -30,6 +33,20 @@ impl Signals {
     /// How many came.
     pub fn count(&self) -> u32 {
         *self.count.borrow()
+    }
+
+    /// Completes at the second one within this time after another.
+    pub async fn came_twice(&self, within: Duration) {
+        let mut last: Option<Instant> = None;
+        let mut seen = 0;
+        loop {
+            self.came(seen + 1).await;
+            let count = self.count();
+            if count > seen + 1 || last.is_some_and(|last| last.elapsed() <= within) {
+                return;
+            }
+            (last, seen) = (Some(Instant::now()), count);
+        }
     }
 
     /// Completes when so many came. Cancel safe.

@@ -12,21 +12,21 @@ use helix_tests::{Cluster, ports, programs};
 use serde_json::Value;
 
 /// helixctl with a server and a token.
-struct Cli {
-    url: String,
-    token_file: String,
-    home: String,
+pub struct Cli {
+    pub url: String,
+    pub token_file: String,
+    pub home: String,
 }
 
 /// What a command did.
-struct Done {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub struct Done {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Cli {
-    fn new(cluster: &Cluster) -> Result<Self> {
+    pub fn new(cluster: &Cluster) -> Result<Self> {
         let text = |path: &Path| path.to_str().map(str::to_owned).context("path is not UTF-8");
         Ok(Self {
             url: cluster.servers[0].url(),
@@ -35,7 +35,7 @@ impl Cli {
         })
     }
 
-    async fn run(&self, args: &[&str]) -> Result<Done> {
+    pub async fn run(&self, args: &[&str]) -> Result<Done> {
         let all = [&["--url", &self.url, "--token-file", &self.token_file], args].concat();
         self.done(&programs::ours("helixctl")?, &all).await
     }
@@ -50,14 +50,14 @@ impl Cli {
     }
 
     /// The command's answer, if it ends with `code`.
-    async fn plain(&self, code: i32, args: &[&str]) -> Result<String> {
+    pub async fn plain(&self, code: i32, args: &[&str]) -> Result<String> {
         let done = self.run(args).await?;
         ensure!(done.code == code, "{args:?}: exit code {}\n{}{}", done.code, done.stdout, done.stderr);
         Ok(done.stdout)
     }
 
     /// The same with `--json`: one compact object.
-    async fn json(&self, code: i32, args: &[&str]) -> Result<Value> {
+    pub async fn json(&self, code: i32, args: &[&str]) -> Result<Value> {
         let text = self.plain(code, &[args, &["--json"]].concat()).await?;
         ensure!(text.lines().count() == 1, "{args:?}: not one line: {text}");
         serde_json::from_str(&text).with_context(|| text.clone())

@@ -7,6 +7,7 @@ mod browser_threads;
 mod bus;
 mod chaos;
 mod cli;
+mod cli_conversations;
 mod conversation_chaos;
 mod conversations;
 mod dependencies;

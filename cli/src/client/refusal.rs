@@ -39,7 +39,10 @@ pub(super) fn next_step(code: ErrorCode) -> (Kind, Option<&'static str>) {
             (Kind::Unreachable, Some("helixctl status"))
         }
         ErrorCode::WaitTimeout => (Kind::TimedOut, Some("helixctl status")),
-        ErrorCode::SessionNotFound | ErrorCode::SessionEnded => (Kind::Failed, Some("helixctl session list")),
+        ErrorCode::SessionNotFound => (Kind::Failed, Some("helixctl session list")),
+        ErrorCode::SessionEnded => {
+            (Kind::Failed, Some("begin another: helixctl session create; what was said: helixctl thread list ID"))
+        }
         ErrorCode::ThreadNotFound => (Kind::Failed, Some("helixctl thread list SESSION")),
         ErrorCode::TurnNotFound | ErrorCode::EntryNotFound | ErrorCode::QuestionNotFound => {
             (Kind::Failed, Some("helixctl thread show SESSION THREAD"))

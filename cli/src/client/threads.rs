@@ -15,6 +15,17 @@ const PAGE: usize = 500;
 /// Bytes of a piece of a long entry: the most that a server gives.
 const PIECE: usize = 1024 * 1024;
 
+/// Which entries of a thread.
+#[derive(Debug, Clone, Copy)]
+pub enum Page<'a> {
+    /// From the first.
+    First,
+    /// From the entry of this cursor.
+    At(&'a str),
+    /// The newest, at most this many.
+    Last(usize),
+}
+
 impl Client {
     /// `GET /sessions/{id}/threads`.
     pub async fn threads(&self, session: &SessionId) -> Result<ThreadList> {
@@ -27,18 +38,14 @@ impl Client {
         self.call("begin a thread", Method::POST, &path, &[], Some(request)).await
     }
 
-    /// `GET /sessions/{id}/threads/{thread}`: one page; `entries` at most this many, where given.
-    pub async fn thread(
-        &self,
-        session: &SessionId,
-        thread: &ThreadId,
-        cursor: Option<&str>,
-        entries: Option<usize>,
-    ) -> Result<ThreadDetail> {
+    /// `GET /sessions/{id}/threads/{thread}`: one page of its entries.
+    pub async fn thread(&self, session: &SessionId, thread: &ThreadId, page: Page<'_>) -> Result<ThreadDetail> {
         let path = ["sessions", session.as_str(), "threads", thread.as_str()];
-        let cursor = cursor.map(|cursor| ("cursor", cursor.to_owned()));
-        let query: Vec<_> =
-            std::iter::once(("limit", entries.unwrap_or(PAGE).min(PAGE).to_string())).chain(cursor).collect();
+        let query = match page {
+            Page::First => vec![("limit", PAGE.to_string())],
+            Page::At(cursor) => vec![("limit", PAGE.to_string()), ("cursor", cursor.to_owned())],
+            Page::Last(entries) => vec![("last", entries.clamp(1, PAGE).to_string())],
+        };
         self.call("read the thread", Method::GET, &path, &query, None::<&()>).await
     }
 

@@ -4,16 +4,20 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use helix_protocol::SpecTaskId;
-use helix_protocol::api::threads::SpecTaskView;
+use helix_protocol::api::threads::{CreateSpecTask, SpecTaskView};
 
+use super::session::create::CreateArgs;
 use super::session::facts;
+use super::session::wait::Watch;
 use crate::client::Client;
 use crate::error::Result;
 use crate::ui::Ui;
 
-/// Look at pieces of work that have one desktop and many threads, and end them
+/// Create pieces of work that have one desktop and many threads, look at them, and end them
 #[derive(Debug, Subcommand)]
 pub enum SpecTaskCommand {
+    /// Create a desktop for one, with the flags of `session create`; a session with --spec-task is another name of it
+    Create(Box<CreateArgs>),
     /// List spec tasks, newest first
     List,
     /// Show one: its session, and its threads with the agent's ids
@@ -31,6 +35,7 @@ pub enum SpecTaskCommand {
 /// Runs one spec-task command.
 pub async fn run(client: &Client, command: SpecTaskCommand, ui: &Ui) -> Result<ExitCode> {
     match command {
+        SpecTaskCommand::Create(args) => create(client, *args, ui).await?,
         SpecTaskCommand::List => {
             let list = client.spec_tasks().await?;
             let rows: Vec<_> = list
@@ -56,6 +61,24 @@ pub async fn run(client: &Client, command: SpecTaskCommand, ui: &Ui) -> Result<E
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn create(client: &Client, args: CreateArgs, ui: &Ui) -> Result<()> {
+    let (goal, patience) = args.patience();
+    let mut session = args.request()?;
+    let request = CreateSpecTask { spec_task_id: session.spec_task.take(), session };
+    // Watching begins before the session exists, so that no step of it is missed.
+    let watch = if goal.is_some() { Some(Watch::open(client, patience).await?) } else { None };
+    let task = client.create_spec_task(&request).await?;
+    if let (Some(goal), Some(mut watch)) = (goal, watch) {
+        watch.until(&task.helix_session_id, goal, ui).await?;
+    }
+    ui.answer(&task, || ui.line(task.spec_task_id.as_str()))?;
+    if !ui.json {
+        let (task, session) = (&task.spec_task_id, &task.helix_session_id);
+        ui.note(&format!("its desktop is session {session}; more work: helixctl session create --spec-task {task}"));
+    }
+    Ok(())
 }
 
 fn show(ui: &Ui, task: &SpecTaskView) -> Result<()> {

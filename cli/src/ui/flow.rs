@@ -129,6 +129,13 @@ impl Flow {
         if data.is_empty() { Vec::new() } else { vec![Out::Data(data)] }
     }
 
+    /// Nothing more is said.
+    pub fn leave(&mut self) -> Vec<Out> {
+        let mut out = Vec::new();
+        self.begin_line(&mut out);
+        out
+    }
+
     /// The terminal's cursor is at the beginning of a line.
     fn begin_line(&mut self, out: &mut Vec<Out>) {
         self.end_question(out);
@@ -216,6 +223,7 @@ mod tests {
         assert_eq!(all(asked.into()), "> \nsaid\n> ");
         flow.entered();
         assert_eq!(all(vec![flow.line("queued"), flow.end()]), "queued\n");
+        assert_eq!(all(vec![flow.leave(), flow.ask("> "), flow.leave(), flow.leave()]), "> \n");
     }
 
     #[test]

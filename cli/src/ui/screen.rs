@@ -90,6 +90,13 @@ impl Screen {
         self.write(out)
     }
 
+    /// Nothing more is said: what follows on a terminal, a shell's prompt, begins on a line of its own.
+    pub fn leave(&mut self) -> Result<()> {
+        self.end()?;
+        let out = self.flow.leave();
+        self.write(out)
+    }
+
     fn write(&mut self, outs: Vec<Out>) -> Result<()> {
         for out in outs {
             // A reader that went away does not end the turn.

@@ -13,17 +13,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use helix_protocol::api::SessionView;
 use helix_protocol::api::threads::{AnswerQuestion, CancelTurn};
+use helix_protocol::session::SessionPhase;
 use helix_protocol::thread::AnswerAction;
 use helix_protocol::{ErrorCode, SessionId, ThreadId, TurnId};
 use serde_json::Value;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use self::form::{Filled, Form};
 use self::words::{HELP, Line};
-use crate::client::Client;
+use crate::client::{Client, Page};
 use crate::commands::thread;
 use crate::error::{CliError, Kind, Result};
 use crate::follow::{because_ended, session_ends, waits_because};
@@ -61,6 +62,9 @@ pub async fn run(client: &Client, args: ChatArgs, ui: &Ui) -> Result<ExitCode> {
             .next("helixctl session prompt ID TEXT --wait --json, or helixctl thread show ID THREAD --follow --json"));
     }
     let session = client.session(&args.id).await?;
+    if session.phase == SessionPhase::Stopping || session.phase.is_terminal() {
+        return Err(ended(&session));
+    }
     let place = match &args.thread {
         Some(thread) => this(client, &args.id, thread).await?,
         None if args.new_thread => Where::New { agent: args.agent.clone() },
@@ -93,15 +97,19 @@ pub async fn run(client: &Client, args: ChatArgs, ui: &Ui) -> Result<ExitCode> {
     if let Some(why) = waits_because(&session) {
         chat.screen.note(&why)?;
     }
+    // The first arm comes first: a second Ctrl-C is not taken for another first one.
     let left = tokio::select! {
+        biased;
+        () = signals.came_twice(TWICE) => Ok(()),
         left = chat.talk(place) => left,
-        () = twice(&signals) => Ok(()),
-        ended = session_ends(client, &session.id, &desktop) => ended.and_then(|session| {
-            let what = format!("session {} has ended: it is {}", session.id, session.phase);
-            Err(because_ended(CliError::failed(what), &session))
-        }),
+        session = session_ends(client, &session.id, &desktop) => session.and_then(|session| Err(ended(&session))),
     };
     chat.screen.end()?;
+    if chat.person && signals.count() > chat.struck {
+        chat.screen.struck()?;
+    } else {
+        chat.screen.leave()?;
+    }
     left?;
     if chat.works() {
         chat.screen.note("the running turn goes on")?;
@@ -109,18 +117,11 @@ pub async fn run(client: &Client, args: ChatArgs, ui: &Ui) -> Result<ExitCode> {
     Ok(if chat.failed && !chat.person { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Completes at the second Ctrl-C within [`TWICE`].
-async fn twice(signals: &Signals) {
-    let mut last: Option<Instant> = None;
-    let mut seen = 0;
-    loop {
-        signals.came(seen + 1).await;
-        let count = signals.count();
-        if count > seen + 1 || last.is_some_and(|last| last.elapsed() <= TWICE) {
-            return;
-        }
-        (last, seen) = (Some(Instant::now()), count);
-    }
+/// Nothing can be said any more.
+fn ended(session: &SessionView) -> CliError {
+    let (id, phase) = (&session.id, session.phase);
+    because_ended(CliError::failed(format!("session {id} takes no prompts: it is {phase}")), session)
+        .next(format!("what was said: helixctl thread list {id}; begin another: helixctl session create"))
 }
 
 struct Chat<'a> {
@@ -249,7 +250,7 @@ impl Chat<'_> {
 
     /// Goes on in a thread: what runs in it is shown.
     async fn enter(&mut self, id: &ThreadId) -> Result<()> {
-        let detail = self.client.thread(&self.session, id, None, Some(1)).await?;
+        let detail = self.client.thread(&self.session, id, Page::Last(1)).await?;
         let over = detail.recent_turns.iter().filter(|turn| turn.state.is_final()).map(|turn| turn.id.clone());
         let interest = Interest::Except(over.collect());
         let goes_on = !detail.questions.is_empty() || detail.recent_turns.iter().any(|turn| !turn.state.is_final());
@@ -276,7 +277,7 @@ impl Chat<'_> {
             // What comes from here on is told by the reading that there is.
             Some(reading) => {
                 let (id, desktop) = (reading.thread().clone(), self.session.clone());
-                Where::Thread(Place { id, desktop, sequence: 0 })
+                Where::Thread(Place { id, desktop, sequence: 0, busy: false })
             }
             None => Where::New { agent: self.agent.clone() },
         };

@@ -107,11 +107,24 @@ fn parse_on_lost(text: &str) -> Result<OnLost, String> {
     }
 }
 
+impl CreateArgs {
+    /// What `--wait` waits for, and for how long.
+    pub fn patience(&self) -> (Option<Goal>, Duration) {
+        let goal = self.wait.map(|wait| if wait == WaitFor::Ready { Goal::Ready } else { Goal::Result });
+        (goal, Duration::from_secs(self.timeout))
+    }
+
+    /// The request; reads what is to be read.
+    pub fn request(self) -> Result<CreateSession> {
+        request(self, || stdin::text("standard input (--input -)", MAX_INPUT_CHARS))
+    }
+}
+
 /// Creates, and waits if asked to.
 pub async fn run(client: &Client, args: CreateArgs, ui: &Ui) -> Result<ExitCode> {
-    let (wait, patience) = (args.wait, Duration::from_secs(args.timeout));
-    let request = request(args, || stdin::text("standard input (--input -)", MAX_INPUT_CHARS))?;
-    let Some(wait) = wait else {
+    let (wait, (goal, patience)) = (args.wait, args.patience());
+    let request = args.request()?;
+    let (Some(wait), Some(goal)) = (wait, goal) else {
         let session = client.create_session(&request).await?;
         ui.answer(&session, || ui.line(session.id.as_str()))?;
         if !ui.json {
@@ -122,7 +135,6 @@ pub async fn run(client: &Client, args: CreateArgs, ui: &Ui) -> Result<ExitCode>
     // Watching begins before the session exists, so that no step of it is missed.
     let mut watch = Watch::open(client, patience).await?;
     let session = client.create_session(&request).await?;
-    let goal = if wait == WaitFor::Ready { Goal::Ready } else { Goal::Result };
     let session = watch.until(&session.id, goal, ui).await?;
     ui.answer(&session, || ui.line(session.id.as_str()))?;
     Ok(report(&session, wait, ui))

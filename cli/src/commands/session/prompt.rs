@@ -74,11 +74,12 @@ pub async fn run(client: &Client, args: PromptArgs, ui: &Ui) -> Result<ExitCode>
         None if args.new_thread => Where::New { agent: args.agent },
         None => newest(client, &args.id, args.agent.as_deref()).await?,
     };
+    let waits = to.is_busy() && !args.interrupt;
     let prompt = Prompt { text, interrupt: args.interrupt, attachments: args.attachments, key: args.idempotency_key };
     let sent = send(client, &args.id, &to, prompt).await?;
     if args.wait {
         let patience = Duration::from_secs(args.timeout);
-        return wait(client, &session, &sent, patience, ui).await;
+        return wait(client, &session, &sent, waits, patience, ui).await;
     }
     let accepted = Accepted { session: args.id, turn: sent.turn };
     ui.answer(&accepted, || ui.line(accepted.turn.id.as_str()))?;
@@ -93,13 +94,22 @@ pub async fn run(client: &Client, args: PromptArgs, ui: &Ui) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-async fn wait(client: &Client, session: &SessionView, sent: &Sent, patience: Duration, ui: &Ui) -> Result<ExitCode> {
+async fn wait(
+    client: &Client,
+    session: &SessionView,
+    sent: &Sent,
+    waits: bool,
+    patience: Duration,
+    ui: &Ui,
+) -> Result<ExitCode> {
     let turn = &sent.turn;
     let task = Task { session: &session.id, desktop: &sent.desktop, thread: &turn.thread, turn: &turn.id };
     let mut screen = Screen::new(ui);
     screen.note(&format!("turn {} of thread {}", turn.id, turn.thread))?;
     if let Some(why) = waits_because(session) {
         screen.note(&why)?;
+    } else if waits {
+        screen.note("it waits for what was asked in this thread before; --interrupt or --new-thread does not")?;
     }
     let followed = tokio::time::timeout(patience, async {
         let interest = Interest::Turn(turn.id.clone());

@@ -10,7 +10,7 @@ use helix_protocol::{SessionId, ThreadId, TurnId};
 use serde::Serialize;
 
 use super::state_words;
-use crate::client::Client;
+use crate::client::{Client, Page};
 use crate::commands::session::facts;
 use crate::error::Result;
 use crate::feed::{ThreadFeed, Told};
@@ -54,17 +54,26 @@ pub async fn run(client: &Client, args: ShowArgs, ui: &Ui) -> Result<()> {
 
 /// The thread with its last entries, and how many there are before them.
 async fn read(client: &Client, args: &ShowArgs) -> Result<(ThreadDetail, usize)> {
-    let mut detail = client.thread(&args.session, &args.thread, None, None).await?;
-    let mut earlier = 0;
-    loop {
-        let more = detail.entries.len().saturating_sub(args.entries);
-        detail.entries.drain(..more);
-        earlier += more;
-        let Some(cursor) = detail.next_cursor.take() else { return Ok((detail, earlier)) };
-        let page = client.thread(&args.session, &args.thread, Some(&cursor), None).await?;
-        detail.entries.extend(page.entries);
-        detail.next_cursor = page.next_cursor;
+    let mut detail = client.thread(&args.session, &args.thread, Page::Last(args.entries)).await?;
+    let all = usize::try_from(detail.entries_before).unwrap_or(usize::MAX).saturating_add(detail.entries.len());
+    let wanted = args.entries.min(all);
+    if wanted == 0 {
+        detail.entries.clear();
     }
+    // More than a page holds: from the first wanted one on.
+    let mut cursor = (detail.entries.len() < wanted).then(|| (all - wanted).to_string());
+    if cursor.is_some() {
+        detail.entries.clear();
+    }
+    while let Some(from) = cursor {
+        let page = client.thread(&args.session, &args.thread, Page::At(&from)).await?;
+        cursor = page.next_cursor.clone();
+        let entries = std::mem::take(&mut detail.entries);
+        detail = ThreadDetail { entries: entries.into_iter().chain(page.entries).collect(), ..page };
+    }
+    let earlier = all - wanted;
+    detail.entries_before = earlier as u64;
+    Ok((detail, earlier))
 }
 
 fn show_facts(ui: &Ui, detail: &ThreadDetail) -> Result<()> {
