@@ -45,6 +45,7 @@ const commands = {
       return { x, y, width, height, reachable: element.contains(top), page: document.documentElement.scrollWidth };
     }),
   focused: () => page.evaluate(() => document.activeElement?.id || document.activeElement?.tagName.toLowerCase()),
+  choose: ({ selector, value }) => page.selectOption(selector, value).then(() => null),
   fill: ({ selector, text }) => page.fill(selector, text),
   screenshot: ({ path }) => page.screenshot({ path }).then(() => null),
   complaints: () => {

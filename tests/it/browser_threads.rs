@@ -1,6 +1,8 @@
 //! The conversation beside the desktop in a real Chromium, against a real server and the agent's end of the sync
 //! socket: what is typed in the page reaches the agent, what the agent says appears in the page, once and whole.
 
+mod readers;
+
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};

@@ -122,6 +122,12 @@ impl Browser {
         Ok(())
     }
 
+    /// Chooses an option of a list by its value.
+    pub async fn choose(&mut self, selector: &str, value: &str) -> Result<()> {
+        self.command(json!({"do": "choose", "selector": selector, "value": value})).await?;
+        Ok(())
+    }
+
     /// Clicks on an element, once it can be clicked.
     pub async fn click(&mut self, selector: &str) -> Result<()> {
         self.command(json!({"do": "click", "selector": selector})).await?;

@@ -22,7 +22,7 @@ export function follow({ path = "/api/v1/events", after = null, onItem, onState 
 
   function connect() {
     onState("connecting");
-    const mine = new WebSocket(socketUrl(after === null ? path : `${path}?after=${after}`), socketProtocols());
+    const mine = new WebSocket(socketUrl(after === null ? path : `${path}${path.includes("?") ? "&" : "?"}after=${after}`), socketProtocols());
     socket = mine;
     mine.onopen = () => {
       backoff.reset();

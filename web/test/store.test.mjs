@@ -45,7 +45,7 @@ test("the feed begins where the list ends, and pages and events join without a s
   let answer;
   const { store, told, feeds } = played({
     list: async () => ({ threads: [view("a", 4), view("b", 9)] }),
-    detail: () => new Promise((resolve) => (answer = resolve)),
+    newest: () => new Promise((resolve) => (answer = resolve)),
   });
   await store.start();
   assert.equal(feeds[0].after, 9);
@@ -65,9 +65,41 @@ test("the feed begins where the list ends, and pages and events join without a s
   assert.equal(text(store), "abcde");
 });
 
+test("a long thread is read from its end, and what was said before when it is wanted", async () => {
+  const asked = [];
+  const before = Array.from({ length: 250 }, (_, at) => said(`old${at}`, `text ${at}`));
+  const { store, told } = played({
+    list: async () => ({ threads: [view("a", 5)] }),
+    newest: async () => page("a", 5, [said("1", "ab")], { entries_before: 250, custom_events: [{ sequence: 4, at, name: "mood", data: 1, turn: null }] }),
+    page: async (id, cursor, limit) => {
+      asked.push([cursor, limit]);
+      // Pages end early where texts are long.
+      return page("a", 9, before.slice(cursor, cursor + Math.min(limit, 150)));
+    },
+  });
+  await store.start();
+  await store.show("a");
+  const ids = () => [...store.open.thread.entries.keys()];
+  assert.deepEqual(ids(), ["1"]);
+  assert.deepEqual(store.open.thread.customs.map((custom) => custom.name), ["mood"]);
+  store.take(grew("a", 10, 2, "c"));
+  await store.earlier();
+  assert.deepEqual(asked, [[50, 200], [200, 50]]);
+  assert.deepEqual([ids().length, ids()[0], ids().at(-1)], [201, "old50", "1"]);
+  await store.earlier();
+  assert.deepEqual([ids().length, ids()[0], store.open.thread.before], [251, "old0", 0]);
+  await store.earlier();
+  assert.deepEqual(asked.slice(2), [[0, 50]]);
+  assert.equal(told.filter((news) => news.what === "earlier").length, 2);
+  assert.equal(text(store), "abc");
+  // What was told later than its page counts, and what its page knows does not count twice.
+  store.take({ ...grew("a", 9, 0, "no"), entry: "old3" });
+  assert.equal(store.open.thread.entries.get("old3").text, "text 3");
+});
+
 test("a gap is read again from the snapshot; what is shown stays until then", async () => {
   const pages = [page("a", 5, [said("1", "ab")]), page("a", 30, [said("1", "abcdef")])];
-  const { store, told, ring } = played({ list: async () => ({ threads: [view("a", 5)] }), detail: async () => pages.shift() });
+  const { store, told, ring } = played({ list: async () => ({ threads: [view("a", 5)] }), newest: async () => pages.shift() });
   await store.start();
   await store.show("a");
   store.take({ type: "gap", from: 6, to: 29 });
@@ -83,7 +115,7 @@ test("a gap is read again from the snapshot; what is shown stays until then", as
 
 test("a page that is behind the feed is asked for again", async () => {
   const pages = [page("a", 5, [said("1", "old")]), page("a", 20, [said("1", "newer")])];
-  const { store } = played({ list: async () => ({ threads: [view("a", 5)] }), detail: async () => pages.shift() });
+  const { store } = played({ list: async () => ({ threads: [view("a", 5)] }), newest: async () => pages.shift() });
   await store.start();
   store.take(grew("a", 20, 0, "newer"));
   await store.show("a");
@@ -110,7 +142,7 @@ test("what fails is tried again, and another thread is not mixed in", async () =
   let late;
   const { store, told, timers } = played({
     list: async () => ({ threads: [view("a", 5), view("b", 6)] }),
-    detail: async (id) => {
+    newest: async (id) => {
       if (id === "b") return new Promise((resolve) => (late = resolve));
       if (fail) throw Object.assign(new Error("no"), { status: 503 });
       return page("a", 5, [said("1", "ab")]);
@@ -135,7 +167,7 @@ test("a session that was removed is asked nothing more, and what was read stays"
   const gone = Object.assign(new Error("no session"), { status: 404, code: "session_not_found" });
   const { store, told, ring, timers } = played({
     list: async () => (there ? { threads: [view("a", 5)] } : Promise.reject(gone)),
-    detail: async () => page("a", 5, [said("1", "ab")]),
+    newest: async () => page("a", 5, [said("1", "ab")]),
   });
   await store.start();
   await store.show("a");
@@ -152,7 +184,7 @@ test("a text that is being written is read to its end at once", async () => {
   const turn = { id: "int_1", state: "running" };
   const { store } = played({
     list: async () => ({ threads: [view("a", 5)] }),
-    detail: async () => page("a", 5, [{ ...said("1", whole.slice(0, 40)), turn: "int_1", length: 100, truncated: true }], { recent_turns: [turn] }),
+    newest: async () => page("a", 5, [{ ...said("1", whole.slice(0, 40)), turn: "int_1", length: 100, truncated: true }], { recent_turns: [turn] }),
     piece: async (thread, id, offset) => asked.push(offset) && { id, offset, text: whole.slice(offset, offset + 40), length: 100 },
   });
   await store.start();

@@ -5,6 +5,7 @@ import test from "node:test";
 import { byteLength, indexOfByte } from "../src/threads/bytes.js";
 import { Blocks } from "../src/threads/blocks.js";
 import { Thread, canResend, isWhole } from "../src/threads/model.js";
+import { choiceOf, offersOf } from "../src/threads/offers.js";
 
 const ALPHABET = ["a", "b", " ", "\n", "é", "€", "😀", "```", "```\n", "~~~~", "\n\n", "word "];
 
@@ -259,4 +260,31 @@ test("a long text is read once, in blocks of bounded size", () => {
   const text = `${line.repeat(12_799)}end`;
   recorder.parser.rewrite(text, 80 * 12_799);
   assert.ok(recorder.read < 1_024_000 + 10_000);
+});
+
+test("what an agent offers is told from its event, in the old form and in the new one", () => {
+  const modes = { currentModeId: "ask", availableModes: [{ id: "ask", name: "Ask", description: "asks" }, { id: "code", name: "Code" }] };
+  const models = { currentModelId: "small", availableModels: [{ modelId: "small", name: "Small" }, { modelId: "large", name: "" }] };
+  const [mode, model] = offersOf({ acp_thread_id: "x", modes, models });
+  assert.deepEqual(mode, { setting: "mode", current: "ask", options: [{ id: "ask", name: "Ask", about: "asks" }, { id: "code", name: "Code", about: "" }] });
+  assert.deepEqual(model.options.map(({ id, name }) => [id, name]), [["small", "Small"], ["large", "large"]]);
+  const options = [{ value: "a", name: "A" }, { name: "more", options: [{ value: "b", name: "B" }] }];
+  const [newer] = offersOf({ modes: null, models: null, config_options: [{ id: "m", category: "model", currentValue: "b", options }, { id: "x", category: "thought_level", options }] });
+  assert.deepEqual([newer.setting, newer.current, newer.options.map(({ id }) => id)], ["model", "b", ["a", "b"]]);
+  // Nothing to choose from.
+  for (const data of [undefined, null, "x", {}, { modes: { currentModeId: "a", availableModes: [{ id: "a" }] } }]) assert.deepEqual(offersOf(data), []);
+  assert.deepEqual(choiceOf("model", "acp-1", "large"), { type: "set_session_model", data: { acp_thread_id: "acp-1", model_id: "large" } });
+});
+
+test("an event without a meaning stays with the turn that the agent had", () => {
+  const thread = new Thread(detail());
+  const custom = (sequence, name) => thread.apply(event(sequence, "custom", { name, data: {} }))[0].custom.turn;
+  thread.apply(event(11, "turn_queued", { turn: "int_1", origin: "api", prompt: "go" }));
+  thread.apply(event(12, "turn_moved", { turn: "int_1", state: "running" }));
+  thread.apply(event(13, "turn_queued", { turn: "int_2", origin: "api", prompt: "then" }));
+  assert.equal(custom(14, "mood"), "int_1");
+  assert.deepEqual(thread.apply(event(14, "custom", { name: "mood", data: {} })), [], "known already");
+  thread.apply(event(15, "turn_moved", { turn: "int_1", state: "completed" }));
+  assert.equal(custom(16, "mood"), "int_2");
+  assert.equal(thread.customs.length, 2);
 });

@@ -5,7 +5,7 @@ import { api } from "../api.js";
 /** Bytes of a long entry that are asked for at once. */
 const PIECE = 256 * 1024;
 /** Entries of a page. */
-const PAGE = 500;
+export const PAGE = 500;
 
 /** A key under which a request that is sent twice is done once. */
 export function newKey() {
@@ -20,9 +20,13 @@ export function routesOf(session) {
   const post = (path, body) => api(path, { method: "POST", body });
   return {
     feed: `${base}/events`,
+    /** Of the session as a whole. */
+    sessionFeed: `${base}/events?thread=_`,
     whoami: () => api("/api/v1/whoami"),
     list: () => api(`${base}/threads`),
-    detail: (thread, cursor) => api(`${of(thread)}?${new URLSearchParams({ limit: PAGE, ...(cursor ? { cursor } : {}) })}`),
+    newest: (thread) => api(`${of(thread)}?last=${PAGE}`),
+    page: (thread, cursor, limit) => api(`${of(thread)}?${new URLSearchParams({ cursor, limit })}`),
+    command: (body) => post(`/api/v1/external-agents/${encodeURIComponent(session)}/command`, body),
     piece: (thread, entry, offset) => api(`${of(thread, "entries", entry)}?offset=${offset}&limit=${PIECE}`),
     create: (body) => post(`${base}/threads`, body),
     prompt: (thread, body) => post(of(thread, "prompts"), body),

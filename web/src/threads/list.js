@@ -11,7 +11,7 @@ export class ListView {
     this.onOpen = onOpen;
     this.rows = new Map();
     this.list = element("ul", { className: "thread-list" });
-    this.empty = element("p", { className: "empty", textContent: "No conversation yet. Write below what the agent shall do." });
+    this.empty = element("p", { className: "empty", textContent: "No conversation yet." });
     this.total = element("p", { className: "quiet total" });
     this.root = element("nav", { className: "threads" }, this.list, this.empty, this.total);
     this.root.setAttribute("aria-label", "Threads");

@@ -32,9 +32,10 @@ export function sumOf(...all) {
  */
 
 export class Thread {
-  /** @param {object} detail first page of the thread */
+  /** @param {object} detail newest page of the thread */
   constructor(detail) {
     this.id = detail.id;
+    this.before = detail.entries_before ?? 0; // entries that are not here
     this.entries = new Map();
     this.takeState(detail);
     this.addPage(detail);
@@ -53,24 +54,22 @@ export class Thread {
     this.turnCount = detail.turns ?? 0;
     this.turns = new Map((detail.recent_turns ?? []).map((turn) => [turn.id, { ...turn }]));
     this.questions = new Map((detail.questions ?? []).map((question) => [question.id, { ...question }]));
+    this.customs = [...(detail.custom_events ?? [])];
   }
 
   /** @param {object} detail a page; each knows at least what the former knew */
   addPage(detail) {
     if (detail.sequence >= this.sequence) this.takeState(detail);
-    for (const view of detail.entries) {
-      const bytes = byteLength(view.text);
-      this.entries.set(view.id, {
-        id: view.id,
-        turn: view.turn ?? null,
-        role: view.role,
-        tool: view.tool ?? null,
-        text: view.text,
-        bytes, // of `text`
-        length: view.truncated ? Math.max(view.length, bytes) : bytes, // of all of it
-        known: detail.sequence,
-      });
-    }
+    for (const view of detail.entries) this.entries.set(view.id, entryOf(view, detail.sequence));
+  }
+
+  /** What was said before, from place `first` on. @param {number} first @param {{view: object, sequence: number}[]} entries */
+  addEarlier(first, entries) {
+    const known = this.entries;
+    this.before = first;
+    this.entries = new Map(entries.map(({ view, sequence }) => [view.id, entryOf(view, sequence)]));
+    // What the feed has told meanwhile is newer.
+    for (const [id, entry] of known) this.entries.set(id, entry);
   }
 
   /** State of the newest turn, as the list tells it. */
@@ -152,10 +151,18 @@ export class Thread {
           question.status = item.status;
         });
       case "custom":
-        return [{ what: "custom", custom: { name: item.name, data: item.data, at: item.at } }];
+        return this.addCustom({ name: item.name, data: item.data, at: item.at, sequence: item.sequence });
       default:
         return []; // of a newer server
     }
+  }
+
+  /** As a page tells it: with the turn that the agent has, else the last one. */
+  addCustom(custom) {
+    const turn = this.activeTurn ?? [...this.turns.values()].at(-1);
+    const made = { ...custom, turn: turn?.id ?? null };
+    this.customs.push(made);
+    return [{ what: "custom", custom: made }];
   }
 
   changeTurn(id, change) {
@@ -241,6 +248,21 @@ export class Thread {
     entry.length = Math.max(piece.length, entry.bytes);
     return [{ what: "entry", entry, how: "append", text }];
   }
+}
+
+/** An entry of a page that knows all until `sequence`. */
+function entryOf(view, sequence) {
+  const bytes = byteLength(view.text);
+  return {
+    id: view.id,
+    turn: view.turn ?? null,
+    role: view.role,
+    tool: view.tool ?? null,
+    text: view.text,
+    bytes, // of `text`
+    length: view.truncated ? Math.max(view.length, bytes) : bytes, // of all of it
+    known: sequence,
+  };
 }
 
 /** True when all of its text is here. */

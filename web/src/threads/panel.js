@@ -7,6 +7,7 @@ import { Announcer } from "./announce.js";
 import { routesOf } from "./client.js";
 import { Composer } from "./composer.js";
 import { ListView } from "./list.js";
+import { OfferView } from "./offer.js";
 import { Store } from "./store.js";
 import { ThreadView } from "./thread.js";
 import { Title } from "./title.js";
@@ -28,7 +29,6 @@ export class Panel {
     this.onSession = onSession;
     this.onCount = onCount;
     this.session = null;
-    this.mayWrite = true;
     this.chosen = false; // somebody chose what is shown
     this.store = new Store({ routes: this.routes, follow, onNews: (news) => this.news(news) });
     this.announcer = new Announcer();
@@ -43,10 +43,18 @@ export class Panel {
     this.line = element("span");
     this.line.setAttribute("role", "status");
     this.events = element("ol", { className: "events" });
+    this.offer = new OfferView((command) => this.routes.command(command));
+    this.readOnly = element("p", { className: "quiet only-reads", textContent: "With this token you can read along, and not take part.", hidden: true });
+    this.eventFeed = null;
     this.sync = element("details", { className: "sync" }, element("summary", { className: "line" }, this.line), this.events);
     this.trouble = element("p", { className: "fault trouble", hidden: true });
     this.trouble.setAttribute("role", "alert");
-    place.replaceChildren(this.title.root, this.sync, this.trouble, this.list.root, this.view.root, this.composer.root, this.announcer.root);
+    this.sync.addEventListener("toggle", () => this.followEvents());
+    this.place = place;
+    const parts = [this.title, this.offer, this.list, this.view, this.composer, this.announcer].map(({ root }) => root);
+    parts.splice(1, 0, this.sync, this.trouble);
+    parts.splice(-2, 0, this.readOnly);
+    place.replaceChildren(...parts);
     this.showLine();
     this.render();
   }
@@ -57,13 +65,16 @@ export class Panel {
 
   stop() {
     this.store.stop();
+    this.eventFeed?.stop();
   }
 
   /** A token that only reads shall not offer what it cannot do. */
   async readScope() {
     const { scope } = await this.routes.whoami().catch(() => ({}));
-    this.mayWrite = scope !== "viewer";
-    this.showLine();
+    const mayWrite = scope !== "viewer";
+    this.place.classList.toggle("read-only", !mayWrite);
+    this.readOnly.hidden = mayWrite;
+    this.composer.root.hidden = !mayWrite;
   }
 
   /** What the buttons inside of a thread do. */
@@ -71,6 +82,7 @@ export class Panel {
     const here = () => this.store.open.id;
     return {
       more: (entry) => this.store.more(entry),
+      earlier: () => this.store.earlier(),
       cancel: (turn) => this.routes.cancel(here(), turn),
       resend: async (turn) => this.store.accepted(await this.routes.resend(here(), turn)),
       answer: (question, body) => this.routes.answer(here(), question, body),
@@ -130,7 +142,10 @@ export class Panel {
         this.showLine();
         return;
       case "session":
-        this.showEvent(news.item);
+        if (news.item.type === "sync") this.onSession();
+        return;
+      case "earlier":
+        this.view.extend();
         return;
       case "fault":
         this.failed(news.fault);
@@ -162,19 +177,23 @@ export class Panel {
     this.trouble.hidden = !text;
   }
 
+  /** Everything about the session as a whole, also what was before: once somebody wants to see it. */
+  followEvents() {
+    if (!this.sync.open || this.eventFeed) return;
+    this.eventFeed = follow({ path: this.routes.sessionFeed, after: 0, onItem: (item) => item.type !== "gap" && this.showEvent(item) });
+  }
+
   showEvent(item) {
     const time = element("time", { textContent: new Date(item.at).toLocaleTimeString() });
     this.events.append(element("li", {}, time, " ", eventLine(item)));
     while (this.events.childElementCount > EVENTS) this.events.firstElementChild.remove();
-    if (item.type === "sync") this.onSession();
   }
 
   showLine() {
     const { state, text } = lineOf(this.session, this.store.feedState);
     if (this.line.textContent !== text) this.line.textContent = text;
     this.sync.dataset.state = state;
-    const ended = state === "over" ? "The session has ended." : "";
-    this.composer.refuse(this.mayWrite ? ended : "This token may only read.");
+    this.composer.refuse(state === "over" ? "The session has ended." : "");
   }
 
   render() {
@@ -184,6 +203,7 @@ export class Panel {
     this.list.root.hidden = open !== null;
     this.view.root.hidden = open === null;
     if (open === null) this.list.show(summaries);
+    this.offer.show(open?.thread ?? null);
     this.title.show(open && (summary ?? { id: open.id, title: null, origin: "api" }), summaries.length);
     this.composer.show(open?.id ?? "", Boolean(summary?.active_turn));
     this.onCount(summaries.reduce((sum, one) => sum + one.open_questions, 0));

@@ -13,6 +13,8 @@ const CALM = 250;
 const LOOK = 30_000;
 /** A feed that is behind the list gets so much time. */
 const GRACE = 5_000;
+/** Entries that are read at once of what was said before. */
+const EARLIER = 200;
 /** A snapshot older than what the feed has told already is asked for again, so often. */
 const TRIES = 3;
 
@@ -24,7 +26,7 @@ export class Store {
    * @param {object} parts
    * @param {ReturnType<import("./client.js").routesOf>} parts.routes
    * @param {typeof import("../feed.js").follow} parts.follow
-   * @param {(news: object) => void} parts.onNews `{what: "list" | "opening" | "opened" | "closed" | "feed" | "fault" |
+   * @param {(news: object) => void} parts.onNews `{what: "list" | "opening" | "opened" | "earlier" | "closed" | "feed" | "fault" |
    *   "session"}`, or a change of the open thread
    */
   constructor({ routes, follow, onNews, clock = CLOCK }) {
@@ -199,22 +201,33 @@ export class Store {
     }
   }
 
-  /** Every page of a thread. */
+  /** The end of a thread: what was said last. */
   async snapshot(open, stale) {
     const told = this.seen.get(open.id) ?? 0;
     for (let left = TRIES; ; left -= 1) {
-      let page = await this.routes.detail(open.id);
+      const page = await this.routes.newest(open.id);
       if (stale()) return null;
       // What the feed has told before nobody tells again: a page without it comes from a replica that is behind.
       if (page.sequence < told && left > 0) continue;
-      const thread = new Thread(page);
-      while (page.next_cursor) {
-        page = await this.routes.detail(open.id, page.next_cursor);
-        if (stale()) return null;
-        thread.addPage(page);
-      }
-      return thread;
+      return new Thread(page);
     }
+  }
+
+  /** Reads what was said before what is here of the open thread. */
+  async earlier() {
+    const thread = this.open?.thread;
+    if (!thread || thread.before === 0) return;
+    const entries = [];
+    const first = Math.max(0, thread.before - EARLIER);
+    for (let at = first; at < thread.before; ) {
+      const page = await this.routes.page(thread.id, at, thread.before - at);
+      if (this.open?.thread !== thread) return;
+      if (page.entries.length === 0) break;
+      entries.push(...page.entries.map((view) => ({ view, sequence: page.sequence })));
+      at += page.entries.length;
+    }
+    thread.addEarlier(first, entries);
+    this.onNews({ what: "earlier" });
   }
 
   /** A text that is being written is wanted whole: its end is where something happens. */

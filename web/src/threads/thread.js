@@ -2,6 +2,7 @@
 
 import { element } from "../dom.js";
 import { isActive } from "./model.js";
+import { OFFERS } from "./offers.js";
 import { TurnView } from "./turn.js";
 
 /** Turns that are shown at first, and more with each press of the button. */
@@ -19,7 +20,7 @@ export class ThreadView {
     this.moved = -BY_HAND;
     this.turns = element("div", { className: "turns" });
     this.earlier = element("button", { type: "button", className: "secondary earlier", textContent: "Show earlier turns" });
-    this.earlier.addEventListener("click", () => this.showEarlier());
+    this.earlier.addEventListener("click", () => this.goBack());
     this.log = element("div", { className: "log", tabIndex: 0 }, this.earlier, this.turns);
     this.log.setAttribute("role", "log");
     // The announcer tells what is new, in sentences.
@@ -50,15 +51,15 @@ export class ThreadView {
     this.atEnd = true;
   }
 
-  /** Shows a thread from its snapshot. @param {import("./model.js").Thread} thread */
-  show(thread) {
+  /** Shows a thread from its snapshot. @param {import("./model.js").Thread} thread @param {number} most turns at first */
+  show(thread, most = SHOWN) {
     const stay = this.thread?.id === thread.id && !this.atEnd ? this.log.scrollTop : null;
     this.clear();
     this.thread = thread;
     const groups = groupsOf(thread);
-    this.hiddenTurns = groups.splice(0, Math.max(0, groups.length - SHOWN));
+    this.hiddenTurns = groups.splice(0, Math.max(0, groups.length - most));
     for (const group of groups) this.turns.append(this.make(group).root);
-    this.earlier.hidden = this.hiddenTurns.length === 0;
+    this.offerEarlier();
     if (stay === null) this.toEnd();
     else this.log.scrollTop = stay;
   }
@@ -71,6 +72,7 @@ export class ThreadView {
     for (const question of this.thread.questions.values()) {
       if ((question.turn ?? null) === (turn?.id ?? null)) view.question(question);
     }
+    for (const custom of this.thread.customs) if ((custom.turn ?? null) === (turn?.id ?? null)) this.custom(view, custom);
     if (turn) view.update();
     return view;
   }
@@ -81,13 +83,42 @@ export class ThreadView {
     return view.addEntry(entry);
   }
 
+  offerEarlier() {
+    this.earlier.hidden = this.hiddenTurns.length === 0 && !this.thread.before;
+  }
+
+  /** Shows what is here already, else asks for it. */
+  async goBack() {
+    if (this.hiddenTurns.length > 0) {
+      this.showEarlier();
+      return;
+    }
+    this.earlier.disabled = true;
+    await this.acts.earlier().catch(() => {}); // the button is still there
+    this.earlier.disabled = false;
+  }
+
+  /** More of the open thread is known at its beginning: what is looked at stays where it is. */
+  extend() {
+    const { log, thread } = this;
+    const below = log.scrollHeight - log.scrollTop;
+    this.show(thread, this.views.size + SHOWN);
+    this.atEnd = false;
+    log.scrollTop = log.scrollHeight - below;
+  }
+
+  /** What an agent offers stands above. */
+  custom(view, custom) {
+    if (custom.name !== OFFERS) view.custom(custom);
+  }
+
   showEarlier() {
     const height = this.log.scrollHeight;
     const { current } = this;
     const more = this.hiddenTurns.splice(-SHOWN);
     this.turns.prepend(...more.map((group) => this.make(group).root));
     this.current = current;
-    this.earlier.hidden = this.hiddenTurns.length === 0;
+    this.offerEarlier();
     this.log.scrollTop += this.log.scrollHeight - height;
   }
 
@@ -118,7 +149,7 @@ export class ThreadView {
         if (change.question.status === "open") this.announcer.say(`The agent asks: ${change.question.message}`);
         break;
       case "custom":
-        (this.current ?? this.viewOf(null)).custom(change.custom);
+        this.custom(this.viewOf(change.custom.turn), change.custom);
         break;
       default:
         return;
@@ -194,6 +225,6 @@ function groupsOf(thread) {
     current = groups.get(entry.turn) ?? current;
     current.entries.push(entry);
   }
-  const loose = [...thread.questions.values()].some((question) => !groups.has(question.turn));
+  const loose = [...thread.questions.values(), ...thread.customs].some((one) => !groups.has(one.turn));
   return before.entries.length > 0 || loose ? [before, ...groups.values()] : [...groups.values()];
 }
