@@ -1,5 +1,6 @@
 //! The documents' REST contract: their curl lines verbatim, but for host and token.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -60,7 +61,7 @@ impl Shell {
     }
 }
 
-fn keys(value: &Value) -> Vec<&str> {
+fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().map(|object| object.keys().map(String::as_str).collect()).unwrap_or_default()
 }
 

@@ -6,10 +6,12 @@
 //! dies ends every turn that it had; one that does not end a cancelled turn in time is killed.
 
 mod files;
+mod offer;
 mod process;
 mod requests;
 mod rpc;
 mod terminals;
+mod text;
 mod threads;
 mod updates;
 
@@ -17,7 +19,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use agent_client_protocol::v1::schema::{CancelNotification, PromptRequest, PromptResponse, SessionId, StopReason};
+use serde::Deserialize as _;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use self::files::Files;
@@ -102,6 +106,9 @@ pub async fn run(options: AgentOptions, mut orders: mpsc::UnboundedReceiver<Orde
                     acp.tell(News::Opened { thread, request, agent, error }).await;
                 });
             }
+            Order::Set { thread, setting, wanted } => {
+                tokio::spawn(acp.clone().set(thread, setting, wanted));
+            }
             // Only commands have keys and a window.
             Order::Keys { .. } | Order::Resize(_) => {}
         }
@@ -136,8 +143,7 @@ impl Acp {
         let log = Log::new(request.clone());
         let turn = Turn { log, live: live.clone(), running: true, cancelled: false };
         self.turns().insert(thread.clone(), turn);
-        let params = json!({"sessionId": thread, "prompt": [{"type": "text", "text": text}]});
-        let answer = live.rpc.request("session/prompt", &params);
+        let answer = live.rpc.request(&PromptRequest::new(SessionId::new(&*thread), vec![text.into()]));
         tokio::spawn(async move {
             let answer = answer.await;
             let (end, usage) = self.end_of(&thread, &live, answer).await;
@@ -166,20 +172,23 @@ impl Acp {
         let answer = match answer {
             Ok(answer) => answer,
             Err(_) if cancelled => return (End::Cancelled, None),
-            Err(RpcError::Refused { message, .. }) => return failed(message),
+            Err(RpcError::Refused(error)) => return failed(error.message),
             Err(RpcError::Gone) => return failed(format!("agent exited mid-turn: {}", live.reason().await)),
         };
         let usage = threads::usage(&answer);
-        let end = match answer.get("stopReason").and_then(Value::as_str).unwrap_or_default() {
-            "cancelled" => End::Cancelled,
-            "refusal" => {
+        let end = match PromptResponse::deserialize(&answer).map(|answer| answer.stop_reason) {
+            Ok(StopReason::Cancelled) => End::Cancelled,
+            Ok(StopReason::Refusal) => {
                 End::Failed { error: "the agent refuses to go on with this conversation (refusal)".to_owned() }
             }
-            "max_tokens" => End::Failed { error: "the agent hit max tokens before it was done".to_owned() },
-            "max_turn_requests" => End::Failed {
+            Ok(StopReason::MaxTokens) => {
+                End::Failed { error: "the agent hit max tokens before it was done".to_owned() }
+            }
+            Ok(StopReason::MaxTurnRequests) => End::Failed {
                 error: "the agent asked its model as often as one turn allows (max_turn_requests)".to_owned(),
             },
-            _ => End::Completed,
+            // Also where it ends for a reason that the protocol does not have: it has answered.
+            Ok(_) | Err(_) => End::Completed,
         };
         (end, usage)
     }
@@ -195,7 +204,7 @@ impl Acp {
             (thread.clone(), turn.live.clone())
         };
         self.withdraw(&thread);
-        live.rpc.notify("session/cancel", &json!({"sessionId": thread}));
+        live.rpc.notify(&CancelNotification::new(SessionId::new(&*thread)));
         let request = request.to_owned();
         tokio::spawn(async move {
             tokio::time::sleep(CANCEL).await;
@@ -204,7 +213,8 @@ impl Acp {
                 let seconds = CANCEL.as_secs();
                 self.tell(News::Notice(format!("the agent did not end the turn within {seconds} s and is killed")))
                     .await;
-                live.kill();
+                let thread = "the cancelled turn of another thread";
+                live.kill_because(format!("it did not end {thread} within {seconds} s and was killed"));
             }
         });
     }

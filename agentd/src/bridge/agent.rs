@@ -52,6 +52,15 @@ pub enum Order {
         /// Agent, as the server named it.
         agent: String,
     },
+    /// Choose another mode or model: [`News::Custom`] tells what came of it.
+    Set {
+        /// The thread.
+        thread: String,
+        /// Which of them.
+        setting: Setting,
+        /// Its id or name.
+        wanted: String,
+    },
     /// What a person typed while a command runs.
     Keys {
         /// The turn.
@@ -61,6 +70,25 @@ pub enum Order {
     },
     /// The window has another size.
     Resize(Winsize),
+}
+
+/// What can be chosen in a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// How the agent works.
+    Mode,
+    /// Which model it asks.
+    Model,
+}
+
+impl Setting {
+    /// For people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Mode => "mode",
+            Self::Model => "model",
+        }
+    }
 }
 
 /// From what runs turns.

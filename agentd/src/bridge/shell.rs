@@ -75,8 +75,8 @@ pub async fn run(
                 }
                 None
             }
-            // The engine knows every thread of a shell, and a shell asks nothing.
-            Order::Open { .. } | Order::Answer { .. } => None,
+            // The engine knows every thread of a shell, and a shell asks nothing and offers nothing.
+            Order::Open { .. } | Order::Answer { .. } | Order::Set { .. } => None,
         };
         if let Some(answer) = answer
             && news.send(answer).await.is_err()

@@ -108,7 +108,7 @@ fn the_zed_kind_opens_the_project_in_the_editor_that_the_settings_name() {
     let [settings] = &zed.files[..] else { panic!("{:?}", zed.files) };
     assert_eq!((settings.path.as_path(), settings.mode), (Path::new("home/.config/zed/settings.json"), 0o600));
     let settings: serde_json::Value = serde_json::from_slice(&settings.content).unwrap();
-    insta::assert_json_snapshot!("zed_settings", settings);
+    insta::with_settings!({ sort_maps => true }, { insta::assert_json_snapshot!("zed_settings", settings) });
 
     // Zed takes keys from its environment, but addresses from its settings only.
     let url = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use crate::harness::{Socket, Stage, Turn, eventually, within};
 
-async fn run(socket: &mut Socket, request: &str, thread: Option<&str>, script: &str) -> Turn {
+pub async fn run(socket: &mut Socket, request: &str, thread: Option<&str>, script: &str) -> Turn {
     socket.chat(request, thread, script).await;
     socket.turn(request).await
 }
 
-async fn respond(socket: &mut Socket, id: &Value, action: &str, content: Value) {
+pub async fn respond(socket: &mut Socket, id: &Value, action: &str, content: Value) {
     let data = json!({"acp_thread_id": "", "elicitation_id": id, "action": action, "content": content});
     socket.send("respond_elicitation", data).await;
 }
@@ -150,7 +150,7 @@ async fn a_turn_is_cancelled_even_where_the_agent_waits() {
     assert_eq!(run(&mut socket, "int_4", Some(&hung), "say again").await.text(), "again");
 }
 
-async fn run_until_said(socket: &mut Socket, request: &str, script: &str) -> String {
+pub async fn run_until_said(socket: &mut Socket, request: &str, script: &str) -> String {
     socket.chat(request, None, script).await;
     let mut turn = Turn::default();
     while turn.text().is_empty() {
@@ -289,6 +289,43 @@ async fn a_key_in_the_environment_opens_the_agent() {
     stage.env.push(("OPENAI_API_KEY".into(), "k".into()));
     let (_bridge, mut socket) = stage.ready().await;
     assert_eq!(run(&mut socket, "int_2", None, "say in").await.text(), "in");
+}
+
+#[tokio::test]
+async fn mode_and_model_of_a_thread_are_changed() {
+    let stage = Stage::acp(&["--mode", "Plan"]).await;
+    let (_bridge, mut socket) = stage.ready().await;
+    socket.chat("int_1", None, "say a").await;
+    let offered = socket.until("agent_modes").await;
+    assert_eq!(
+        (&offered["modes"]["currentModeId"], &offered["models"]["currentModelId"]),
+        (&json!("plan"), &json!("small"))
+    );
+    assert_eq!(offered["modes"]["availableModes"][0]["name"], "Plan");
+    let thread = socket.turn("int_1").await.thread;
+    assert_eq!(offered["acp_thread_id"], thread);
+
+    socket.send("set_session_model", json!({"acp_thread_id": thread, "model_id": "Large"})).await;
+    let now = socket.until("agent_modes").await;
+    assert_eq!((&now["acp_thread_id"], &now["models"]["currentModelId"]), (&json!(thread), &json!("large")));
+    assert_eq!(stage.read("models.log"), "large\n");
+    socket.send("set_session_mode", json!({"acp_thread_id": thread, "mode_id": "plan"})).await;
+    assert_eq!(socket.until("agent_modes").await["models"]["currentModelId"], "large");
+    assert_eq!(stage.read("modes.log"), "plan\nplan\n");
+
+    let refused = async |socket: &mut Socket, kind: &str, data: Value| {
+        socket.send(kind, data).await;
+        let refused = socket.until("agent_modes_refused").await;
+        refused["error"].as_str().unwrap().to_owned()
+    };
+    let data = json!({"acp_thread_id": thread, "mode_id": "wild"});
+    let error = refused(&mut socket, "set_session_mode", data).await;
+    assert_eq!(error, "the agent refuses: Invalid params: no mode wild");
+    let error = refused(&mut socket, "set_session_mode", json!({"acp_thread_id": "gone", "mode_id": "plan"})).await;
+    assert!(error.contains("Resource not found: gone"), "{error}");
+    let error = refused(&mut socket, "set_session_model", json!({"acp_thread_id": thread})).await;
+    assert!(error.contains("model_id are wanted"), "{error}");
+    assert!(stage.transcript().contains("the mode \"wild\" cannot be set"), "{}", stage.transcript());
 }
 
 #[tokio::test]

@@ -85,7 +85,27 @@ async function prompt(sessionId, text) {
       process.exit(7);
     } else if (word === "hang") await new Promise(() => {});
     else if (word === "until-cancelled") while (!cancelled.get(sessionId)) await sleep(20);
-    else if (word === "stop") return { stopReason: argument };
+    else if (word === "noise") {
+      // What an agent that is broken or hostile writes between its messages.
+      for (const line of ["debug: here", "", "17", "[1, {}]", '{"jsonrpc":"2.0","id":4711,"result":7}', '{"id":null}', "{".repeat(5000)])
+        process.stdout.write(`${line}\n`);
+      process.stdout.write(Buffer.from([0xff, 0xfe, 0x0a]));
+      process.stdout.write(`${"x".repeat(10 << 20)}\n`);
+      update({ sessionUpdate: "from_the_future", content: 7 });
+      update({ sessionUpdate: "tool_call_update", title: "without an id" });
+      send({ method: "session/update", params: { sessionId: 7, update: null } });
+      send({ method: "other/thing", params: {} });
+      const unknown = await ask("other/wish", { sessionId });
+      const unreadable = await ask("fs/read_text_file", { sessionId, path: 7, secret: "s" });
+      say(`${unknown.error.code} ${unreadable.error.code} ${JSON.stringify(unreadable.error).includes("secret")}`);
+    } else if (word === "terminals") {
+      const outcomes = [];
+      for (let number = 0; number < 70; number++) {
+        const { error } = await ask("terminal/create", { sessionId, command: "/bin/true" });
+        outcomes.push(error ? error.message : "made");
+      }
+      say(`${outcomes.filter((outcome) => outcome === "made").length} made, then ${outcomes.at(-1)}`);
+    } else if (word === "stop") return { stopReason: argument };
   }
   if (cancelled.get(sessionId)) return { stopReason: "cancelled" };
   return { stopReason: "end_turn", usage: { totalTokens: 30, inputTokens: 20, outputTokens: 10 } };
@@ -109,7 +129,8 @@ const answers = {
     const sessionId = `ses-${process.pid}-${next++}`;
     appendFileSync("sessions.log", `${sessionId}\n`);
     const availableModes = [{ id: "plan", name: "Plan" }];
-    return { sessionId, modes: { currentModeId: "code", availableModes } };
+    const models = { currentModelId: "small", availableModels: [{ modelId: "small", name: "Small" }, { modelId: "large", name: "Large" }] };
+    return { sessionId, modes: { currentModeId: "code", availableModes }, models };
   },
   "session/load": ({ sessionId }) => {
     const known = existsSync("sessions.log") ? readFileSync("sessions.log", "utf8").split("\n") : [];
@@ -119,7 +140,12 @@ const answers = {
     return {};
   },
   "session/resume": (params) => answers["session/load"](params),
+  "session/set_model": ({ modelId }) => {
+    appendFileSync("models.log", `${modelId}\n`);
+    return null;
+  },
   "session/set_mode": ({ modeId }) => {
+    if (modeId !== "plan") throw { code: -32602, message: "Invalid params", data: { details: `no mode ${modeId}` } };
     appendFileSync("modes.log", `${modeId}\n`);
     return {};
   },

@@ -126,6 +126,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_problem_as_people_see_it() {
+        let mut settings = insta::Settings::clone_current();
+        settings.set_sort_maps(true);
+        let _sorted = settings.bind_to_scope();
         let error =
             Error::new(ErrorCode::SessionNotFound, "there is no session demo; `helixctl session list` shows all");
         insta::assert_json_snapshot!(body(error.into_response()).await, @r#"

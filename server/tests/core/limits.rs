@@ -160,6 +160,9 @@ async fn limits_change_while_a_session_waits_and_while_it_runs() {
     // Over HTTP it is a problem document that names both amounts.
     let address = fleet.serve(&app).await;
     let patch = async |body| Answer::send(address, "PATCH", "/api/v1/sessions/s", body).await.body().await;
+    let mut settings = insta::Settings::clone_current();
+    settings.set_sort_maps(true);
+    let _sorted = settings.bind_to_scope();
     insta::assert_json_snapshot!(patch(r#"{"resources": {"memory": "9GiB"}}"#).await, @r#"
     {
       "code": "above_maximum",

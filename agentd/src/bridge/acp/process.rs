@@ -1,22 +1,30 @@
 //! The agent's process: its start, what it can do, and its end.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use agent_client_protocol::schema::ProtocolVersion;
+use agent_client_protocol::v1::schema::{
+    AgentCapabilities, ClientCapabilities, ElicitationCapabilities, ElicitationFormCapabilities,
+    FileSystemCapabilities, Implementation, InitializeRequest, InitializeResponse,
+};
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
-use serde_json::{Value, json};
+use serde::Deserialize as _;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::watch;
 
 use super::Acp;
+use super::offer::Offer;
 use super::rpc::{Rpc, RpcError};
 use super::terminals::Terminals;
+use super::threads::Way;
 
 /// From its start to its first answer: npm programs on a cold disk are slow.
 const START: Duration = Duration::from_mins(2);
@@ -32,16 +40,28 @@ pub struct Live {
     /// To it.
     pub rpc: Rpc,
     /// What it said of itself.
-    pub facts: OnceLock<Value>,
+    pub facts: OnceLock<Facts>,
     /// Commands that it runs.
     pub terminals: Terminals,
+    /// What can be chosen in each thread.
+    offers: Mutex<BTreeMap<String, Offer>>,
     loaded: Mutex<BTreeSet<String>>,
     /// Threads whose history it tells just now.
     loading: Mutex<BTreeSet<String>>,
     group: Option<Pid>,
     complaints: Complaints,
+    /// Why we ended it, where its other turns should know.
+    verdict: OnceLock<String>,
     /// How it ended.
     end: watch::Receiver<Option<String>>,
+}
+
+/// What an agent says of itself.
+pub struct Facts {
+    /// What it can do.
+    pub can: AgentCapabilities,
+    /// Ways to authenticate.
+    pub ways: Vec<Way>,
 }
 
 type Complaints = Arc<Mutex<VecDeque<String>>>;
@@ -76,6 +96,11 @@ impl Live {
         lock(&self.loading).contains(thread)
     }
 
+    /// What can be chosen in each thread.
+    pub fn offers(&self) -> MutexGuard<'_, BTreeMap<String, Offer>> {
+        lock(&self.offers)
+    }
+
     /// How it ended, with its last complaints; waits for its end.
     pub async fn reason(&self) -> String {
         let mut end = self.end.clone();
@@ -83,8 +108,16 @@ impl Live {
             Ok(status) => status.clone().unwrap_or_default(),
             Err(_) => "it is gone".to_owned(),
         };
+        let status = self.verdict.get().cloned().unwrap_or(status);
         let complaints = lock(&self.complaints).iter().cloned().collect::<Vec<_>>().join("\n");
         if complaints.is_empty() { status } else { format!("{status}; its last lines:\n{complaints}") }
+    }
+
+    /// Ends it at once, and tells all of its turns why.
+    pub fn kill_because(&self, verdict: String) {
+        // The first reason is the reason.
+        let _ = self.verdict.set(verdict);
+        self.kill();
     }
 
     /// Ends it at once.
@@ -124,10 +157,12 @@ impl Acp {
             rpc: rpc.clone(),
             facts: OnceLock::new(),
             terminals: Terminals::default(),
+            offers: Mutex::default(),
             loaded: Mutex::default(),
             loading: Mutex::default(),
             group,
             complaints,
+            verdict: OnceLock::new(),
             end,
         });
         let (acp, reader) = (self.clone(), live.clone());
@@ -140,20 +175,13 @@ impl Acp {
             acp.withdraw_all(&reader);
             ended.send_replace(Some(status));
         });
-        let params = json!({
-            "protocolVersion": 1,
-            "clientCapabilities": {
-                "fs": {"readTextFile": true, "writeTextFile": true}, "terminal": true, "elicitation": {"form": {}},
-            },
-            "clientInfo": {"name": "helix", "title": "Helix", "version": env!("CARGO_PKG_VERSION")},
-        });
-        let answer = tokio::time::timeout(START, live.rpc.request("initialize", &params)).await;
+        let answer = tokio::time::timeout(START, live.rpc.request::<_, Value>(&initialize())).await;
         let facts = match answer {
             Ok(Ok(facts)) => facts,
             Ok(Err(RpcError::Gone)) => return Err(format!("{program} ended at its start: {}", live.reason().await)),
-            Ok(Err(RpcError::Refused { message, .. })) => {
+            Ok(Err(RpcError::Refused(error))) => {
                 live.kill();
-                return Err(format!("{program} refuses to start: {message}"));
+                return Err(format!("{program} refuses to start: {}", error.message));
             }
             Err(_) => {
                 live.kill();
@@ -161,14 +189,10 @@ impl Acp {
                 return Err(format!("{program} did not answer within {} s: {reason}", START.as_secs()));
             }
         };
-        let version = facts.get("protocolVersion").and_then(Value::as_u64);
-        if version != Some(1) {
+        let facts = Facts::of(facts).map_err(|problem| {
             live.kill();
-            let version = version.map_or_else(|| "none".to_owned(), |version| version.to_string());
-            return Err(format!(
-                "{program} speaks version {version} of the Agent Client Protocol; version 1 is wanted"
-            ));
-        }
+            format!("{program} {problem}; version 1 of the Agent Client Protocol is wanted")
+        })?;
         // It is set once, here.
         let _ = live.facts.set(facts);
         Ok(live)
@@ -189,6 +213,28 @@ impl Acp {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
+    }
+}
+
+/// Who we are and what we can do.
+fn initialize() -> InitializeRequest {
+    let files = FileSystemCapabilities::new().read_text_file(true).write_text_file(true);
+    let forms = ElicitationCapabilities::new().form(ElicitationFormCapabilities::new());
+    InitializeRequest::new(ProtocolVersion::V1)
+        .client_capabilities(ClientCapabilities::new().fs(files).terminal(true).elicitation(forms))
+        .client_info(Implementation::new("helix", env!("CARGO_PKG_VERSION")).title("Helix".to_owned()))
+}
+
+impl Facts {
+    fn of(answer: Value) -> Result<Self, String> {
+        let ways = answer.get("authMethods").and_then(Value::as_array).into_iter().flatten();
+        let ways = ways.filter_map(|way| Way::deserialize(way).ok()).collect();
+        let answer =
+            InitializeResponse::deserialize(answer).map_err(|error| format!("cannot be understood: {error}"))?;
+        if answer.protocol_version != ProtocolVersion::V1 {
+            return Err(format!("speaks version {}", answer.protocol_version));
+        }
+        Ok(Self { can: answer.agent_capabilities, ways })
     }
 }
 

@@ -1,13 +1,22 @@
 //! What the agent says while it works: updates, questions, and wishes for files and commands.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use agent_client_protocol::v1::schema::{
+    AgentRequest, CreateElicitationRequest, CreateElicitationResponse, CreateTerminalResponse, ElicitationAcceptAction,
+    ElicitationAction, ElicitationMode, ElicitationScope, KillTerminalResponse, PermissionOption, ReadTextFileResponse,
+    ReleaseTerminalRequest, ReleaseTerminalResponse, RequestPermissionOutcome, RequestPermissionRequest,
+    RequestPermissionResponse, SelectedPermissionOutcome, SessionNotification, SessionUpdate, WriteTextFileResponse,
+};
+use agent_client_protocol::{Error, ErrorCode, JsonRpcMessage as _};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::Acp;
 use super::process::Live;
-use super::rpc::{BAD_PARAMS, FAILED, Incoming, NO_METHOD};
+use super::rpc::Incoming;
 use crate::bridge::agent::{Choice, News, Question, new_id};
 use crate::bridge::options::Permissions;
 
@@ -27,35 +36,41 @@ impl Acp {
     /// Takes what the agent said. Updates are done when this is; requests are answered by and by.
     pub(super) async fn incoming(self: Arc<Self>, live: Arc<Live>, incoming: Incoming) {
         match incoming {
-            Incoming::Notification { method, params } if method == "session/update" => {
-                self.update(&live, &params).await;
+            Incoming::Notification { method, params } if SessionNotification::matches_method(&method) => {
+                // Agents tell more than the protocol has; that is passed over.
+                if let Ok(SessionNotification { session_id, update, .. }) = serde_json::from_value(params) {
+                    self.update(&live, &session_id.0, update).await;
+                }
             }
             Incoming::Notification { .. } => {}
             Incoming::Request { id, method, params } => {
                 tokio::spawn(async move {
-                    let answer = self.request(&live, &method, params).await;
+                    let answer = self.request(&live, &method, &params).await;
                     live.rpc.answer(&id, answer);
                 });
             }
         }
     }
 
-    async fn update(&self, live: &Live, params: &Value) {
-        let Some(thread) = params.get("sessionId").and_then(Value::as_str) else { return };
-        let update = params.get("update").unwrap_or(&Value::Null);
-        match update.get("sessionUpdate").and_then(Value::as_str).unwrap_or_default() {
+    async fn update(&self, live: &Live, thread: &str, update: SessionUpdate) {
+        match update {
             // The journal and the server have the history.
             _ if live.is_loading(thread) => {}
-            "session_info_update" => {
-                if let Some(title) = update.get("title").and_then(Value::as_str) {
+            SessionUpdate::SessionInfoUpdate(info) => {
+                if let Some(Some(title)) = info.title.as_opt_deref::<str>() {
                     self.tell(News::Title { thread: thread.to_owned(), title: title.to_owned() }).await;
                 }
             }
-            "current_mode_update" => {
-                let data = json!({"acp_thread_id": thread, "mode": update.get("currentModeId")});
+            SessionUpdate::CurrentModeUpdate(update) => {
+                live.offers().entry(thread.to_owned()).or_default().in_mode(&update.current_mode_id);
+                let data = json!({"acp_thread_id": thread, "mode": update.current_mode_id});
                 self.tell(News::Custom { name: "agent_mode_changed", data }).await;
             }
-            _ => {
+            SessionUpdate::ConfigOptionUpdate(update) => {
+                live.offers().entry(thread.to_owned()).or_default().set_options(update.config_options);
+                self.tell_offer(live, thread).await;
+            }
+            update => {
                 let changes = match self.turns().get_mut(thread) {
                     Some(turn) => turn.log.update(update, &|id| live.terminals.text(id)),
                     None => Vec::new(),
@@ -65,41 +80,58 @@ impl Acp {
         }
     }
 
-    async fn request(&self, live: &Live, method: &str, params: Value) -> Result<Value, (i64, String)> {
-        let text = |name: &str| params.get(name).and_then(Value::as_str);
-        let number = |name: &str| params.get(name).and_then(Value::as_u64);
-        let path = || text("path").map(std::path::Path::new).ok_or((BAD_PARAMS, "a path is wanted".to_owned()));
-        let failed = |error: String| (FAILED, error);
-        match method {
-            "session/request_permission" => Ok(self.permission(live, &params).await),
-            "elicitation/create" | "session/elicitation" => Ok(self.elicitation(&params).await),
-            "fs/read_text_file" => {
-                let content = self.files.read(path()?, number("line"), number("limit")).map_err(failed)?;
-                Ok(json!({"content": content}))
+    async fn request(&self, live: &Live, method: &str, params: &Value) -> Result<Value, Error> {
+        // Its name in a draft.
+        let method = if method == "session/elicitation" { "elicitation/create" } else { method };
+        let request = AgentRequest::parse_message(method, params).map_err(|error| unreadable(method, error))?;
+        match request {
+            AgentRequest::RequestPermissionRequest(request) => answer(Ok(self.permission(live, request).await)),
+            AgentRequest::CreateElicitationRequest(request) => {
+                // Clients get the schema as the agent wrote it.
+                let schema = params.get("requestedSchema").cloned().unwrap_or_default();
+                answer(Ok(self.elicitation(request, schema).await))
             }
-            "fs/write_text_file" => {
-                let content = text("content").ok_or((BAD_PARAMS, "a content is wanted".to_owned()))?;
-                self.files.write(path()?, content).map_err(failed)?;
-                Ok(json!({}))
+            AgentRequest::ReadTextFileRequest(wish) => {
+                let text = self.files.read(&wish.path, wish.line.map(u64::from), wish.limit.map(u64::from));
+                answer(text.map(ReadTextFileResponse::new))
             }
-            "terminal/create" => live.terminals.create(&params, &self.files).map_err(failed),
-            "terminal/output" => live.terminals.output(&params).map_err(failed),
-            "terminal/wait_for_exit" => live.terminals.wait(&params).await.map_err(failed),
-            "terminal/kill" => live.terminals.kill(&params).map_err(failed),
-            "terminal/release" => live.terminals.release(&params).map_err(failed),
-            other => Err((NO_METHOD, format!("this client has no method {other}"))),
+            AgentRequest::WriteTextFileRequest(wish) => {
+                let written = self.files.write(&wish.path, &wish.content);
+                answer(written.map(|()| WriteTextFileResponse::new()))
+            }
+            AgentRequest::CreateTerminalRequest(wish) => {
+                answer(live.terminals.create(&wish, &self.files).map(CreateTerminalResponse::new))
+            }
+            AgentRequest::TerminalOutputRequest(wish) => answer(live.terminals.output(&wish.terminal_id)),
+            AgentRequest::WaitForTerminalExitRequest(wish) => answer(live.terminals.wait(&wish.terminal_id).await),
+            AgentRequest::KillTerminalRequest(wish) => {
+                answer(live.terminals.kill(&wish.terminal_id).map(|()| KillTerminalResponse::new()))
+            }
+            AgentRequest::ReleaseTerminalRequest(wish) => answer(self.release(live, wish)),
+            _ => Err(unreadable(method, Error::method_not_found())),
         }
     }
 
+    /// A terminal is not needed any more, except by the tool call that shows it.
+    fn release(&self, live: &Live, wish: ReleaseTerminalRequest) -> Result<ReleaseTerminalResponse, String> {
+        let output = live.terminals.release(&wish.terminal_id)?;
+        if let Some(turn) = self.turns().get_mut(&*wish.session_id.0) {
+            turn.log.released(wish.terminal_id.0.to_string(), output);
+        }
+        Ok(ReleaseTerminalResponse::new())
+    }
+
     /// May it use this tool?
-    async fn permission(&self, live: &Live, params: &Value) -> Value {
-        let thread = params.get("sessionId").and_then(Value::as_str).unwrap_or_default();
-        let call = params.get("toolCall").cloned().unwrap_or_default();
-        let tool_call = call.get("toolCallId").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let choices = choices(params);
+    async fn permission(&self, live: &Live, request: RequestPermissionRequest) -> RequestPermissionResponse {
+        let RequestPermissionRequest { session_id, tool_call: call, options, .. } = request;
+        let (thread, tool_call) = (&*session_id.0, call.tool_call_id.0.to_string());
+        let choices: Vec<_> = options.iter().map(choice).collect();
         let terminal = |id: &str| live.terminals.text(id);
-        let selected = |id: &str| json!({"outcome": {"outcome": "selected", "optionId": id}});
-        let cancelled = json!({"outcome": {"outcome": "cancelled"}});
+        let selected = |id: &str| {
+            let outcome = SelectedPermissionOutcome::new(id.to_owned());
+            RequestPermissionResponse::new(RequestPermissionOutcome::Selected(outcome))
+        };
+        let cancelled = RequestPermissionResponse::new(RequestPermissionOutcome::Cancelled);
         if self.options.permissions == Permissions::Allow
             && let Some(choice) = choices.iter().find(|choice| choice.kind.starts_with("allow"))
         {
@@ -110,7 +142,7 @@ impl Acp {
             let Some(turn) = turns.get_mut(thread).filter(|turn| turn.running && !turn.cancelled) else {
                 return cancelled;
             };
-            let change = turn.log.waits(&call, &terminal);
+            let change = turn.log.waits(call, &terminal);
             (turn.log.request.clone(), change, turn.log.key_of(&tool_call))
         };
         let title = change.as_ref().and_then(|change| change.tool.clone()).map(|tool| tool.name).unwrap_or_default();
@@ -150,39 +182,42 @@ impl Acp {
     }
 
     /// A question with a form.
-    async fn elicitation(&self, params: &Value) -> Value {
-        let text = |name: &str| params.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let thread = text("sessionId");
-        let request = {
+    async fn elicitation(&self, request: CreateElicitationRequest, schema: Value) -> CreateElicitationResponse {
+        let cancelled = CreateElicitationResponse::new(ElicitationAction::Cancel);
+        let ElicitationMode::Form(form) = request.mode else { return cancelled };
+        let ElicitationScope::Session(scope) = form.scope else { return cancelled };
+        let thread = scope.session_id.0.to_string();
+        let tool_call = scope.tool_call_id.map(|id| id.0.to_string()).unwrap_or_default();
+        let place = {
             let turns = self.turns();
             let turn = turns.get(&thread).filter(|turn| turn.running && !turn.cancelled);
-            turn.map(|turn| (turn.log.request.clone(), turn.log.key_of(&text("toolCallId"))))
+            turn.map(|turn| (turn.log.request.clone(), turn.log.key_of(&tool_call)))
         };
-        let Some((request, key)) = request.filter(|_| text("mode") != "url") else {
-            return json!({"action": "cancel"});
-        };
+        let Some((request_id, key)) = place else { return cancelled };
         let question = Question {
             id: new_id("q_"),
-            request,
+            request: request_id,
             thread,
             key,
-            tool_call: text("toolCallId"),
+            tool_call,
             mode: "form",
-            message: text("message"),
-            schema: params.get("requestedSchema").cloned().unwrap_or_default(),
+            message: request.message,
+            schema,
             choices: Vec::new(),
         };
         let id = question.id.clone();
         let reply = self.ask_person(question).await;
-        let (status, answer) = match reply {
+        let (status, action) = match reply {
             Some(Reply { action, content }) if action == "accept" => {
-                ("accepted", json!({"action": "accept", "content": content}))
+                // The engine takes no other content.
+                let content: Option<BTreeMap<_, _>> = serde_json::from_value(content).unwrap_or_default();
+                ("accepted", ElicitationAction::Accept(ElicitationAcceptAction::new().content(content)))
             }
-            Some(Reply { action, .. }) if action == "decline" => ("declined", json!({"action": "decline"})),
-            _ => ("cancelled", json!({"action": "cancel"})),
+            Some(Reply { action, .. }) if action == "decline" => ("declined", ElicitationAction::Decline),
+            _ => ("cancelled", ElicitationAction::Cancel),
         };
         self.tell(News::Closed { question: id, status: status.to_owned() }).await;
-        answer
+        CreateElicitationResponse::new(action)
     }
 
     /// Asks, and waits for an answer; None when the turn has ended.
@@ -212,19 +247,30 @@ impl Acp {
         self.questions().retain(|_, waiting| !live.had(&waiting.thread));
     }
 
-    fn questions(&self) -> MutexGuard<'_, std::collections::BTreeMap<String, Waiting>> {
+    fn questions(&self) -> MutexGuard<'_, BTreeMap<String, Waiting>> {
         self.questions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn choices(params: &Value) -> Vec<Choice> {
-    let options = params.get("options").and_then(Value::as_array).into_iter().flatten();
-    let choice = |option: &Value| {
-        let text = |name: &str| option.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
-        let id = text("optionId")?;
-        Some(Choice { name: text("name").unwrap_or_else(|| id.clone()), kind: text("kind").unwrap_or_default(), id })
+fn answer<T: Serialize>(result: Result<T, String>) -> Result<Value, Error> {
+    let result = result.map_err(|error| Error::new(ErrorCode::INTERNAL_ERROR, error))?;
+    serde_json::to_value(result).map_err(|error| Error::new(ErrorCode::INTERNAL_ERROR, error.to_string()))
+}
+
+/// Without the parameters themselves, which the crate would send back.
+fn unreadable(method: &str, error: Error) -> Error {
+    let problem = error.data.as_ref().and_then(|data| data.get("error")?.as_str());
+    let message = match problem {
+        Some(problem) => format!("{method}: {problem}"),
+        None if error.code == ErrorCode::METHOD_NOT_FOUND => format!("this client has no method {method}"),
+        None => format!("{method}: {}", error.message),
     };
-    options.filter_map(choice).collect()
+    Error::new(error.code, message)
+}
+
+fn choice(option: &PermissionOption) -> Choice {
+    let kind = serde_json::to_value(option.kind).ok().and_then(|kind| Some(kind.as_str()?.to_owned()));
+    Choice { id: option.option_id.0.to_string(), name: option.name.clone(), kind: kind.unwrap_or_default() }
 }
 
 /// The answer to a question for leave, as a schema: one of the agent's options.

@@ -1,35 +1,30 @@
 //! JSON-RPC over the agent's standard streams, one message per line, both ways.
 //!
-//! A client of our own on plain JSON values: the protocol's Rust crates bring half a runtime, and turn on features of
-//! `serde_json` that would change the order of every object in this workspace. Agents also say more than any schema.
+//! What is said are the types of crate `agent-client-protocol`; how it gets there is ours. The crate's own connection
+//! takes whatever comes into a queue without an end and answers every line that is no message: an agent that says more
+//! than the journal takes would fill our memory, and one that logs on its output would get an error for each line. Here
+//! a message is taken when the one before it is done, so that a pipe that is full slows the agent down.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use agent_client_protocol::{Error, JsonRpcNotification, JsonRpcRequest, UntypedMessage};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::{mpsc, oneshot};
 
 /// Longest message of an agent.
 const MAX_LINE: u64 = 64 * 1024 * 1024;
-/// JSON-RPC: no such method.
-pub const NO_METHOD: i64 = -32601;
-/// JSON-RPC: wrong parameters.
-pub const BAD_PARAMS: i64 = -32602;
-/// JSON-RPC: it went wrong.
-pub const FAILED: i64 = -32603;
+/// Room for a message that is kept for the next one.
+const KEPT_LINE: usize = 1024 * 1024;
 
 /// Why a request has no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RpcError {
-    /// The agent says so.
-    Refused {
-        /// JSON-RPC code.
-        code: i64,
-        /// For people.
-        message: String,
-    },
+    /// The agent says so; the message is for people.
+    Refused(Error),
     /// It is not there any more.
     Gone,
 }
@@ -81,29 +76,46 @@ impl Rpc {
         Self { out, waiting: Arc::new(Mutex::new(Some(Waiting::new()))), next: Arc::default() }
     }
 
-    /// Sends a request at once; the future is its result.
-    pub fn request(&self, method: &str, params: &Value) -> impl Future<Output = Result<Value, RpcError>> + use<> {
+    /// Sends a request at once; the future is its result. It is read as `A`: agents say more than the schema's types
+    /// keep.
+    pub fn request<R: JsonRpcRequest, A: DeserializeOwned>(
+        &self,
+        request: &R,
+    ) -> impl Future<Output = Result<A, RpcError>> + use<R, A> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, result) = oneshot::channel();
-        if let Some(waiting) = self.waiting().as_mut() {
-            waiting.insert(id, sender);
-            self.write(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+        match request.to_untyped_message() {
+            Ok(UntypedMessage { method, params, .. }) => {
+                if let Some(waiting) = self.waiting().as_mut() {
+                    waiting.insert(id, sender);
+                    self.write(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+                }
+            }
+            // Nobody waits for this answer yet.
+            Err(error) => drop(sender.send(Err(RpcError::Refused(error)))),
         }
-        async move { result.await.unwrap_or(Err(RpcError::Gone)) }
+        async move {
+            let result = result.await.unwrap_or(Err(RpcError::Gone))?;
+            serde_json::from_value(result).map_err(|error| {
+                let message = format!("its answer cannot be read: {error}");
+                RpcError::Refused(Error::new(Error::internal_error().code, message))
+            })
+        }
     }
 
     /// Tells it something.
-    pub fn notify(&self, method: &str, params: &Value) {
-        self.write(&json!({"jsonrpc": "2.0", "method": method, "params": params}));
+    pub fn notify(&self, notification: &impl JsonRpcNotification) {
+        // Types of the protocol always become JSON.
+        if let Ok(UntypedMessage { method, params, .. }) = notification.to_untyped_message() {
+            self.write(&json!({"jsonrpc": "2.0", "method": method, "params": params}));
+        }
     }
 
     /// Answers a request.
-    pub fn answer(&self, id: &Value, result: Result<Value, (i64, String)>) {
+    pub fn answer(&self, id: &Value, result: Result<Value, Error>) {
         self.write(&match result {
             Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
-            Err((code, message)) => {
-                json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}})
-            }
+            Err(error) => json!({"jsonrpc": "2.0", "id": id, "error": error}),
         });
     }
 
@@ -117,6 +129,8 @@ impl Rpc {
         let mut line = Vec::new();
         loop {
             line.clear();
+            // A long one is rare, and its room is not needed again.
+            line.shrink_to(KEPT_LINE);
             match (&mut stdout).take(MAX_LINE).read_until(b'\n', &mut line).await {
                 Ok(0) | Err(_) => break,
                 Ok(_) => {}
@@ -140,8 +154,8 @@ impl Rpc {
     fn resolve(&self, id: &Value, mut message: Value) {
         let sender = id.as_u64().and_then(|id| self.waiting().as_mut()?.remove(&id));
         let Some(sender) = sender else { return };
-        let result = match message.get("error").filter(|error| !error.is_null()) {
-            Some(error) => Err(refused(error)),
+        let result = match message.get_mut("error").filter(|error| !error.is_null()) {
+            Some(error) => Err(refused(error.take())),
             None => Ok(message.get_mut("result").map(Value::take).unwrap_or_default()),
         };
         // Nobody may wait for it any more.
@@ -158,19 +172,16 @@ impl Rpc {
     }
 }
 
-fn refused(error: &Value) -> RpcError {
-    let code = error.get("code").and_then(Value::as_i64).unwrap_or(FAILED);
-    let mut message = error.get("message").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
-    let details = match error.get("data") {
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(Value::Object(data)) => {
-            let text = ["details", "message", "error"].iter().find_map(|name| data.get(*name)?.as_str());
-            text.map(ToOwned::to_owned)
-        }
+/// What the agent says, with the reason that many put into `data`.
+fn refused(error: Value) -> RpcError {
+    let mut error = serde_json::from_value(error).unwrap_or_else(|_| Error::internal_error());
+    let details = match &error.data {
+        Some(Value::String(text)) => Some(text.as_str()),
+        Some(Value::Object(data)) => ["details", "message", "error"].iter().find_map(|name| data.get(*name)?.as_str()),
         _ => None,
     };
-    if let Some(details) = details.filter(|details| !message.contains(details.as_str())) {
-        message = format!("{message}: {details}");
+    if let Some(details) = details.filter(|details| !error.message.contains(details)) {
+        error.message = format!("{}: {details}", error.message);
     }
-    RpcError::Refused { code, message }
+    RpcError::Refused(error)
 }

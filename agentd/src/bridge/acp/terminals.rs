@@ -1,18 +1,21 @@
 //! Commands that the agent runs in a terminal of the client's: started inside the project, output kept to a bound.
 //!
 //! One task per command copies its output and waits for it; a command is ended, with its process group, when it is
-//! released or its agent is gone.
+//! released or its agent is gone. Nothing is kept of a released one here: the turn's log takes what it wrote.
 
 use std::collections::BTreeMap;
 use std::io::PipeReader;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use agent_client_protocol::v1::schema::{
+    CreateTerminalRequest, TerminalExitStatus, TerminalId, TerminalOutputResponse, WaitForTerminalExitResponse,
+};
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
@@ -23,6 +26,8 @@ use crate::bridge::agent::new_id;
 
 /// Output that is kept where the agent names no limit, and at most.
 const MAX_OUTPUT: usize = 1024 * 1024;
+/// Terminals of an agent at the same time: each may keep its output.
+const MAX_TERMINALS: usize = 64;
 /// After a command's end its last output is there within this time.
 const LAST_OUTPUT: Duration = Duration::from_millis(200);
 
@@ -48,27 +53,23 @@ struct Output {
 
 impl Terminals {
     /// `terminal/create`.
-    pub fn create(&self, params: &Value, files: &Files) -> Result<Value, String> {
-        let text = |name: &str| params.get(name).and_then(Value::as_str);
-        let program = text("command").ok_or("a command is wanted")?;
-        let args = params.get("args").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-        let cwd = files.directory(std::path::Path::new(text("cwd").unwrap_or(".")))?;
+    pub fn create(&self, wish: &CreateTerminalRequest, files: &Files) -> Result<TerminalId, String> {
+        if self.terminals().len() >= MAX_TERMINALS {
+            return Err(format!("{MAX_TERMINALS} terminals are open: release one first"));
+        }
+        let program = &wish.command;
+        let cwd = files.directory(wish.cwd.as_deref().unwrap_or(Path::new(".")))?;
         let (reader, writer) = std::io::pipe().map_err(|error| error.to_string())?;
         let errors = writer.try_clone().map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
-        command.args(args).current_dir(cwd).stdin(Stdio::null()).stdout(writer).stderr(errors).process_group(0);
+        command.args(&wish.args).current_dir(cwd).stdin(Stdio::null()).stdout(writer).stderr(errors).process_group(0);
         command.env_remove("ZED_HELIX_TOKEN").kill_on_drop(true);
-        for variable in params.get("env").and_then(Value::as_array).into_iter().flatten() {
-            let field = |name: &str| variable.get(name).and_then(Value::as_str);
-            if let (Some(name), Some(value)) = (field("name"), field("value")) {
-                command.env(name, value);
-            }
-        }
+        command.envs(wish.env.iter().map(|variable| (&variable.name, &variable.value)));
         let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
         // Our copies of the writing end.
         drop(command);
-        let limit = params.get("outputByteLimit").and_then(Value::as_u64);
-        let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MAX_OUTPUT).min(MAX_OUTPUT);
+        let limit = wish.output_byte_limit.and_then(|limit| usize::try_from(limit).ok());
+        let limit = limit.unwrap_or(MAX_OUTPUT).min(MAX_OUTPUT);
         let output = Arc::new(Mutex::new(Output { limit, ..Output::default() }));
         let (exited, exit) = watch::channel(None);
         let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
@@ -82,36 +83,36 @@ impl Terminals {
         });
         let id = new_id("term_");
         self.terminals().insert(id.clone(), Terminal { group, output, exit });
-        Ok(json!({"terminalId": id}))
+        Ok(id.into())
     }
 
     /// `terminal/output`.
-    pub fn output(&self, params: &Value) -> Result<Value, String> {
-        let terminal = self.get(params)?;
+    pub fn output(&self, id: &TerminalId) -> Result<TerminalOutputResponse, String> {
+        let terminal = self.get(id)?;
         let (output, truncated) = terminal.text();
         let status = terminal.exit.borrow().map(exit_status);
-        Ok(json!({"output": output, "truncated": truncated, "exitStatus": status}))
+        Ok(TerminalOutputResponse::new(output, truncated).exit_status(status))
     }
 
     /// `terminal/wait_for_exit`.
-    pub async fn wait(&self, params: &Value) -> Result<Value, String> {
-        let mut exit = self.get(params)?.exit;
+    pub async fn wait(&self, id: &TerminalId) -> Result<WaitForTerminalExitResponse, String> {
+        let mut exit = self.get(id)?.exit;
         let status = exit.wait_for(Option::is_some).await.map_err(|_| "the command is gone".to_owned())?;
-        Ok(status.map_or(Value::Null, exit_status))
+        Ok(WaitForTerminalExitResponse::new(status.map(exit_status).unwrap_or_default()))
     }
 
     /// `terminal/kill`.
-    pub fn kill(&self, params: &Value) -> Result<Value, String> {
-        self.get(params)?.kill();
-        Ok(json!({}))
+    pub fn kill(&self, id: &TerminalId) -> Result<(), String> {
+        self.get(id)?.kill();
+        Ok(())
     }
 
-    /// `terminal/release`.
-    pub fn release(&self, params: &Value) -> Result<Value, String> {
-        let terminal = self.get(params)?;
+    /// `terminal/release`; answers what the command wrote.
+    pub fn release(&self, id: &TerminalId) -> Result<String, String> {
+        let terminal = self.get(id)?;
         terminal.kill();
-        // Its output is still shown by the tool call that had it: forgotten with the agent.
-        Ok(json!({}))
+        self.terminals().remove(&*id.0);
+        Ok(terminal.text().0)
     }
 
     /// What the command of this id wrote, for the entry that shows it.
@@ -127,9 +128,8 @@ impl Terminals {
         }
     }
 
-    fn get(&self, params: &Value) -> Result<Terminal, String> {
-        let id = params.get("terminalId").and_then(Value::as_str).unwrap_or_default();
-        self.terminals().get(id).cloned().ok_or_else(|| format!("Resource not found: terminal {id}"))
+    fn get(&self, id: &TerminalId) -> Result<Terminal, String> {
+        self.terminals().get(&*id.0).cloned().ok_or_else(|| format!("Resource not found: terminal {id}"))
     }
 
     fn terminals(&self) -> MutexGuard<'_, BTreeMap<String, Terminal>> {
@@ -169,6 +169,7 @@ async fn copy(reader: PipeReader, output: Arc<Mutex<Output>>) {
     }
 }
 
-fn exit_status(status: ExitStatus) -> Value {
-    json!({"exitCode": status.code(), "signal": status.signal().map(|signal| signal.to_string())})
+fn exit_status(status: ExitStatus) -> TerminalExitStatus {
+    let signal = status.signal().map(|signal| signal.to_string());
+    TerminalExitStatus::new().exit_code(status.code().map(i32::cast_unsigned)).signal(signal)
 }

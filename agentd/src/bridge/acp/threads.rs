@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
+use agent_client_protocol::v1::schema::{
+    AuthenticateRequest, LoadSessionRequest, NewSessionRequest, ResumeSessionRequest, SessionId,
+};
+use agent_client_protocol::{Error, ErrorCode, JsonRpcRequest};
 use helix_protocol::thread::TokenUsage;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Acp;
+use super::offer::{Choice, Offer};
 use super::process::Live;
 use super::rpc::RpcError;
-use crate::bridge::agent::News;
+use crate::bridge::agent::{News, Setting};
 use crate::bridge::record::End;
-
-/// JSON-RPC code of the protocol: authenticate first.
-const AUTH_REQUIRED: i64 = -32000;
-/// JSON-RPC code of the protocol: no such thing.
-const NOT_FOUND: i64 = -32002;
 
 /// Ways to authenticate that take a key from the environment, of agents that do not say so themselves: part of the way's
 /// id, and the variable.
@@ -29,6 +30,21 @@ const KEYS: [(&str, &str); 8] = [
     ("api-key", "OPENAI_API_KEY"),
 ];
 
+/// A way to authenticate. The schema has lost the variables that a way needs; agents tell them.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Way {
+    id: String,
+    #[serde(default)]
+    vars: Option<Vec<Var>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Var {
+    name: String,
+    #[serde(default)]
+    optional: bool,
+}
+
 impl Acp {
     /// Makes or loads a thread; answers its id.
     pub(super) async fn prepare(self: &Arc<Self>, thread: Option<String>) -> Result<String, End> {
@@ -42,7 +58,7 @@ impl Acp {
     }
 
     async fn new_thread(&self, live: &Live) -> Result<String, End> {
-        let answer = self.ask(live, "session/new", &json!({"cwd": self.options.project, "mcpServers": []})).await;
+        let answer = self.ask(live, &NewSessionRequest::new(&self.options.project)).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => return Err(End::Failed { error: told(live, error, "the agent makes no session").await }),
@@ -51,29 +67,27 @@ impl Acp {
             return Err(End::Failed { error: "the agent made a session without an id".to_owned() });
         };
         live.got(&thread);
-        self.tell_modes(&thread, &answer).await;
         self.set_up(live, &thread, &answer).await;
         Ok(thread)
     }
 
     async fn load(&self, live: &Live, thread: &str) -> Result<(), End> {
-        let facts = live.facts.get().unwrap_or(&Value::Null);
-        let can = |path: &str| facts.pointer(path).is_some_and(|value| !value.is_null() && value != false);
-        let method = if can("/agentCapabilities/sessionCapabilities/resume") {
-            "session/resume"
-        } else if can("/agentCapabilities/loadSession") {
-            "session/load"
-        } else {
-            return Err(not_loaded("Agent does not support session loading"));
-        };
-        let params = json!({"sessionId": thread, "cwd": self.options.project, "mcpServers": []});
+        let (id, project) = (SessionId::new(thread), &self.options.project);
+        let can = live.facts.get().map(|facts| &facts.can);
         live.set_loading(thread, true);
-        let answer = self.ask(live, method, &params).await;
+        let answer = match can {
+            Some(can) if can.session_capabilities.resume.is_some() => {
+                self.ask(live, &ResumeSessionRequest::new(id, project)).await
+            }
+            Some(can) if can.load_session => self.ask(live, &LoadSessionRequest::new(id, project)).await,
+            _ => Err(RpcError::Refused(Error::new(ErrorCode::METHOD_NOT_FOUND, NO_LOADING))),
+        };
         live.set_loading(thread, false);
         let answer = match answer {
             Ok(answer) => answer,
-            Err(RpcError::Refused { code: NOT_FOUND, message }) => {
-                return Err(not_loaded(&format!("Resource not found: {thread} ({message})")));
+            Err(RpcError::Refused(error)) if error.message == NO_LOADING => return Err(not_loaded(NO_LOADING)),
+            Err(RpcError::Refused(error)) if error.code == ErrorCode::RESOURCE_NOT_FOUND => {
+                return Err(not_loaded(&format!("Resource not found: {thread} ({})", error.message)));
             }
             Err(error) => return Err(not_loaded(&told(live, error, "the agent does not load it").await)),
         };
@@ -83,15 +97,18 @@ impl Acp {
     }
 
     /// Asks, and once more after authentication where that is wanted.
-    async fn ask(&self, live: &Live, method: &str, params: &Value) -> Result<Value, RpcError> {
-        let first = live.rpc.request(method, params).await;
-        let Err(RpcError::Refused { code: AUTH_REQUIRED, message }) = first else { return first };
+    async fn ask(&self, live: &Live, request: &impl JsonRpcRequest) -> Result<Value, RpcError> {
+        let first = live.rpc.request(request).await;
+        let Err(RpcError::Refused(mut error)) = first else { return first };
+        if error.code != ErrorCode::AUTH_REQUIRED {
+            return Err(RpcError::Refused(error));
+        }
         let Some(way) = self.way_in(live) else {
-            let message = format!("{message}; no key for it is in the environment: give it as a secret of the session");
-            return Err(RpcError::Refused { code: AUTH_REQUIRED, message });
+            error.message += "; no key for it is in the environment: give it as a secret of the session";
+            return Err(RpcError::Refused(error));
         };
-        live.rpc.request("authenticate", &json!({"methodId": way})).await?;
-        live.rpc.request(method, params).await
+        live.rpc.request::<_, Value>(&AuthenticateRequest::new(way)).await?;
+        live.rpc.request(request).await
     }
 
     /// The way to authenticate that was asked for, or the first whose key is there.
@@ -99,82 +116,88 @@ impl Acp {
         if let Some(way) = &self.options.auth_method {
             return Some(way.clone());
         }
-        let ways = live.facts.get()?.get("authMethods")?.as_array()?;
-        ways.iter().find(|way| has_key(way, |name| std::env::var_os(name).is_some())).and_then(way_id)
+        let ways = &live.facts.get()?.ways;
+        let way = ways.iter().find(|way| has_key(way, |name| std::env::var_os(name).is_some()))?;
+        Some(way.id.clone())
     }
 
-    /// Which modes and models there are, for the event feed.
-    async fn tell_modes(&self, thread: &str, answer: &Value) {
-        let part = |name: &str| answer.get(name).cloned().unwrap_or_default();
-        let data = json!({
-            "acp_thread_id": thread, "modes": part("modes"), "models": part("models"),
-            "config_options": part("configOptions"),
-        });
-        self.tell(News::Custom { name: "agent_modes", data }).await;
-    }
-
-    /// Sets the mode and the model that the kind asks for, where the agent offers them.
+    /// Sets the mode and the model that the kind asks for, where the agent offers them, and tells what there is.
     async fn set_up(&self, live: &Live, thread: &str, answer: &Value) {
-        for (what, wanted) in [("mode", &self.options.mode), ("model", &self.options.model)] {
+        live.offers().insert(thread.to_owned(), Offer::of(answer));
+        for (setting, wanted) in [(Setting::Mode, &self.options.mode), (Setting::Model, &self.options.model)] {
             let Some(wanted) = wanted else { continue };
-            let Some((method, mut params)) = setting(answer, what, wanted) else {
-                self.tell(News::Notice(format!("the agent offers no {what} {wanted:?}; it goes on with its own")))
-                    .await;
+            let what = setting.word();
+            let choice = live.offers().get(thread).and_then(|offer| offer.find(thread, setting, wanted));
+            let Some(choice) = choice else {
+                let text = format!("the agent offers no {what} {wanted:?}; it goes on with its own");
+                self.tell(News::Notice(text)).await;
                 continue;
             };
-            params["sessionId"] = json!(thread);
-            if let Err(error) = live.rpc.request(method, &params).await {
-                self.tell(News::Notice(format!("the {what} {wanted:?} cannot be set: {error:?}"))).await;
+            if let Err(error) = choose(live, thread, &choice).await {
+                let error = told(live, error, "the agent refuses").await;
+                self.tell(News::Notice(format!("the {what} {wanted:?} cannot be set: {error}"))).await;
             }
         }
+        self.tell_offer(live, thread).await;
+    }
+
+    /// Which modes and models there are and which are chosen, for the event feed.
+    pub(super) async fn tell_offer(&self, live: &Live, thread: &str) {
+        let data = live.offers().get(thread).map(|offer| offer.told(thread));
+        if let Some(data) = data {
+            self.tell(News::Custom { name: "agent_modes", data }).await;
+        }
+    }
+
+    /// Somebody wants another mode or model in a thread.
+    pub(super) async fn set(self: Arc<Self>, thread: String, setting: Setting, wanted: String) {
+        let Err(error) = self.try_set(&thread, setting, &wanted).await else { return };
+        let what = setting.word();
+        self.tell(News::Notice(format!("the {what} {wanted:?} cannot be set: {error}"))).await;
+        let data = json!({"acp_thread_id": thread, "setting": what, "wanted": wanted, "error": error});
+        self.tell(News::Custom { name: "agent_modes_refused", data }).await;
+    }
+
+    async fn try_set(self: &Arc<Self>, thread: &str, setting: Setting, wanted: &str) -> Result<(), String> {
+        match self.prepare(Some(thread.to_owned())).await {
+            Ok(_) => {}
+            Err(End::NotStarted { error } | End::Failed { error }) => return Err(error),
+            Err(_) => return Err("the thread cannot be loaded".to_owned()),
+        }
+        let live = self.live().await?;
+        let choice = live.offers().get(thread).and_then(|offer| offer.find(thread, setting, wanted));
+        let choice = choice.unwrap_or_else(|| Choice::of(thread, setting, wanted));
+        match choose(&live, thread, &choice).await {
+            Ok(()) => self.tell_offer(&live, thread).await,
+            Err(error) => return Err(told(&live, error, "the agent refuses").await),
+        }
+        Ok(())
     }
 }
 
-/// The request that sets a mode or a model, by id or name.
-fn setting(answer: &Value, what: &str, wanted: &str) -> Option<(&'static str, Value)> {
-    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
-    let named = |list: &Value, id: &str| {
-        let list = list.as_array()?;
-        let found = list.iter().find(|item| {
-            [id, "id", "value", "name"]
-                .iter()
-                .any(|name| text(item, name).is_some_and(|it| it.eq_ignore_ascii_case(wanted)))
-        })?;
-        [id, "id", "value"].iter().find_map(|name| text(found, name))
+/// Asks the agent for a choice and notes it.
+async fn choose(live: &Live, thread: &str, choice: &Choice) -> Result<(), RpcError> {
+    let answer = match choice {
+        Choice::Mode(request) => live.rpc.request(request).await,
+        Choice::Model(request) => live.rpc.request(request).await,
+        Choice::Option(request) => live.rpc.request(request).await,
     };
-    let (method, list, id, param) = match what {
-        "mode" => ("session/set_mode", "/modes/availableModes", "id", "modeId"),
-        _ => ("session/set_model", "/models/availableModels", "modelId", "modelId"),
-    };
-    if let Some(found) = answer.pointer(list).and_then(|list| named(list, id)) {
-        return Some((method, json!({param: found})));
-    }
-    let options = answer.get("configOptions")?.as_array()?;
-    let option = options.iter().find(|option| {
-        text(option, "category").as_deref() == Some(what) || text(option, "id").as_deref() == Some(what)
-    })?;
-    // Choices are in one list, or in groups of them.
-    let choices = option.get("options")?;
-    let in_groups = || choices.as_array()?.iter().find_map(|group| named(group.get("options")?, "value"));
-    let value = named(choices, "value").or_else(in_groups)?;
-    Some(("session/set_config_option", json!({"configId": text(option, "id")?, "value": value})))
-}
-
-fn way_id(way: &Value) -> Option<String> {
-    Some(way.get("id")?.as_str()?.to_owned())
+    live.offers().entry(thread.to_owned()).or_default().chosen(choice, &answer?);
+    Ok(())
 }
 
 /// Whether a way to authenticate needs nothing but what is in the environment.
-fn has_key(way: &Value, is_set: impl Fn(&str) -> bool) -> bool {
-    if let Some(names) = way.get("vars").and_then(Value::as_array) {
-        let optional = |var: &Value| var.get("optional").and_then(Value::as_bool).unwrap_or_default();
-        let name = |var: &Value| Some(var.get("name")?.as_str()?.to_owned());
-        let mut needed = names.iter().filter(|var| !optional(var)).filter_map(name).peekable();
-        return needed.peek().is_some() && needed.all(|name| is_set(&name));
+fn has_key(way: &Way, is_set: impl Fn(&str) -> bool) -> bool {
+    if let Some(vars) = &way.vars {
+        let mut needed = vars.iter().filter(|var| !var.optional).peekable();
+        return needed.peek().is_some() && needed.all(|var| is_set(&var.name));
     }
-    let id = way_id(way).unwrap_or_default().to_lowercase();
+    let id = way.id.to_lowercase();
     KEYS.iter().any(|(part, name)| id.contains(part) && is_set(name))
 }
+
+/// Servers look for these words.
+const NO_LOADING: &str = "Agent does not support session loading";
 
 fn not_loaded(error: &str) -> End {
     // The engine's word for it, which servers look for.
@@ -183,7 +206,7 @@ fn not_loaded(error: &str) -> End {
 
 async fn told(live: &Live, error: RpcError, what: &str) -> String {
     match error {
-        RpcError::Refused { message, .. } => format!("{what}: {message}"),
+        RpcError::Refused(error) => format!("{what}: {}", error.message),
         RpcError::Gone => format!("{what}, since it ended: {}", live.reason().await),
     }
 }
@@ -213,25 +236,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes_and_models_are_found_by_id_or_name() {
-        let answer = json!({
-            "modes": {"availableModes": [{"id": "yolo", "name": "Do all"}]},
-            "configOptions": [{"id": "model", "category": "model", "type": "select", "options": [
-                {"name": "Fast ones", "options": [{"value": "m-1", "name": "Mini"}]}]}],
-        });
-        assert_eq!(setting(&answer, "mode", "do all"), Some(("session/set_mode", json!({"modeId": "yolo"}))));
-        let model = json!({"configId": "model", "value": "m-1"});
-        assert_eq!(setting(&answer, "model", "mini"), Some(("session/set_config_option", model)));
-        assert_eq!(setting(&answer, "model", "other"), None);
-    }
-
-    #[test]
     fn a_way_in_is_one_whose_key_is_there() {
         let there = |name: &str| name == "GEMINI_API_KEY";
-        assert!(has_key(&json!({"id": "gemini-api-key", "name": "x"}), there));
-        assert!(!has_key(&json!({"id": "oauth-personal", "name": "x"}), there));
+        let has_key = |way: Value| has_key(&Way::deserialize(way).expect("a way"), there);
+        assert!(has_key(json!({"id": "gemini-api-key", "name": "x"})));
+        assert!(!has_key(json!({"id": "oauth-personal", "name": "x", "vars": null})));
         let vars = |name: &str| json!({"id": "k", "type": "env_var", "vars": [{"name": name}]});
-        assert!(has_key(&vars("GEMINI_API_KEY"), there) && !has_key(&vars("OTHER"), there));
+        assert!(has_key(vars("GEMINI_API_KEY")) && !has_key(vars("OTHER")));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! What the server asks for.
 
+use std::collections::BTreeMap;
+
+use agent_client_protocol::v1::schema::ElicitationContentValue;
 use helix_protocol::sync::{AgentEvent, ChatMessage, ElicitationAnswer, OpenThread};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Engine;
-use crate::bridge::agent::Order;
+use crate::bridge::agent::{Order, Setting};
 use crate::bridge::conversation::State;
 use crate::bridge::record::{End, Origin, Record};
 
@@ -44,6 +47,8 @@ impl Engine {
                     self.answer(answer);
                 }
             }
+            "set_session_mode" => self.set(&data, Setting::Mode, "mode_id"),
+            "set_session_model" => self.set(&data, Setting::Model, "model_id"),
             _ => self.complain(&format!("a command that this bridge does not know: {kind:?}")),
         }
     }
@@ -126,6 +131,22 @@ impl Engine {
         }
     }
 
+    /// Another mode or model for a thread.
+    fn set(&mut self, data: &Value, setting: Setting, name: &str) {
+        let text = |name: &str| data.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let (what, thread, wanted) = (setting.word(), text("acp_thread_id"), text(name));
+        let error = match (thread, wanted) {
+            (Some(thread), Some(wanted)) if !self.shell => {
+                let (thread, wanted) = (thread.to_owned(), wanted.to_owned());
+                return self.order(Order::Set { thread, setting, wanted });
+            }
+            (Some(_), Some(_)) => format!("a shell has no {what}"),
+            _ => format!("acp_thread_id and {name} are wanted, as texts"),
+        };
+        let data = json!({"acp_thread_id": thread, "setting": what, "wanted": wanted, "error": error});
+        self.tell_custom("agent_modes_refused", &data);
+    }
+
     fn answer(&mut self, answer: ElicitationAnswer) {
         let ElicitationAnswer { elicitation_id: id, action, content, .. } = answer;
         let ack = |engine: &Self, status: &str, error: String| {
@@ -160,7 +181,11 @@ impl super::Question {
             other => return Err(format!("action {other:?} is none of accept, decline, cancel")),
         }
         if self.mode != "permission" {
-            return Ok(content.clone());
+            // All that an agent takes.
+            return match Option::<BTreeMap<String, ElicitationContentValue>>::deserialize(content) {
+                Ok(_) => Ok(content.clone()),
+                Err(_) => Err("content must be an object of texts, numbers, yes or no, and lists of texts".to_owned()),
+            };
         }
         let names = || self.choices.iter().map(|choice| choice.id.as_str()).collect::<Vec<_>>().join(", ");
         let chosen = match content.get("option").and_then(Value::as_str) {

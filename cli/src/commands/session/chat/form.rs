@@ -238,9 +238,9 @@ mod tests {
                     "description": "where to store"},
                 "extras": {"type": "array", "items": {"anyOf": [{"const": "a", "title": "Apples"}, {"const": "b"}]}},
                 "note": {"type": "string"},
-                "sure": {"type": "boolean"},
                 "ratio": {"type": "number"},
-                "raw": {"type": "object"}
+                "raw": {"type": "object"},
+                "sure": {"type": "boolean"}
             }
         }));
         let mut asked = Vec::new();

@@ -132,6 +132,9 @@ fn a_prompt_has_its_attachments_and_never_a_role() {
     world.apply(Append { thread: thread("thr_b"), event });
     world.act();
     world.created(PeerId(1), "th_a", "int_0");
+    let mut settings = insta::Settings::clone_current();
+    settings.set_sort_maps(true);
+    let _sorted = settings.bind_to_scope();
     insta::assert_json_snapshot!(world.act(), @r#"
     [
       {
