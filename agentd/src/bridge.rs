@@ -88,7 +88,7 @@ async fn run(options: Options) -> anyhow::Result<String> {
     let (events, from_socket) = mpsc::channel(QUEUE);
     tokio::spawn(socket::run(target, events));
     let outcome = Outcome::new(options.result.as_deref().filter(|root| !root.as_os_str().is_empty()));
-    let beat = Duration::from_secs(options.beat);
-    let parts = Parts { journal, agent: orders, view, name, shell: options.shell, outcome, beat };
+    let (beat, patience) = (Duration::from_secs(options.beat), Duration::from_secs(options.patience));
+    let parts = Parts { journal, agent: orders, view, name, shell: options.shell, outcome, beat, patience };
     Engine::new(parts).run(from_socket, from_agent).await
 }

@@ -1,9 +1,11 @@
 //! The bridge's one loop: commands from the socket, news of the agent and keys of a person in; records of the journal,
 //! frames, orders and the transcript out. Nothing is done before the journal says that it is going to be.
 //!
-//! `engine/turns.rs` moves turns, `engine/telling.rs` tells the server, `engine/person.rs` is for who sits at the desktop.
+//! `engine/turns.rs` moves turns, `engine/telling.rs` tells the server, `engine/person.rs` is for who sits at the desktop,
+//! `engine/beat.rs` shows life.
 //! What the server knows is a level, not a queue: each entry remembers how much of it the present connection was told.
 
+mod beat;
 mod commands;
 mod person;
 mod telling;
@@ -40,8 +42,10 @@ pub struct Parts {
     pub shell: bool,
     /// Where the first turn's outcome goes.
     pub outcome: Outcome,
-    /// Between two signs of life of a command that says nothing.
+    /// Between two signs of life of what says nothing.
     pub beat: Duration,
+    /// An agent that says nothing for longer may hang.
+    pub patience: Duration,
 }
 
 /// The loop and what it knows.
@@ -53,6 +57,9 @@ pub struct Engine {
     shell: bool,
     outcome: Outcome,
     beat: Duration,
+    patience: Duration,
+    /// When the agent said something last, by running turn.
+    heard: BTreeMap<String, Instant>,
     /// The agent takes prompts.
     ready: bool,
     connection: Option<Connection>,
@@ -78,7 +85,7 @@ pub struct Engine {
 impl Engine {
     /// Ready to run; what a former bridge left is put in order first.
     pub fn new(parts: Parts) -> Self {
-        let Parts { journal, agent, view, name, shell, outcome, beat } = parts;
+        let Parts { journal, agent, view, name, shell, outcome, beat, patience } = parts;
         Self {
             journal,
             agent,
@@ -87,6 +94,8 @@ impl Engine {
             shell,
             outcome,
             beat,
+            patience,
+            heard: BTreeMap::new(),
             ready: false,
             connection: None,
             preparing: BTreeSet::new(),

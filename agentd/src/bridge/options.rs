@@ -36,9 +36,12 @@ pub struct Options {
     /// Way to authenticate, where the agent offers several [default: one whose key is in the environment]
     #[arg(long, value_name = "ID")]
     auth_method: Option<String>,
-    /// Seconds between two signs of life of a command that says nothing
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, hide = true, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Seconds between two signs of life of what runs and says nothing, and of questions that are open
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, hide = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub beat: u64,
+    /// Seconds after which an agent that says nothing during a turn is not vouched for any more
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, hide = true)]
+    pub patience: u64,
     /// The agent and its arguments
     #[arg(last = true, value_name = "PROGRAM", required_unless_present = "shell")]
     program: Vec<String>,

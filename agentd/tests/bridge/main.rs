@@ -5,5 +5,6 @@
 mod acp;
 mod harness;
 mod kills;
+mod life;
 mod person;
 mod shell;

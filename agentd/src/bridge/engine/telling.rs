@@ -127,15 +127,6 @@ impl Engine {
         }));
     }
 
-    /// A command may work for hours without a word, and servers give up turns that are silent. That its process lives
-    /// is known here; whether an agent that is silent works or hangs is not, so nothing is said for one.
-    pub(super) fn beat(&self) {
-        let runs = |(_, turn): &(&String, &crate::bridge::conversation::Turn)| turn.state == State::Running;
-        if self.shell && self.ready && self.journal.state.turns().iter().any(runs) {
-            self.tell_ready(None, None);
-        }
-    }
-
     pub(super) fn tell_cancel(&self, request: &str, status: &str) {
         self.tell(&AgentEvent::TurnCancelled { request_id: request.to_owned(), status: status.to_owned() });
     }
@@ -296,6 +287,6 @@ impl Engine {
     }
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     Timestamp::now().as_second()
 }

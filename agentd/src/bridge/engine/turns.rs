@@ -1,6 +1,7 @@
 //! Turns from acceptance to their end.
 
 use helix_protocol::sync::AgentEvent;
+use tokio::time::Instant;
 
 use super::Engine;
 use crate::bridge::agent::{Change, Order, Over, Question};
@@ -60,12 +61,14 @@ impl Engine {
             self.flush(request, index);
         }
         self.view.prompt(request, &text, self.shell);
+        self.heard.insert(request.to_owned(), Instant::now());
         self.order(Order::Prompt { request: request.to_owned(), thread: thread.to_owned(), text });
     }
 
     /// An entry changed.
     pub(super) fn change(&mut self, change: Change) {
         let Change { request, key, tool, keep, text } = change;
+        self.hear(&request);
         let Some(turn) = self.journal.state.turn(&request) else { return };
         let Some(thread) = turn.thread.clone() else { return };
         let known = self.keys.get(&(request.clone(), key)).copied();
@@ -85,6 +88,13 @@ impl Engine {
         }
     }
 
+    /// The agent works on this turn.
+    fn hear(&mut self, request: &str) {
+        if let Some(heard) = self.heard.get_mut(request) {
+            *heard = Instant::now();
+        }
+    }
+
     pub(super) fn asked(&mut self, question: Question) {
         self.commit(Record::Asked { request: question.request.clone(), question: question.id.clone() });
         self.flush_turn(&question.request);
@@ -96,6 +106,7 @@ impl Engine {
     pub(super) fn closed(&mut self, id: &str, status: &str) {
         let Some(place) = self.questions.iter().position(|question| question.id == id) else { return };
         let question = self.questions.remove(place);
+        self.hear(&question.request);
         self.close(&question.request, id, status);
         self.view.answered(&question, status);
     }
@@ -157,6 +168,7 @@ impl Engine {
         let Over { request, end, usage, exit_status, tail } = over;
         let request = request.as_str();
         self.interrupted.remove(request);
+        self.heard.remove(request);
         for question in self.questions.extract_if(.., |question| question.request == request).collect::<Vec<_>>() {
             self.view.answered(&question, "cancelled");
         }
