@@ -174,10 +174,10 @@ nats_is_good() {
 }
 distribution() { (. /etc/os-release 2>/dev/null && echo "${ID:-unknown}") || echo unknown; }
 release() { (. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME:-unknown}") || echo unknown; }
-# The driver that sessions will use, as agentd finds it.
+# The driver that sessions of `helixctl up` will use: agentd looks in the same places (`mesa/`).
 vulkan_icd() {
   if [ -n "${HELIX_VULKAN_ICD:-}" ]; then echo "$HELIX_VULKAN_ICD"; return; fi
-  { find "$mesa_target" "$mesa_target_without_root" /usr/share/vulkan/icd.d \
+  { find "$mesa_target" "$mesa_target_without_root" /usr/share/vulkan/icd.d /etc/vulkan/icd.d \
     \( -name lvp_icd.json -o -name "lvp_icd.$(uname -m).json" \) 2>/dev/null || true; } | sed -n 1p
 }
 # Version of Mesa that a driver's manifest leads to; the library says it about itself.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use helix_mesa::Places;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use crate::config::{Backend, Config, Environment, OnExit};
 use crate::fence::{self, Fence};
 use crate::forward::host::Servers;
 use crate::health::{self, Health};
-use crate::kinds::{self, Kinds, Machine};
+use crate::kinds::{Kinds, Machine};
 use crate::ledger::Ledger;
 use crate::link::reports::Reports;
 use crate::link::{self, Link, LinkStatus, enrol};
@@ -215,8 +216,11 @@ async fn serve<S: Supervisor>(
 
 /// What can run on this machine.
 fn load_kinds(config: &Config, path: &OsStr) -> Kinds {
-    let vulkan_icd = config.vulkan_icd.clone().or_else(kinds::find_vulkan_icd);
-    let machine = Machine { path, zed: config.zed_binary.as_deref(), vulkan_icd: vulkan_icd.as_deref() };
+    // Sessions of systemd see no home directories.
+    let places = Places::new(&|name| std::env::var(name).ok(), backend(config) == Backend::Process);
+    let vulkan_icd = config.vulkan_icd.clone().or_else(|| places.find());
+    let zed = config.zed_binary.as_deref();
+    let machine = Machine { path, zed, vulkan_icd: vulkan_icd.as_deref(), vulkan_places: &places };
     Kinds::load(std::slice::from_ref(&config.kinds_dir), &machine)
 }
 

@@ -7,7 +7,6 @@
 mod file;
 mod machine;
 mod render;
-mod vulkan;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,7 +21,6 @@ use helix_protocol::session::Geometry;
 pub use file::{FileTemplate, Input, KindFile, OnExit, Readiness, Requires, Restart};
 pub use machine::Machine;
 pub use render::{Context, RenderError, Rendered, render, sync_url};
-pub use vulkan::find as find_vulkan_icd;
 
 use crate::supervisor::SessionPaths;
 

@@ -5,8 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use helix_mesa::{Driver, FIX, OLDEST, Places};
+
+use super::ZED;
 use super::file::KindFile;
-use super::{ZED, vulkan};
 
 /// Where it is put by its own installer, and is not seen by services.
 const HOMES: [&str; 2] = ["/home", "/root"];
@@ -20,6 +22,8 @@ pub struct Machine<'a> {
     pub zed: Option<&'a Path>,
     /// File of the Vulkan driver that draws without a graphics card.
     pub vulkan_icd: Option<&'a Path>,
+    /// Where it was looked for, unless it was named.
+    pub vulkan_places: &'a Places,
 }
 
 impl KindFile {
@@ -36,15 +40,8 @@ impl KindFile {
                 "the Zed editor's program {zed} is not there; set zed_binary (ZED_BINARY) to it{hint}"
             ));
         }
-        if self.requires.vulkan && !machine.vulkan_icd.is_some_and(Path::is_file) {
-            let what = match machine.vulkan_icd {
-                Some(file) => format!("{} is not there", file.display()),
-                None => format!("there is no lvp_icd*.json in {}", vulkan::places()),
-            };
-            return Err(format!(
-                "the Vulkan driver that draws without a graphics card is missing: {what}; \
-                 install it (Mesa 25 or newer): apt-get install mesa-vulkan-drivers, or set vulkan_icd (HELIX_VULKAN_ICD)"
-            ));
+        if self.requires.vulkan {
+            machine.vulkan()?;
         }
         let missing = self.requires.programs.iter().filter(|(program, _)| !is_in_path(program, path));
         let (programs, packages): (Vec<&str>, Vec<&str>) =
@@ -66,6 +63,31 @@ impl Machine<'_> {
     pub(super) fn zed_program(&self) -> String {
         let named = || self.zed.map_or_else(|| PathBuf::from(ZED), Path::to_owned);
         self.editor().unwrap_or_else(named).to_string_lossy().into_owned()
+    }
+
+    /// A driver that Zed is seen with. One whose version cannot be read is not Mesa's, or not as Debian builds it: whoever
+    /// named it knows it.
+    fn vulkan(&self) -> Result<(), String> {
+        let next = format!("{FIX}, or set vulkan_icd (HELIX_VULKAN_ICD) to the lvp_icd*.json of another one");
+        let what = match self.vulkan_icd {
+            Some(file) if file.is_file() => {
+                let Ok(driver) = Driver::read(file) else { return Ok(()) };
+                if driver.is_new() != Some(false) {
+                    return Ok(());
+                }
+                let (words, file) = (driver.words(), file.display());
+                return Err(format!(
+                    "the Vulkan driver is too old: with {words} ({file}) Zed's windows stay black; \
+                     bring Mesa {OLDEST} or newer: {next}"
+                ));
+            }
+            Some(file) => format!("{} is not there", file.display()),
+            None => format!("there is no lvp_icd*.json in {}", self.vulkan_places),
+        };
+        Err(format!(
+            "the Vulkan driver that draws without a graphics card is missing: {what}; \
+             bring Mesa {OLDEST} or newer: {next}"
+        ))
     }
 
     fn editor(&self) -> Option<PathBuf> {

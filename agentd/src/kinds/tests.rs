@@ -1,7 +1,9 @@
 //! Shipped kinds as snapshots, and what a faulty or unmet kind is told.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::LazyLock;
 
+use helix_mesa::Places;
 use helix_protocol::SessionId;
 
 use super::*;
@@ -54,8 +56,11 @@ fn rendered(name: &str, input: &str) -> Rendered {
     rendered_with(name, input, &BTreeMap::new())
 }
 
+/// The places where a driver is looked for, on every machine the same ones.
+static PLACES: LazyLock<Places> = LazyLock::new(|| Places::new(&|_| None, false));
+
 fn machine(path: &tempfile::TempDir) -> Machine<'_> {
-    Machine { path: path.path().as_os_str(), zed: None, vulkan_icd: None }
+    Machine { path: path.path().as_os_str(), zed: None, vulkan_icd: None, vulkan_places: &PLACES }
 }
 
 /// A directory with executables of these names, as a PATH.
@@ -149,6 +154,15 @@ fn the_zed_kind_says_what_it_lacks_and_is_the_default_where_it_lacks_nothing() {
     insta::assert_snapshot!("zed_without_editor", lacks(Machine { zed: Some(&other), ..whole }));
     insta::assert_snapshot!("zed_without_driver", lacks(Machine { vulkan_icd: None, ..whole }));
     insta::assert_snapshot!("zed_without_the_named_driver", lacks(Machine { vulkan_icd: Some(&other), ..whole }));
+    // With Debian 12's own Mesa it would start, and be black.
+    let mesa = |version: &str| {
+        fs::write(path.path().join("libvulkan_lvp.so"), format!("Mesa {version} (LLVM")).unwrap();
+        fs::write(&icd, r#"{"ICD": {"library_path": "./libvulkan_lvp.so"}}"#).unwrap();
+    };
+    mesa("22.3.6");
+    insta::assert_snapshot!("zed_with_an_old_driver", lacks(whole));
+    mesa("25.0.7");
+    assert_eq!(load(whole).unavailable().get(&kind("zed")), None);
     // Another program of this name, for another purpose.
     let sbin = path.path().join("sbin");
     fs::create_dir(&sbin).unwrap();

@@ -16,6 +16,7 @@ use helix_agentd::session::Context;
 use helix_agentd::session::probe::ReadyLines;
 use helix_agentd::supervisor::process::{ProcessConfig, ProcessSupervisor, reap_all};
 use helix_agentd::supervisor::{Supervisor as _, UnitName};
+use helix_mesa::Places;
 use helix_protocol::assignment::{DesiredSession, SessionAccess};
 use helix_protocol::session::{Desired, ObservedSession, SessionPhase, SessionSpec};
 use helix_protocol::{Epoch, Generation, KindName, SessionId};
@@ -141,7 +142,9 @@ impl Runner {
     fn kinds(&self, path: &str) -> Kinds {
         let path = if self.without_kinds { "/nonexistent" } else { path };
         let (zed, vulkan_icd) = (self.config.zed_binary.as_deref(), self.config.vulkan_icd.as_deref());
-        Kinds::load(std::slice::from_ref(&self.config.kinds_dir), &Machine { path: path.as_ref(), zed, vulkan_icd })
+        let places = Places::new(&|_| None, false);
+        let machine = Machine { path: path.as_ref(), zed, vulkan_icd, vulkan_places: &places };
+        Kinds::load(std::slice::from_ref(&self.config.kinds_dir), &machine)
     }
 
     /// As `kill -9`: tasks end where they are.

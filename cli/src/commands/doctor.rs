@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use helix_mesa::{Driver, Places};
 
 use crate::error::{CliError, Result};
 use crate::settings::process_env;
@@ -82,7 +83,7 @@ pub async fn run(args: &DoctorArgs, ui: &Ui) -> Result<ExitCode> {
 /// What the look at the window needs to know from the others.
 struct Looked {
     zed: bool,
-    vulkan: Option<vulkan::Driver>,
+    vulkan: Option<Driver>,
 }
 
 /// Everything that needs no display.
@@ -91,12 +92,14 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Looked {
     report.add(machine::git().await);
     report.add(machine::nats().await);
     let settings = machine::runner_settings();
+    let places = Places::new(&process_env, machine::sees_homes(settings.as_ref()));
+    let settings = settings.unwrap_or_default();
     let setting = |name: &str| settings.get(name).and_then(toml::Value::as_str).map(PathBuf::from);
     let zed =
         args.zed.clone().or_else(|| process_env("ZED_BINARY").map(PathBuf::from)).or_else(|| setting("zed_binary"));
     let zed = zed::check(zed, report).await;
     let icd = args.vulkan_icd.clone().or_else(|| process_env("HELIX_VULKAN_ICD").map(PathBuf::from));
-    let vulkan = vulkan::check(icd.or_else(|| setting("vulkan_icd")), zed, report);
+    let vulkan = vulkan::check(icd.or_else(|| setting("vulkan_icd")), &places, zed, report);
     Looked { zed, vulkan }
 }
 

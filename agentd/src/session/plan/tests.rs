@@ -1,11 +1,18 @@
 //! The plan as an operator would read it, and what a spec cannot do.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 
+use helix_mesa::Places;
 use helix_protocol::session::Project;
 
 use super::*;
 use crate::kinds::Machine;
+
+/// A machine with nothing but these programs.
+fn bare<'a>(path: &'a OsStr, vulkan_places: &'a Places) -> Machine<'a> {
+    Machine { path, zed: None, vulkan_icd: None, vulkan_places }
+}
 
 fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
     let path = std::env::var_os("PATH").expect("PATH is set");
@@ -30,12 +37,13 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         program: PathBuf::from("/usr/bin/agentd"),
         is_root: false,
     };
+    let places = Places::new(&|_| None, false);
     run(&Inputs {
         session: &SessionId::parse("demo").expect("valid id"),
         runner: &RunnerId::parse("r-1").expect("valid id"),
         spec,
         kind: &KindName::parse(kind).expect("valid kind"),
-        kinds: &Kinds::load(&[], &Machine { path: &path, zed: None, vulkan_icd: None }),
+        kinds: &Kinds::load(&[], &bare(&path, &places)),
         paths: &paths,
         default_geometry: Geometry { width: 1920, height: 1080 },
         host: &host,
@@ -136,8 +144,8 @@ fn a_secret_that_is_missing_is_named() {
     let text = "description = \"d\"\ncommand = [\"true\"]\ninput = \"none\"\nreadiness = \"none\"\non_exit = \"end\"\n\
                 secrets = [\"NICE\", \"KEY\"]\n[requires]\nsecrets = [\"KEY\"]\n";
     std::fs::write(dir.path().join("model.toml"), text).expect("written");
-    let kinds =
-        Kinds::load(&[dir.path().to_owned()], &Machine { path: "/nonexistent".as_ref(), zed: None, vulkan_icd: None });
+    let places = Places::new(&|_| None, false);
+    let kinds = Kinds::load(&[dir.path().to_owned()], &bare("/nonexistent".as_ref(), &places));
     let planned = |spec: &SessionSpec, running: bool| {
         let mut result = None;
         inputs_of(spec, "model", |inputs| result = Some(plan(&Inputs { kinds: &kinds, running, ..*inputs })));

@@ -56,9 +56,18 @@ pub async fn nats() -> Check {
     }
 }
 
-/// Settings of the runner that is a service on this machine; empty where there is none that this user may read.
-pub fn runner_settings() -> toml::Table {
-    std::fs::read_to_string(RUNNER_SETTINGS).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
+/// Settings of the runner that is a service on this machine; none where there is no such runner, empty where this user
+/// may not read them.
+pub fn runner_settings() -> Option<toml::Table> {
+    let file = Path::new(RUNNER_SETTINGS);
+    let text = file.exists().then(|| std::fs::read_to_string(file).unwrap_or_default());
+    text.map(|text| text.parse().unwrap_or_default())
+}
+
+/// Whether sessions see home directories, as agentd decides by its backend: those of `helixctl up` do, those of a
+/// service are other users'.
+pub fn sees_homes(settings: Option<&toml::Table>) -> bool {
+    settings.is_none_or(|settings| settings.get("backend").and_then(toml::Value::as_str) == Some("process"))
 }
 
 /// Standard output of a command that ends well, in time.

@@ -6,13 +6,13 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use helix_mesa::{Driver, FIX};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::pixels::{self, Sight, Verdict};
 use super::report::Check;
 use super::stack::{GEOMETRY, GRACE, Stack};
-use super::vulkan::{Driver, FIX};
 use super::{Display, Looked, PATIENCE, for_zed, interrupted};
 use crate::error::Result;
 use crate::ui::span;
@@ -141,7 +141,8 @@ fn environment(driver: &Driver) -> Vec<(String, String)> {
 
 fn judge(look: &Look, display: Display, driver: &Driver) -> Check {
     let (server, mesa) = (display.program(), driver.words());
-    let is_old = driver.is_old();
+    // One of unknown age may be old.
+    let is_new = driver.is_new() == Some(true);
     let frames = if look.drawn { "" } else { ", and drew no frame in time" };
     let colours = |colours: [u32; 4]| colours.map(|colour| format!("#{colour:06x}")).join(" ");
     let check = match look.verdict {
@@ -168,7 +169,7 @@ fn judge(look: &Look, display: Display, driver: &Driver) -> Check {
         ),
     };
     // A new one that is black all the same is not mended by another one of the same age.
-    if is_old { check.next(FIX) } else { check.next("try another driver: helixctl doctor --vulkan-icd FILE") }
+    if is_new { check.next("try another driver: helixctl doctor --vulkan-icd FILE") } else { check.next(FIX) }
 }
 
 #[cfg(test)]
