@@ -6,7 +6,7 @@ use std::path::Path;
 use helix_protocol::SessionId;
 use helix_protocol::session::Geometry;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context};
 
 use super::file::KindFile;
 use crate::supervisor::{SessionFile, SessionPaths};
@@ -67,11 +67,23 @@ pub fn sync_url(forward_port: u16) -> String {
     format!("127.0.0.1:{forward_port}")
 }
 
+/// Filter: the JSON object that a text is, as one line, for settings that a session writes whole; `name` is where it wrote it. The
+/// text is not told: it may hold what is nobody's business.
+fn json_object(text: &str, name: &str) -> Result<String, Error> {
+    let fault = |why: &str| Error::new(ErrorKind::InvalidOperation, format!("{name} is no JSON object{why}"));
+    match serde_json::from_str(text) {
+        Ok(object @ serde_json::Value::Object(_)) => Ok(object.to_string()),
+        Ok(_) => Err(fault("")),
+        Err(error) => Err(fault(&format!(": {error}"))),
+    }
+}
+
 /// Renders every template of a kind.
 pub fn render(kind: &KindFile, context: &Context<'_>) -> Result<Rendered, RenderError> {
     let mut engine = Environment::new();
     engine.set_undefined_behavior(UndefinedBehavior::Strict);
     engine.set_auto_escape_callback(|_| AutoEscape::None);
+    engine.add_filter("json_object", json_object);
     // A file's last newline belongs to it. Only unusual delimiters could be refused here.
     if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
         engine.set_syntax(syntax);

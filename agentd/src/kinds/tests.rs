@@ -33,6 +33,10 @@ fn shipped(name: &str) -> &'static str {
 }
 
 fn rendered_with(name: &str, input: &str, env: &BTreeMap<String, String>) -> Rendered {
+    try_rendered_with(name, input, env).unwrap()
+}
+
+fn try_rendered_with(name: &str, input: &str, env: &BTreeMap<String, String>) -> Result<Rendered, RenderError> {
     let kinds: BTreeMap<_, _> = SHIPPED.into_iter().collect();
     let file: KindFile = toml::from_str(kinds[name]).unwrap();
     let context = Context {
@@ -49,7 +53,7 @@ fn rendered_with(name: &str, input: &str, env: &BTreeMap<String, String>) -> Ren
         env,
         is_root: false,
     };
-    render(&file, &context).unwrap()
+    render(&file, &context)
 }
 
 fn rendered(name: &str, input: &str) -> Rendered {
@@ -126,6 +130,57 @@ fn the_zed_kind_opens_the_project_in_the_editor_that_the_settings_name() {
         let zed = rendered_with("zed", "", &env);
         let settings: serde_json::Value = serde_json::from_slice(&zed.files[0].content).unwrap();
         assert_eq!(settings["language_models"].to_string(), expected);
+    }
+}
+
+/// What a session chooses: models, context servers, theme. Keys stay in the environment.
+#[test]
+fn the_zed_kind_has_the_models_and_servers_that_the_session_names() {
+    let settings = |env: &[(&str, &str)]| -> serde_json::Value {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        serde_json::from_slice(&rendered_with("zed", "", &env).files[0].content).unwrap()
+    };
+    let chosen = settings(&[
+        ("HELIX_AGENT_MODEL", "openai/team/coder-\"x\""),
+        ("HELIX_CONTEXT_SERVERS", r#"{"files": {"command": "mcp-files", "args": ["--root", "/"]}}"#),
+        ("HELIX_ZED_THEME", "Ayu Light"),
+        ("OPENAI_BASE_URL", "http://models/v1"),
+        ("OPENAI_API_KEY", "sk-secret"),
+    ]);
+    let model = serde_json::json!({ "provider": "openai", "model": "team/coder-\"x\"" });
+    for key in ["default_model", "inline_assistant_model", "commit_message_model", "thread_summary_model"] {
+        assert_eq!(chosen["agent"][key], model, "{key}");
+    }
+    assert_eq!(chosen["context_servers"]["files"]["args"][0], "--root");
+    assert_eq!(chosen["theme"], "Ayu Light");
+    assert_eq!(chosen["agent_servers"]["qwen"]["env"]["OPENAI_BASE_URL"], "http://models/v1");
+    assert_eq!(chosen["agent_servers"]["claude-acp"].get("default_model"), None);
+    assert!(!chosen.to_string().contains("sk-secret"), "{chosen}");
+
+    let short = settings(&[("HELIX_AGENT_MODEL", "claude-x"), ("ANTHROPIC_BASE_URL", "http://models")]);
+    assert_eq!(short["agent"]["default_model"]["provider"], "anthropic");
+    assert_eq!(short["agent_servers"]["claude-acp"]["default_model"], "claude-x");
+    assert_eq!(short["agent_servers"]["claude-acp"]["env"]["ANTHROPIC_BASE_URL"], "http://models");
+
+    for (text, told) in [("{\"key\": \"sk-secret\"", "no JSON object"), ("\"sk-secret\"", "no JSON object")] {
+        let env = BTreeMap::from([("HELIX_CONTEXT_SERVERS".to_owned(), text.to_owned())]);
+        let error = try_rendered_with("zed", "", &env).unwrap_err().to_string();
+        assert!(error.contains("HELIX_CONTEXT_SERVERS") && error.contains(told), "{error}");
+        assert!(!error.contains("sk-secret"), "{error}");
+    }
+}
+
+/// An agent that a prompt to the editor names is started as its own kind starts it.
+#[test]
+fn the_zed_kind_starts_agents_as_their_kinds_do() {
+    let settings: serde_json::Value = serde_json::from_slice(&rendered("zed", "").files[0].content).unwrap();
+    for name in ["gemini", "goose", "opencode", "qwen"] {
+        let agent = &settings["agent_servers"][name];
+        let mut line = vec![agent["command"].as_str().unwrap()];
+        line.extend(agent["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap()));
+        let own = rendered(name, "").argv;
+        let own = own.rsplit(|argument| argument == "--").next().unwrap();
+        assert_eq!(own, line, "{name}");
     }
 }
 
