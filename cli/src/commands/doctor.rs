@@ -1,10 +1,11 @@
 //! `helixctl doctor`: is this machine fit for sessions, and would Zed be seen on their desktops?
 //!
-//! It asks no server. [`machine`] looks for the programs of a session, [`zed`] into the editor's binary, [`vulkan`] at
+//! It asks no server. [`machine`] looks for the programs of a session, [`agents`] for those of kinds, [`zed`] into the editor's binary, [`vulkan`] at
 //! the driver that it draws with, and [`window`] starts the display stack of a session ([`stack`]) with a window of
 //! Zed's own toolkit and reads its pixels ([`pixels`]): what no other check can tell. Each look is bounded
 //! ([`PATIENCE`]); a signal ends it, and nothing is left behind.
 
+mod agents;
 mod elf;
 mod machine;
 mod pixels;
@@ -91,6 +92,7 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Looked {
     report.add(machine::desktop());
     report.add(machine::git().await);
     report.add(machine::nats().await);
+    report.add(agents::check());
     let settings = machine::runner_settings();
     let places = Places::new(&process_env, machine::sees_homes(settings.as_ref()));
     let settings = settings.unwrap_or_default();

@@ -1,0 +1,55 @@
+//! The kinds that are an agent without an editor: which of them this machine would offer, and what brings the others.
+
+use super::report::Check;
+use crate::up::programs;
+
+const NAME: &str = "agents";
+const KINDS: [(&str, &str); 6] = [
+    ("claude", include_str!("../../../../packaging/kinds/claude.toml")),
+    ("codex", include_str!("../../../../packaging/kinds/codex.toml")),
+    ("gemini", include_str!("../../../../packaging/kinds/gemini.toml")),
+    ("goose", include_str!("../../../../packaging/kinds/goose.toml")),
+    ("opencode", include_str!("../../../../packaging/kinds/opencode.toml")),
+    ("qwen", include_str!("../../../../packaging/kinds/qwen.toml")),
+];
+
+/// Looks for each kind's program. That one is not there is nothing wrong: nobody needs all of them.
+pub fn check() -> Check {
+    judge(&|program| programs::in_path(program).is_some())
+}
+
+fn judge(has: &dyn Fn(&str) -> bool) -> Check {
+    let (mut offered, mut lacking) = (Vec::new(), Vec::new());
+    for (kind, text) in KINDS {
+        match needed(text).into_iter().find(|(program, _)| !has(program)) {
+            None => offered.push(kind.to_owned()),
+            Some((program, how)) => lacking.push(format!("{kind} (no {program} in PATH: {how})")),
+        }
+    }
+    let words = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+    if lacking.is_empty() {
+        return Check::ok(NAME, words(&offered));
+    }
+    Check::ok(NAME, format!("{}; not offered: {}", words(&offered), words(&lacking)))
+}
+
+/// Programs that a kind's file names, each with what brings it.
+fn needed(kind: &str) -> Vec<(String, String)> {
+    let kind: toml::Table = kind.parse().unwrap_or_default();
+    let agent = kind.get("requires").and_then(|requires| requires.get("agent")).and_then(toml::Value::as_table);
+    let how = |value: &toml::Value| value.as_str().unwrap_or_default().to_owned();
+    agent.into_iter().flatten().map(|(program, value)| (program.clone(), how(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_says_what_brings_it() {
+        assert!(KINDS.iter().all(|(_, text)| needed(text).len() == 1));
+        assert_eq!(judge(&|_| true).found, "claude, codex, gemini, goose, opencode, qwen");
+        insta::assert_snapshot!(judge(&|program| !["codex-acp", "qwen"].contains(&program)).found, @"claude, gemini, goose, opencode; not offered: codex (no codex-acp in PATH: npm install -g @agentclientprotocol/codex-acp), qwen (no qwen in PATH: npm install -g @qwen-code/qwen-code)");
+        assert!(judge(&|_| false).found.starts_with("none; not offered: claude (no claude-agent-acp in PATH"));
+    }
+}
