@@ -5,7 +5,8 @@
 
 fn main() {
     let target = |name: &str| std::env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
-    let mut lines = vec!["cargo:rerun-if-changed=../packaging/link.rs".to_owned()];
+    // Nothing that it reads changes; cargo runs it again when it is another one.
+    let mut lines = vec!["cargo:rerun-if-changed=Cargo.toml".to_owned()];
     if target("OS") == "linux" && target("ENV") == "gnu" {
         let absent = |function| format!("cargo:rustc-link-arg-bins=-Wl,--defsym={function}=0");
         lines.extend(["pidfd_spawnp", "pidfd_getpid"].map(absent));

@@ -31,7 +31,7 @@ async fn ring_is_the_only_tls_provider() -> Result<()> {
 /// As `packaging/link.rs` has it: Debian 12 has glibc 2.36.
 #[test]
 fn no_program_needs_a_newer_glibc_than_debian_12_has() -> Result<()> {
-    for name in ["agentd", "helix-server", "helixctl", "helix-backend-suite"] {
+    for name in ["agentd", "helix-server", "helixctl", "helix-backend-suite", "helix-gpui-probe"] {
         let program = std::fs::read(programs::ours(name)?)?;
         let text = String::from_utf8_lossy(&program);
         let minor = |at: usize| text[at..].split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok();

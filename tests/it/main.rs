@@ -14,6 +14,7 @@ mod dependencies;
 mod desktop;
 mod documents;
 mod faults;
+mod gpui;
 mod health;
 mod hostile;
 mod queue;
