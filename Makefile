@@ -21,11 +21,13 @@ install_options = --bin-dir $(CARGO_TARGET_DIR)/release $(if $(DESTDIR),--destdi
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: web ## Build the pages and the three programs (release)
+build: web probe ## Build the pages and the programs (release)
 	$(CARGO) build --release --locked -p helixctl -p helix-server -p helix-agentd
 
+# One profile for both: what it costs is its build.
 probe: ## Build the window that `helixctl doctor` looks at, beside the programs; some minutes, once
-	$(CARGO) build --release --locked --manifest-path packaging/gpui-probe/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/gpui-probe
+	@$(CARGO) build --release --locked --manifest-path packaging/gpui-probe/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/gpui-probe \
+	  || { echo "make probe: when headers are missing: packaging/setup.sh build" >&2; exit 1; }
 	@for profile in debug release; do \
 	  install -D -C -m 755 $(CARGO_TARGET_DIR)/gpui-probe/release/helix-gpui-probe $(CARGO_TARGET_DIR)/$$profile/helix-gpui-probe; \
 	done
@@ -42,7 +44,7 @@ demo: ## Install what is missing, build, start everything, show a session's live
 down: ## End what `make demo` or `helixctl up` started (HELIX_STATE_DIR for another directory)
 	@$(helixctl) down
 
-test: setup-test web ## Install what is missing, build, run all tests
+test: setup-test web probe ## Install what is missing, build, run all tests
 	cd web && npm test
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace
