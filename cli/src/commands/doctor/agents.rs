@@ -4,6 +4,7 @@ use super::report::Check;
 use crate::up::programs;
 
 const NAME: &str = "agents";
+const NPM: &str = "npm install -g";
 const KINDS: [(&str, &str); 6] = [
     ("claude", include_str!("../../../../packaging/kinds/claude.toml")),
     ("codex", include_str!("../../../../packaging/kinds/codex.toml")),
@@ -19,18 +20,27 @@ pub fn check() -> Check {
 }
 
 fn judge(has: &dyn Fn(&str) -> bool) -> Check {
-    let (mut offered, mut lacking) = (Vec::new(), Vec::new());
+    let (mut offered, mut lacking, mut packages, mut next) = (Vec::new(), Vec::new(), NPM.to_owned(), Vec::new());
     for (kind, text) in KINDS {
-        match needed(text).into_iter().find(|(program, _)| !has(program)) {
-            None => offered.push(kind.to_owned()),
-            Some((program, how)) => lacking.push(format!("{kind} (no {program} in PATH: {how})")),
+        let Some((program, how)) = needed(text).into_iter().find(|(program, _)| !has(program)) else {
+            offered.push(kind);
+            continue;
+        };
+        lacking.push(format!("{kind} (no {program} in PATH)"));
+        // One command brings all that come from npm.
+        match how.strip_prefix(NPM) {
+            Some(package) => packages += package,
+            None => next.push(format!("{kind}: {how}")),
         }
     }
-    let words = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+    let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
     if lacking.is_empty() {
-        return Check::ok(NAME, words(&offered));
+        return Check::ok(NAME, offered);
     }
-    Check::ok(NAME, format!("{}; not offered: {}", words(&offered), words(&lacking)))
+    if packages != NPM {
+        next.insert(0, packages);
+    }
+    Check::ok(NAME, format!("{offered}; not offered: {}", lacking.join(", "))).next(next.join("; "))
 }
 
 /// Programs that a kind's file names, each with what brings it.
@@ -49,7 +59,9 @@ mod tests {
     fn each_kind_says_what_brings_it() {
         assert!(KINDS.iter().all(|(_, text)| needed(text).len() == 1));
         assert_eq!(judge(&|_| true).found, "claude, codex, gemini, goose, opencode, qwen");
-        insta::assert_snapshot!(judge(&|program| !["codex-acp", "qwen"].contains(&program)).found, @"claude, gemini, goose, opencode; not offered: codex (no codex-acp in PATH: npm install -g @agentclientprotocol/codex-acp), qwen (no qwen in PATH: npm install -g @qwen-code/qwen-code)");
-        assert!(judge(&|_| false).found.starts_with("none; not offered: claude (no claude-agent-acp in PATH"));
+        let some = judge(&|program| !["codex-acp", "goose", "qwen"].contains(&program));
+        insta::assert_snapshot!(some.found, @"claude, gemini, opencode; not offered: codex (no codex-acp in PATH), goose (no goose in PATH), qwen (no qwen in PATH)");
+        insta::assert_snapshot!(some.next.unwrap_or_default(), @"npm install -g @agentclientprotocol/codex-acp @qwen-code/qwen-code; goose: see https://block.github.io/goose for its installer");
+        assert!(judge(&|_| false).found.starts_with("none; not offered: claude (no claude-agent-acp in PATH)"));
     }
 }
