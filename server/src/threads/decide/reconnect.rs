@@ -9,9 +9,9 @@
 //!
 //! A break loses one event, and it may be the last of a turn. Right before that one Zed repeats all entries: where such
 //! a repeat was the last that was heard, nobody can prove that the prompt was not carried out, and it ends as
-//! `unknown`. A line that fell silent, or a server that died, may have lost any number of events: then so does every
-//! turn that the agent does not name. A successor finds in the log which those are; one that was handed over by a
-//! server that died, and never showed itself, could only have ended in the instant of that death, and goes again.
+//! `unknown`. A line that fell silent, or a server that died, may have lost any number of events, those of a whole turn
+//! where the store was away for a while: then so does every turn that the agent does not name. A successor finds in the
+//! log which those are.
 //!
 //! Decided once per connection and turn, when the connection is ready. A turn that was handed to this very connection
 //! is none of these: a list may be older than the prompt. Nor is one whose socket is still open.
@@ -36,9 +36,8 @@ impl Desk {
 
     /// Begins where a former owner stopped.
     pub fn succeed(&mut self, conversation: &Conversation) {
-        let running = conversation.active_turns().filter(|(_, turn)| turn.state == TurnState::Running);
         if conversation.connected {
-            self.in_doubt.extend(running.map(|(_, turn)| turn.id.clone()));
+            self.in_doubt.extend(conversation.active_turns().map(|(_, turn)| turn.id.clone()));
         } else {
             self.in_doubt.extend(conversation.in_doubt.iter().cloned());
         }

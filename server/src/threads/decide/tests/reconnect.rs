@@ -59,7 +59,7 @@ fn a_turn_whose_end_may_have_been_lost_is_not_sent_again() {
         (Successor, true, false, Dispatched),
         (Successor, true, true, TurnState::Unknown),
         (ServerDied, true, false, TurnState::Unknown),
-        (ServerDied, false, false, Dispatched),
+        (ServerDied, false, false, TurnState::Unknown),
     ] {
         let mut world = World::new();
         let former = world.listing_peer(&[]);
