@@ -68,37 +68,31 @@ impl Machine<'_> {
     /// A driver that Zed is seen with. One whose version cannot be read is not Mesa's, or not as Debian builds it: whoever
     /// named it knows it.
     fn vulkan(&self) -> Result<(), String> {
-        let next = format!("{FIX}, or set vulkan_icd (HELIX_VULKAN_ICD) to the lvp_icd*.json of another one");
+        const MISSING: &str = "the Vulkan driver that draws without a graphics card is missing";
         let what = match self.vulkan_icd {
             Some(file) if file.is_file() => {
-                let Ok(driver) = Driver::read(file) else { return Ok(()) };
-                if driver.is_new() != Some(false) {
+                let Some(old) = Driver::read(file).ok().filter(|driver| driver.is_new() == Some(false)) else {
                     return Ok(());
-                }
-                let (words, file) = (driver.words(), file.display());
-                return Err(format!(
-                    "the Vulkan driver is too old: with {words} ({file}) Zed's windows stay black; \
-                     bring Mesa {OLDEST} or newer: {next}"
-                ));
+                };
+                let (mesa, file) = (old.words(), file.display());
+                format!("the Vulkan driver is too old: with {mesa} ({file}) Zed's windows stay black")
             }
-            Some(file) => format!("{} is not there", file.display()),
-            None => format!("there is no lvp_icd*.json in {}", self.vulkan_places),
+            Some(file) => format!("{MISSING}: {} is not there", file.display()),
+            None => format!("{MISSING}: there is no lvp_icd*.json in {}", self.vulkan_places),
         };
         Err(format!(
-            "the Vulkan driver that draws without a graphics card is missing: {what}; \
-             bring Mesa {OLDEST} or newer: {next}"
+            "{what}; bring Mesa {OLDEST} or newer: {FIX}, or set vulkan_icd (HELIX_VULKAN_ICD) to the lvp_icd*.json of \
+             another one"
         ))
     }
 
     fn editor(&self) -> Option<PathBuf> {
-        match self.zed {
-            Some(zed) => is_executable(zed).then(|| zed.to_owned()),
-            None => {
-                // `zed` of the administrator's directories is another program: the event daemon of ZFS.
-                let dirs = std::env::split_paths(self.path).filter(|dir| !dir.ends_with("sbin"));
-                dirs.map(|dir| dir.join(ZED)).find(|file| is_executable(file))
-            }
+        if let Some(zed) = self.zed {
+            return is_executable(zed).then(|| zed.to_owned());
         }
+        // `zed` of the administrator's directories is another program: the event daemon of ZFS.
+        let dirs = std::env::split_paths(self.path).filter(|dir| !dir.ends_with("sbin"));
+        dirs.map(|dir| dir.join(ZED)).find(|file| is_executable(file))
     }
 }
 

@@ -45,10 +45,9 @@ impl Stack {
     /// Makes the directory; starts nothing.
     pub fn new() -> io::Result<Self> {
         let random = |bytes: &mut [u8]| getrandom::fill(bytes).map_err(io::Error::other);
-        let mut name = [0; 6];
+        let mut name = [0; 8];
         random(&mut name)?;
-        let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
-        let dir = std::env::temp_dir().join(format!("helix-doctor-{name}"));
+        let dir = std::env::temp_dir().join(format!("helix-doctor-{:016x}", u64::from_ne_bytes(name)));
         DirBuilder::new().mode(0o700).create(&dir)?;
         let mut cookie = vec![0; COOKIE_BYTES];
         random(&mut cookie)?;

@@ -20,6 +20,8 @@ use crate::up::programs;
 use crate::up::supervise::Signals;
 
 const NAME: &str = "zed-window";
+/// For the look, so that the stack can be ended in time.
+const LOOK: Duration = PATIENCE.saturating_sub(GRACE);
 const PROBE: &str = "helix-gpui-probe";
 /// What a session of kind `zed` gets.
 const KIND: &str = include_str!("../../../../packaging/kinds/zed.toml");
@@ -60,7 +62,7 @@ pub async fn check(display: Display, looked: &Looked, signals: &mut Signals) -> 
         }
     };
     let ended = tokio::select! {
-        ended = timeout(PATIENCE - GRACE, look(&mut stack, display, driver, &probe)) => Ok(ended),
+        ended = timeout(LOOK, look(&mut stack, display, driver, &probe)) => Ok(ended),
         signal = signals.next() => Err(interrupted(signal)),
     };
     stack.end().await;
@@ -74,14 +76,14 @@ pub async fn check(display: Display, looked: &Looked, signals: &mut Signals) -> 
             for_zed(looked.zed, NAME, format!("no window of Zed's toolkit: {why}")).next(next)
         }
         Err(_) => {
-            let why = format!("the display stack is not up within {}", span(PATIENCE - GRACE));
+            let why = format!("the display stack is not up within {}", span(LOOK));
             Check::fail(NAME, why).next("helixctl doctor, on a machine that is less busy")
         }
     })
 }
 
 async fn look(stack: &mut Stack, display: Display, driver: &Driver, probe: &std::path::Path) -> Result<Look, String> {
-    let deadline = Instant::now() + PATIENCE - 2 * GRACE;
+    let deadline = Instant::now() + LOOK.saturating_sub(GRACE);
     let number = stack.start(display).await?;
     let (sender, mut sights) = mpsc::channel(1);
     pixels::watch(number, stack.cookie(), sender);
@@ -96,7 +98,7 @@ async fn look(stack: &mut Stack, display: Display, driver: &Driver, probe: &std:
     let (mut verdict, mut drawn, mut deadline) = (Verdict::Black, false, deadline);
     loop {
         let event = tokio::select! {
-            sight = timeout_at(deadline, sights.recv()) => sight.map(|sight| Ok(sight)),
+            sight = timeout_at(deadline, sights.recv()) => sight.map(Ok),
             line = stack.line(PROBE, &mut said) => Ok(Err(line?)),
         };
         match event {
@@ -106,14 +108,13 @@ async fn look(stack: &mut Stack, display: Display, driver: &Driver, probe: &std:
                 drawn = true;
                 deadline = deadline.min(Instant::now() + SETTLED);
             }
-            Ok(Err(_)) => {}
+            Ok(Err(_) | Ok(Some(Sight::Manager))) => {}
             Ok(Ok(Some(Sight::Picture(picture)))) => {
                 verdict = picture.verdict();
                 if verdict == Verdict::Right {
                     break;
                 }
             }
-            Ok(Ok(Some(Sight::Manager))) => {}
             Ok(Ok(Some(Sight::Lost(why)))) => return Err(why),
             Ok(Ok(None)) => return Err("the display cannot be looked at any more".to_owned()),
         }

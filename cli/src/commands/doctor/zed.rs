@@ -161,7 +161,7 @@ fn package(library: &str) -> String {
         "libgdk-3" => "libgtk-3",
         name => name,
     };
-    let (name, is_numbered) = match name.rsplit_once("-") {
+    let (name, is_numbered) = match name.rsplit_once('-') {
         // libglib-2.0.so.0 is in libglib2.0-0, but libgtk-3.so.0 in libgtk-3-0.
         Some((name, number)) if number.contains('.') => (format!("{name}{number}"), true),
         _ => (name.to_owned(), name.ends_with(|c: char| c.is_ascii_digit())),
