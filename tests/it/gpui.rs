@@ -121,8 +121,7 @@ async fn a_window_is_seen_with_a_new_mesa() -> Result<()> {
     for (display, server) in SERVERS {
         let told = doctor.look(0, &["--display", display, "--zed", &editor]).await?;
         ensure!(told.healthy && told.checks.iter().all(|check| check.state == "ok"), "{told:?}");
-        let window = told.check("zed-window")?;
-        let vulkan = told.check("vulkan")?;
+        let (window, vulkan) = (told.check("zed-window")?, told.check("vulkan")?);
         let mesa = vulkan.found.split(" (").next().unwrap_or_default();
         ensure!(window.found.starts_with(&format!("seen on {server} with {mesa}, ")), "{window:?}");
     }
@@ -178,18 +177,15 @@ async fn a_program_that_is_no_editor_for_helix_is_told() -> Result<()> {
         "{check:?}"
     );
     ensure!(check.next.as_deref().is_some_and(|next| next.contains("ZED_BINARY")), "{check:?}");
-
     let told = look(text(&program(dir.path(), "text", b"no program")?)?).await?;
     let check = told.check("zed-binary")?;
     ensure!(check.state == "fail" && check.found.ends_with("/text is no program"), "{check:?}");
-
     let cat = std::fs::read(programs::installed("cat")?)?;
     let told = look(text(&program(dir.path(), "cat", &cat)?)?).await?;
     let check = told.check("zed-feature")?;
     ensure!(check.state == "fail" && check.found.starts_with("external_websocket_sync is not in it"), "{check:?}");
     ensure!(check.next.as_deref().is_some_and(|next| next.contains("--features external_websocket_sync")), "{check:?}");
     ensure!(told.check("zed-libraries")?.state == "ok", "{told:?}");
-
     let told = look(text(&program(dir.path(), "newer", &for_a_newer_glibc(cat)?)?)?).await?;
     let check = told.check("zed-libraries")?;
     ensure!(check.state == "fail" && check.found.starts_with("it needs glibc 2.99, this system has 2."), "{check:?}");
