@@ -28,10 +28,12 @@ pub fn is_terminal() -> bool {
     std::io::stdin().is_terminal()
 }
 
-/// One line that a person types without seeing it. Ctrl-C leaves the terminal as it was.
-pub async fn hidden_line() -> Result<String> {
+/// One line that a person types without seeing it, once `ask` has asked for it. Ctrl-C leaves the terminal as it was.
+pub async fn hidden_line(ask: impl FnOnce()) -> Result<String> {
     let bad = |why: String| CliError::failed("cannot read the secret").at("standard input").because(why);
     let hidden = Hidden::begin().map_err(|error| bad(error.to_string()))?;
+    // Not before: what was typed while it would be seen is thrown away.
+    ask();
     let (sender, line) = oneshot::channel();
     // A thread of its own: the runtime would wait for its end, and it ends with the next line only.
     std::thread::spawn(move || {

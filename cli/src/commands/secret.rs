@@ -91,8 +91,8 @@ async fn value(args: &SetArgs, name: &str, ui: &Ui) -> Result<String> {
     let value = match &args.value_from_env {
         Some(variable) => command_line::variable(variable, &process_env)?,
         None if stdin::is_terminal() => {
-            ui.warn(&format!("type the value of {name} (it is not shown), then Return"));
-            stdin::hidden_line().await?
+            let ask = || ui.warn(&format!("type the value of {name} (it is not shown), then Return"));
+            stdin::hidden_line(ask).await?
         }
         None => stdin::text("standard input", MAX_CHARS)?,
     };

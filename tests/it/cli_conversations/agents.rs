@@ -106,7 +106,7 @@ async fn a_turn_of_which_nobody_knows_is_a_failure_that_says_so() -> Result<()> 
     chat.out.says("> ").await?;
     chat.types(CTRL_C).await?;
     chat.out.says("Ctrl-C again, or Ctrl-D, leaves").await?;
-    chat.types(CTRL_C).await?;
+    chat.types("/quit\r").await?;
     chat.ends(0).await?;
     peer.kill();
     cluster.shutdown().await

@@ -88,6 +88,11 @@ impl Program {
         self.input = None;
     }
 
+    /// It has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         signal_pid(self.child.id().context("it has ended")?, signal)

@@ -1,7 +1,7 @@
 //! `session chat`: a conversation at the terminal, or of lines from a pipe.
 //!
 //! One loop takes what comes first: a line of standard input (a thread reads those), news of the thread, Ctrl-C. Beside
-//! it two things end the chat at any time: a second Ctrl-C within [`TWICE`], and the end of the session. What is said
+//! it two things end the chat at any time: a second Ctrl-C shortly after another, and the end of the session. What is said
 //! is durable when it was sent; leaving ends nothing.
 
 mod form;
@@ -10,7 +10,6 @@ mod words;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 use helix_protocol::api::SessionView;
@@ -34,9 +33,6 @@ use crate::signals::Signals;
 use crate::stdin;
 use crate::transcript::Question;
 use crate::ui::{Screen, Ui};
-
-/// A second Ctrl-C within this time leaves.
-const TWICE: Duration = Duration::from_secs(2);
 
 /// Arguments of `session chat`.
 #[derive(Debug, Args)]
@@ -97,10 +93,8 @@ pub async fn run(client: &Client, args: ChatArgs, ui: &Ui) -> Result<ExitCode> {
     if let Some(why) = waits_because(&session) {
         chat.screen.note(&why)?;
     }
-    // The first arm comes first: a second Ctrl-C is not taken for another first one.
     let left = tokio::select! {
-        biased;
-        () = signals.came_twice(TWICE) => Ok(()),
+        () = signals.came_twice() => Ok(()),
         left = chat.talk(place) => left,
         session = session_ends(client, &session.id, &desktop) => session.and_then(|session| Err(ended(&session))),
     };
@@ -346,6 +340,10 @@ impl Chat<'_> {
 
     /// The first Ctrl-C.
     async fn cancel(&mut self) -> Result<()> {
+        if self.signals.is_twice() {
+            // Whoever waits for that ends the chat.
+            return std::future::pending().await;
+        }
         self.struck = self.signals.count();
         if self.person {
             self.screen.struck()?;
