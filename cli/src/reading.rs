@@ -158,11 +158,10 @@ impl Reading {
     fn tell(&mut self, pieces: impl IntoIterator<Item = Piece>) {
         for piece in pieces {
             match piece {
-                Piece::Hole { entry, turn } => {
-                    if self.interest.wants(turn.as_ref()) {
-                        self.missing = Some(Missing::Entry(entry));
-                    }
+                Piece::Hole { entry, turn } if self.interest.wants(turn.as_ref()) => {
+                    self.missing = Some(Missing::Entry(entry));
                 }
+                Piece::Hole { .. } => {}
                 piece if self.interest.wants_piece(&piece) => self.news.push_back(News::Piece(piece)),
                 _ => {}
             }

@@ -104,11 +104,11 @@ pub async fn run(client: &Client, args: RunArgs, ui: &Ui) -> Result<ExitCode> {
     let mut screen = Screen::new(ui);
     screen.note(&format!("session {id}"))?;
     let outcome = tokio::select! {
-        outcome = work(client, &id, watch, deadline, &mut screen, ui) => outcome,
+        outcome = Box::pin(work(client, &id, watch, deadline, &mut screen, ui)) => outcome,
         () = signals.came(1) => Err(CliError::failed("interrupted").because("a signal came before the answer was complete")),
     };
     screen.end()?;
-    let kept = keep || !end(client, &id, &signals, ui).await;
+    let kept = keep || !Box::pin(end(client, &id, &signals, ui)).await;
     if keep {
         ui.note(&format!("the session is kept: helixctl session chat {id}; end it: helixctl session delete {id}"));
     }
@@ -169,7 +169,7 @@ async fn work(
     if let Some(why) = waits_because(&session) {
         screen.note(&why)?;
     }
-    timeout_at(deadline, answer(client, id, screen)).await.unwrap_or_else(|_elapsed| {
+    timeout_at(deadline, Box::pin(answer(client, id, screen))).await.unwrap_or_else(|_elapsed| {
         let what = format!("session {id} was not done with its prompt in time");
         Err(CliError::new(Kind::TimedOut, what).at(&client.connection.url).because("the time of --timeout is over"))
     })
@@ -179,7 +179,7 @@ async fn answer(client: &Client, id: &SessionId, screen: &mut Screen) -> Result<
     let (thread, turn, sequence) = first_turn(client, id).await?;
     let interest = Interest::Turn(turn.clone());
     let reading = Reading::open(client, id, &thread, sequence, interest).await?;
-    follow(client, Task { session: id, desktop: id, thread: &thread, turn: &turn }, reading, screen).await
+    Box::pin(follow(client, Task { session: id, desktop: id, thread: &thread, turn: &turn }, reading, screen)).await
 }
 
 /// The turn of the session's input, and the sequence where it was accepted. After a crash of the server it is there as

@@ -103,7 +103,7 @@ fn parse_phase(text: &str) -> Result<SessionPhase, String> {
 /// Runs one session command.
 pub async fn run(client: &Client, command: SessionCommand, ui: &Ui) -> Result<ExitCode> {
     match command {
-        SessionCommand::Create(args) => return create::run(client, *args, ui).await,
+        SessionCommand::Create(args) => return Box::pin(create::run(client, *args, ui)).await,
         SessionCommand::List(args) => list_sessions(client, args, ui).await?,
         SessionCommand::Show { id } => {
             let session = client.session(&id).await?;
@@ -120,8 +120,8 @@ pub async fn run(client: &Client, command: SessionCommand, ui: &Ui) -> Result<Ex
             let session = client.delete_session(&id).await?;
             ui.answer(&session, || ui.line(id.as_str()))?;
         }
-        SessionCommand::Chat(args) => return chat::run(client, args, ui).await,
-        SessionCommand::Prompt(args) => return prompt::run(client, *args, ui).await,
+        SessionCommand::Chat(args) => return Box::pin(chat::run(client, args, ui)).await,
+        SessionCommand::Prompt(args) => return Box::pin(prompt::run(client, *args, ui)).await,
         SessionCommand::Limit(args) => limit::run(client, args, ui).await?,
         SessionCommand::Logs(args) => logs::run(client, args, ui).await?,
         SessionCommand::Open(args) => open::run(client, args, ui).await?,

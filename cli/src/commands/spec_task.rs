@@ -35,7 +35,7 @@ pub enum SpecTaskCommand {
 /// Runs one spec-task command.
 pub async fn run(client: &Client, command: SpecTaskCommand, ui: &Ui) -> Result<ExitCode> {
     match command {
-        SpecTaskCommand::Create(args) => create(client, *args, ui).await?,
+        SpecTaskCommand::Create(args) => Box::pin(create(client, *args, ui)).await?,
         SpecTaskCommand::List => {
             let list = client.spec_tasks().await?;
             let rows: Vec<_> = list

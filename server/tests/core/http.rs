@@ -62,7 +62,7 @@ Content-Length: {length}
     }
 
     /// Takes all until the connection ends; an error where it is broken off.
-    pub async fn to_its_end(mut self) -> std::io::Result<()> {
+    pub async fn drained(mut self) -> std::io::Result<()> {
         tokio::io::copy(&mut self.socket, &mut tokio::io::sink()).await.map(|_| ())
     }
 

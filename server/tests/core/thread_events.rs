@@ -249,7 +249,7 @@ async fn server_sent_events_to_a_client_that_never_reads_end() {
         tokio::time::sleep(DEAF / 4).await;
         slow.take(256 * 1024).await.expect("a client that reads is not cut off");
     }
-    assert!(within("cut off", deaf.to_its_end()).await.is_err(), "its answer had an end");
+    assert!(within("cut off", deaf.drained()).await.is_err(), "its answer had an end");
     fleet.stop(&[app]).await;
 }
 

@@ -1,8 +1,8 @@
 //! `session chat`: a conversation at the terminal, or of lines from a pipe.
 //!
 //! One loop takes what comes first: a line of standard input (a thread reads those), news of the thread, Ctrl-C. Beside
-//! it two things end the chat at any time: a second Ctrl-C shortly after another, and the end of the session. What is said
-//! is durable when it was sent; leaving ends nothing.
+//! it two things end the chat at any time: a second Ctrl-C shortly after another, and the end of the session. What is
+//! said is durable when it was sent; leaving ends nothing.
 
 mod form;
 mod show;

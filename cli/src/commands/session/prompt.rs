@@ -79,7 +79,7 @@ pub async fn run(client: &Client, args: PromptArgs, ui: &Ui) -> Result<ExitCode>
     let sent = send(client, &args.id, &to, prompt).await?;
     if args.wait {
         let patience = Duration::from_secs(args.timeout);
-        return wait(client, &session, &sent, waits, patience, ui).await;
+        return Box::pin(wait(client, &session, &sent, waits, patience, ui)).await;
     }
     let accepted = Accepted { session: args.id, turn: sent.turn };
     ui.answer(&accepted, || ui.line(accepted.turn.id.as_str()))?;
@@ -111,14 +111,17 @@ async fn wait(
     } else if waits {
         screen.note("it waits for what was asked in this thread before; --interrupt or --new-thread does not")?;
     }
-    let followed = tokio::time::timeout(patience, async {
-        let interest = Interest::Turn(turn.id.clone());
-        let mut reading = Reading::open(client, task.session, task.thread, sent.after, interest).await?;
-        if sent.told_before {
-            reading.from_the_beginning();
-        }
-        follow(client, task, reading, &mut screen).await
-    })
+    let followed = tokio::time::timeout(
+        patience,
+        Box::pin(async {
+            let interest = Interest::Turn(turn.id.clone());
+            let mut reading = Reading::open(client, task.session, task.thread, sent.after, interest).await?;
+            if sent.told_before {
+                reading.from_the_beginning();
+            }
+            Box::pin(follow(client, task, reading, &mut screen)).await
+        }),
+    )
     .await;
     // Whatever it was: the next line begins on a line of its own.
     screen.end()?;

@@ -91,10 +91,11 @@ fn threads_words(session: &SessionView, list: &ThreadList) -> String {
     let asks: u32 = list.threads.iter().map(|thread| thread.open_questions).sum();
     let mut words = count.to_string();
     if list.usage.total_tokens > 0 {
-        words += &format!(", {} tokens", list.usage.total_tokens);
+        words.extend([", ", &list.usage.total_tokens.to_string(), " tokens"]);
     }
     if asks > 0 {
-        words += &format!("\nthe agent waits for {asks} answers: helixctl session chat {}", session.id);
+        let asks = asks.to_string();
+        words.extend(["\nthe agent waits for ", &asks, " answers: helixctl session chat ", session.id.as_str()]);
     }
     words
 }

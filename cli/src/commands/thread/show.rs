@@ -66,8 +66,8 @@ async fn read(client: &Client, args: &ShowArgs) -> Result<(ThreadDetail, usize)>
         detail.entries.clear();
     }
     while let Some(from) = cursor {
-        let page = client.thread(&args.session, &args.thread, Page::At(&from)).await?;
-        cursor = page.next_cursor.clone();
+        let mut page = client.thread(&args.session, &args.thread, Page::At(&from)).await?;
+        cursor = page.next_cursor.take();
         let entries = std::mem::take(&mut detail.entries);
         detail = ThreadDetail { entries: entries.into_iter().chain(page.entries).collect(), ..page };
     }

@@ -86,13 +86,13 @@ impl Form {
             text.clear();
         }
         if !field.title.is_empty() && field.title != field.name {
-            text += &format!(" ({})", field.title);
+            text.extend([" (", &field.title, ")"]);
         }
         if !field.about.is_empty() {
-            text += &format!(": {}", field.about);
+            text.extend([": ", &field.about]);
         }
         for (number, choice) in field.kind.choices().iter().enumerate() {
-            text += &format!("\n  {}) {}", number + 1, choice.title);
+            text.extend(["\n  ", &(number + 1).to_string(), ") ", &choice.title]);
         }
         let how = match &field.kind {
             Kind::Text => "text",
