@@ -56,11 +56,6 @@ Content-Length: {length}
         Some(String::from_utf8(chunk).expect("text"))
     }
 
-    /// Takes so many bytes of whatever comes.
-    pub async fn take(&mut self, bytes: usize) -> std::io::Result<()> {
-        within("some bytes", self.socket.read_exact(&mut vec![0; bytes])).await.map(|_| ())
-    }
-
     /// Takes all until the connection ends; an error where it is broken off.
     pub async fn drained(mut self) -> std::io::Result<()> {
         tokio::io::copy(&mut self.socket, &mut tokio::io::sink()).await.map(|_| ())
