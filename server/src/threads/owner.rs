@@ -113,7 +113,7 @@ impl Owner {
 
     pub async fn run(mut self) {
         // No socket is left, or the process shall end: either way another server may have it.
-        let (Ok(()) | Err(Leaving)) = self.work().await;
+        let (Ok(()) | Err(Leaving)) = Box::pin(self.work()).await;
         self.lease.release().await;
     }
 

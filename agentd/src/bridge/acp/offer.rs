@@ -35,7 +35,8 @@ struct Models {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Model {
-    model_id: String,
+    #[serde(rename = "modelId")]
+    id: String,
     #[serde(default)]
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,7 +91,7 @@ impl Offer {
             }
             Setting::Model => {
                 let models = self.models.iter().flat_map(|models| &models.available_models);
-                models.map(|model| (model.model_id.as_str(), model.name.as_str())).find(|(id, name)| is(id, name))
+                models.map(|model| (model.id.as_str(), model.name.as_str())).find(|(id, name)| is(id, name))
             }
         };
         if let Some((id, _)) = listed {

@@ -83,7 +83,7 @@ impl Acp {
     async fn request(&self, live: &Live, method: &str, params: &Value) -> Result<Value, Error> {
         // Its name in a draft.
         let method = if method == "session/elicitation" { "elicitation/create" } else { method };
-        let request = AgentRequest::parse_message(method, params).map_err(|error| unreadable(method, error))?;
+        let request = AgentRequest::parse_message(method, params).map_err(|error| unreadable(method, &error))?;
         match request {
             AgentRequest::RequestPermissionRequest(request) => answer(Ok(self.permission(live, request).await)),
             AgentRequest::CreateElicitationRequest(request) => {
@@ -107,13 +107,13 @@ impl Acp {
             AgentRequest::KillTerminalRequest(wish) => {
                 answer(live.terminals.kill(&wish.terminal_id).map(|()| KillTerminalResponse::new()))
             }
-            AgentRequest::ReleaseTerminalRequest(wish) => answer(self.release(live, wish)),
-            _ => Err(unreadable(method, Error::method_not_found())),
+            AgentRequest::ReleaseTerminalRequest(wish) => answer(self.release(live, &wish)),
+            _ => Err(unreadable(method, &Error::method_not_found())),
         }
     }
 
     /// A terminal is not needed any more, except by the tool call that shows it.
-    fn release(&self, live: &Live, wish: ReleaseTerminalRequest) -> Result<ReleaseTerminalResponse, String> {
+    fn release(&self, live: &Live, wish: &ReleaseTerminalRequest) -> Result<ReleaseTerminalResponse, String> {
         let output = live.terminals.release(&wish.terminal_id)?;
         if let Some(turn) = self.turns().get_mut(&*wish.session_id.0) {
             turn.log.released(wish.terminal_id.0.to_string(), output);
@@ -258,7 +258,7 @@ fn answer<T: Serialize>(result: Result<T, String>) -> Result<Value, Error> {
 }
 
 /// Without the parameters themselves, which the crate would send back.
-fn unreadable(method: &str, error: Error) -> Error {
+fn unreadable(method: &str, error: &Error) -> Error {
     let problem = error.data.as_ref().and_then(|data| data.get("error")?.as_str());
     let message = match problem {
         Some(problem) => format!("{method}: {problem}"),
