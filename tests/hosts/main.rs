@@ -7,6 +7,7 @@ mod adoption;
 mod attacks;
 mod backend;
 mod bench;
+mod bridge;
 mod figures;
 mod fleet;
 mod forward;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         backend::cases(),
         attacks::cases(),
         service::cases(),
+        bridge::cases(),
         bench::cases(),
     ];
     harness::run(suites.into_iter().flatten().collect())

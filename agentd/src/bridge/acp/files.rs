@@ -1,14 +1,16 @@
 //! The agent's files: reading and writing inside the project's directory and nowhere else.
 //!
 //! The kernel walks each path beneath the directory (`openat2`, `RESOLVE_BENEATH`), so that neither `..` nor a link leads
-//! out of it, whatever changes meanwhile.
+//! out of it, whatever changes meanwhile. Under systemd there is no such call (`RestrictSUIDSGID=` takes it away, since a
+//! filter cannot see its mode): there each step is opened by itself, and no link is followed at all.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
 /// Largest file that is read for an agent.
@@ -83,9 +85,21 @@ impl Files {
             match openat2(self.root.as_fd(), relative, flags | OFlags::CLOEXEC, mode, resolve) {
                 // Something was renamed meanwhile.
                 Err(Errno::AGAIN) => {}
+                Err(Errno::NOSYS) => return self.step_by_step(relative, flags, mode),
                 done => return done,
             }
         }
+    }
+
+    /// The same where the kernel does not walk: from directory to directory, never through a link.
+    fn step_by_step(&self, relative: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut dir = openat(&self.root, ".", step, Mode::empty())?;
+        for part in relative.parent().into_iter().flat_map(Path::components) {
+            dir = openat(&dir, part.as_os_str(), step, Mode::empty())?;
+        }
+        let name = relative.file_name().unwrap_or(OsStr::new("."));
+        openat(&dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)
     }
 
     fn make_dir(&self, relative: &Path) -> Result<(), Errno> {
@@ -118,6 +132,7 @@ fn told(path: &Path, error: Errno) -> String {
         Errno::XDEV => format!("{} is outside the workspace", path.display()),
         // As agents know it.
         Errno::NOENT => format!("Resource not found: {}", path.display()),
+        Errno::LOOP => format!("{} is a link, which is not followed here", path.display()),
         error => format!("{}: {}", path.display(), io::Error::from(error)),
     }
 }
@@ -169,5 +184,23 @@ mod tests {
             files.directory(&dir.path().join("inner")).unwrap(),
             dir.path().canonicalize().unwrap().join("inner")
         );
+    }
+
+    #[test]
+    fn without_openat2_no_link_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("project");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::write(root.join("a/b/f"), "x").unwrap();
+        std::fs::write(dir.path().join("secret"), "no").unwrap();
+        symlink(dir.path(), root.join("up")).unwrap();
+        symlink("../secret", root.join("link")).unwrap();
+        let files = Files::new(&root).unwrap();
+        let open = |path: &str| files.step_by_step(Path::new(path), OFlags::RDONLY, Mode::empty());
+        assert!(open("a/b/f").is_ok() && open(".").is_ok());
+        assert_eq!(open("link").unwrap_err(), Errno::LOOP);
+        assert_eq!(open("up/secret").unwrap_err(), Errno::NOTDIR);
+        let made = files.step_by_step(Path::new("a/new"), OFlags::WRONLY | OFlags::CREATE, Mode::RUSR);
+        assert!(made.is_ok() && root.join("a/new").exists());
     }
 }
