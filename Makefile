@@ -16,12 +16,14 @@ helixctl := $(CARGO_TARGET_DIR)/release/helixctl
 install_options = --bin-dir $(CARGO_TARGET_DIR)/release $(if $(DESTDIR),--destdir $(DESTDIR)) --prefix $(or $(PREFIX),/usr)
 
 .NOTPARALLEL: # set-up comes before what it makes possible; cargo and npm use every processor themselves
-.PHONY: help build probe install uninstall demo down test test-hosts check soak bench setup-test web
+.PHONY: help build programs probe install uninstall demo down test test-hosts check soak bench setup-test web
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: web probe ## Build the pages and the programs (release)
+build: programs probe ## Build the pages, the programs (release) and the window for `helixctl doctor`
+
+programs: web ## Build the pages and the programs alone: all that `make demo` needs
 	$(CARGO) build --release --locked -p helixctl -p helix-server -p helix-agentd
 
 # One profile for both: what it costs is its build.

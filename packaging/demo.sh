@@ -17,7 +17,7 @@ helixctl() { "$bin/helixctl" --state-dir "$state_dir" "$@"; }
 say "set-up"
 packaging/setup.sh runtime build
 say "build"
-make --no-print-directory build
+make --no-print-directory programs
 
 if helixctl status >/dev/null 2>&1; then
   say "Helix is up in $state_dir already: using it"

@@ -47,7 +47,7 @@ impl Desk {
         };
         let unchanged = known.is_some_and(|known| text.is_empty() && offset == known.length && known.tool == said.tool);
         if unchanged {
-            // Zed repeats all entries of a turn right before its end.
+            // The editor repeats all entries of a turn right before its end.
             self.repeated.extend(thread.and_then(|thread| thread.entry(&said.id)).and_then(|entry| entry.turn.clone()));
             return appends;
         }
@@ -62,6 +62,7 @@ impl Desk {
             self.show(&turn.id, now);
             self.streamed.insert(turn.id.clone(), now);
             self.repeated.remove(&turn.id);
+            self.repeated.extend(said.repeated.then(|| turn.id.clone()));
             // What goes on was not given up.
             self.held.remove(&turn.id);
             // Of two turns the agent works on one: the end of what this one interrupted was lost on the way.

@@ -124,6 +124,9 @@ pub struct EntrySaid {
     pub tool: Option<ToolCall>,
     /// Its text.
     pub text: Text,
+    /// It was told like this twice, one right after the other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeated: bool,
 }
 
 /// How the text of an entry changed.
@@ -288,6 +291,7 @@ fn entry(data: &mut Value) -> Option<EntrySaid> {
         role: if data.get("role").and_then(Value::as_str) == Some("user") { Role::User } else { Role::Assistant },
         tool: is_tool.then(|| ToolCall { name: tool, status: text(data, "tool_status").unwrap_or_default() }),
         text: Text::From(offset, content),
+        repeated: false,
     })
 }
 
@@ -301,6 +305,7 @@ fn answer(data: &Value, text: Text) -> Option<Said> {
         role: Role::Assistant,
         tool: None,
         text,
+        repeated: false,
     })))
 }
 

@@ -72,9 +72,12 @@ impl Inbox {
                     && entry.role == newer.role
                 {
                     let before = text_of(entry).len() + text_of(newer).len();
+                    // What that says of a turn's end must not be lost with it.
+                    let repeated = entry.text == newer.text && entry.tool == newer.tool;
                     if join(&mut entry.text, &mut newer.text) {
                         // The newer one says how the tool is.
                         entry.tool = newer.tool.take();
+                        entry.repeated = (repeated && matches!(entry.text, Text::From(..))) || newer.repeated;
                         self.bytes = (self.bytes + text_of(entry).len()).saturating_sub(before);
                         former.passed.append(&mut frame.passed);
                         return;

@@ -12,6 +12,7 @@ fn entry(id: &str, text: Text) -> Frame {
         role: Role::Assistant,
         tool: None,
         text,
+        repeated: false,
     };
     Frame { from: PeerId(1), said: Said::Entry(Box::new(said)), passed: Vec::new() }
 }
@@ -50,6 +51,22 @@ fn a_newer_snapshot_takes_the_place_of_one_that_waits_and_passes_nothing_else() 
     assert!(inbox.pop().is_some());
     inbox.push(entry("1", Text::From(0, "f".into())));
     assert_eq!(drain(&mut inbox), ["2:e", "1:f"]);
+}
+
+#[test]
+fn a_repeat_that_is_joined_is_not_forgotten() {
+    for (later, repeated) in
+        [(vec!["a"], true), (vec!["ab"], false), (vec!["a", "ab"], false), (vec!["ab", "ab"], true)]
+    {
+        let mut inbox = Inbox::default();
+        inbox.push(entry("1", Text::From(0, "a".into())));
+        for text in &later {
+            inbox.push(entry("1", Text::From(0, (*text).into())));
+        }
+        let Some(Frame { said: Said::Entry(entry), .. }) = inbox.pop() else { panic!("no entry") };
+        assert_eq!(entry.repeated, repeated, "{later:?}");
+        assert!(inbox.is_empty());
+    }
 }
 
 #[test]
