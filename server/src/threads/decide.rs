@@ -162,6 +162,8 @@ pub struct Desk {
     /// Turns of which more than one event may have been lost: they may be over as well.
     in_doubt: HashSet<TurnId>,
     held: HashMap<TurnId, Held>,
+    /// Where a thread's history is told again, without names: the turn that was told of last.
+    telling: HashMap<ThreadId, TurnId>,
     /// Cancelled turns whose end is still to come: it may not name them, and would be taken for the next one's.
     ending: HashMap<TurnId, Instant>,
     /// Turns that were handed over to make a new thread.
@@ -190,6 +192,7 @@ impl Desk {
             repeated: HashSet::new(),
             in_doubt: HashSet::new(),
             held: HashMap::new(),
+            telling: HashMap::new(),
             ending: HashMap::new(),
             new_threads: HashSet::new(),
             handed_to: HashMap::new(),

@@ -28,10 +28,12 @@ pub struct Effect {
     pub lost: bool,
     /// When it was told, or lost.
     pub told_at: Option<Instant>,
-    /// The event that told so died with the editor: it was not sent yet, or a moment ago.
+    /// The event that told so died with the editor, or with a line that was cut: it was not sent yet, or a moment ago.
     pub buried: bool,
 }
 
+/// What was sent so long before a break has arrived.
+const ON_THE_LINE: Duration = Duration::from_millis(20);
 /// What was sent so long before a kill has arrived.
 const UNDERWAY: Duration = Duration::from_millis(100);
 
@@ -63,6 +65,14 @@ impl Ledger {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.push(effect);
         runs.len() - 1
+    }
+
+    /// A session's line broke: what was told just now may not have arrived.
+    pub(super) fn broke(&self, session: &str) {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        for effect in runs.iter_mut().filter(|effect| effect.session == session && !effect.lost) {
+            effect.buried |= effect.told_at.is_some_and(|at| at.elapsed() < ON_THE_LINE);
+        }
     }
 
     /// A session's editor was killed.

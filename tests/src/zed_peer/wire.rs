@@ -32,7 +32,10 @@ pub(super) async fn dial_for_ever(zed: Arc<Zed>) {
         match dial(&zed.options).await {
             Ok(socket) => {
                 serve(&zed, socket).await;
-                zed.change(|state| state.connected = false);
+                zed.change(|state| {
+                    state.connected = false;
+                    state.ledger.broke(&state.session);
+                });
                 pause = FIRST_PAUSE;
             }
             Err(fault) => {

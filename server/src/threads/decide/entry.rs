@@ -10,7 +10,7 @@ use super::hear::{custom, moved, moved_to};
 use super::queue::sent_text;
 use super::words::{EntrySaid, Text};
 use super::{Append, Desk, PeerId};
-use crate::threads::model::{Conversation, Entry, Thread};
+use crate::threads::model::{Conversation, Entry, Thread, Turn};
 use crate::threads::turn::Evidence;
 
 impl Desk {
@@ -47,16 +47,30 @@ impl Desk {
         };
         let unchanged = known.is_some_and(|known| text.is_empty() && offset == known.length && known.tool == said.tool);
         if unchanged {
+            let turn = known.and_then(|known| known.turn.clone()).filter(|_| request.is_none());
+            self.telling.extend(turn.map(|turn| (id.clone(), turn)));
             // The editor repeats all entries of a turn right before its end.
             self.repeated.extend(thread.and_then(|thread| thread.entry(&said.id)).and_then(|entry| entry.turn.clone()));
             return appends;
         }
         let turn = match said.role {
             Role::User => match self.typed(conversation, from, thread, &id, said, &mut appends) {
-                Typed::Echo => return appends,
-                Typed::By(turn) => turn,
+                Typed::Echo(turn) => {
+                    match turn {
+                        Some(turn) => self.telling.insert(id, turn),
+                        None => self.telling.remove(&id),
+                    };
+                    return appends;
+                }
+                Typed::By(turn) => {
+                    self.telling.remove(&id);
+                    turn
+                }
             },
-            Role::Assistant => thread.and_then(|thread| Self::turn_of_entry(conversation, thread, request, &said.id)),
+            Role::Assistant => thread.and_then(|thread| {
+                let telling = self.telling.get(&id).filter(|_| request.is_none()).cloned();
+                telling.or_else(|| Self::turn_of_entry(conversation, thread, request, &said.id))
+            }),
         };
         if let Some((thread, turn)) = turn.as_ref().and_then(|turn| conversation.turn(turn)) {
             self.show(&turn.id, now);
@@ -86,8 +100,9 @@ impl Desk {
         appends: &mut Vec<Append>,
     ) -> Typed {
         let Text::From(0, prompt) = &said.text else { return Typed::By(None) };
-        if thread.is_some_and(|thread| self.is_echo(from, thread, said, prompt)) {
-            return Typed::Echo;
+        if let Some(thread) = thread.filter(|thread| self.is_echo(from, thread, said, prompt)) {
+            let same = |turn: &&Turn| turn.origin != Origin::Editor && sent_text(turn) == *prompt;
+            return Typed::Echo(thread.turns.iter().rev().find(same).map(|turn| turn.id.clone()));
         }
         let known = thread.and_then(|thread| thread.entry(&said.id));
         if let Some(turn) = known.and_then(|known| known.turn.clone()) {
@@ -118,7 +133,7 @@ impl Desk {
 
     /// A prompt of ours that the agent tells back, now or when it shows a thread again.
     fn is_echo(&self, from: PeerId, thread: &Thread, said: &EntrySaid, prompt: &str) -> bool {
-        let same = |turn: &&crate::threads::model::Turn| turn.origin != Origin::Editor && sent_text(turn) == prompt;
+        let same = |turn: &&Turn| turn.origin != Origin::Editor && sent_text(turn) == prompt;
         if thread.turns.iter().rev().filter(|turn| turn.state.is_active()).any(|turn| same(&turn)) {
             return true;
         }
@@ -144,8 +159,8 @@ fn number(id: &str) -> (&str, Option<u64>) {
 }
 
 enum Typed {
-    /// Nobody typed it.
-    Echo,
+    /// Nobody typed it: it is the prompt of this turn, where one is found.
+    Echo(Option<TurnId>),
     /// A person did: this turn, where one can be named.
     By(Option<TurnId>),
 }

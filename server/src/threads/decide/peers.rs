@@ -61,6 +61,7 @@ pub struct Newest {
 impl Desk {
     /// A socket opened.
     pub fn connected(&mut self, id: PeerId, now: Instant) {
+        self.telling.clear();
         self.peers.push(Peer {
             id,
             since: now,

@@ -244,3 +244,30 @@ fn a_prompt_without_an_answer_that_is_shown_again_is_an_echo() {
     world.act();
     assert_eq!(world.typed(second, "th_a", "2", "do int_1"), []);
 }
+
+/// A kill buried the end of an answer; the history tells it, without saying whose it is, while another prompt runs.
+#[test]
+fn what_the_history_adds_belongs_to_the_turn_that_is_told_of() {
+    let mut world = World::new();
+    let first = world.old_peer();
+    world.used_thread(first, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.wrote(first, "th_a", "3", "int_1", "one");
+    world.desk.lost(first, true, [], world.now);
+    let second = world.old_peer();
+    world.act();
+    world.completed(second, "th_a", "int_1");
+    world.prompt("thr_a", "int_2");
+    assert_eq!(world.sends(), ["chat_message int_2"]);
+    assert_eq!(world.typed(second, "th_a", "2", "do int_1"), []);
+    world.wrote(second, "th_a", "3", "", "one");
+    world.wrote(second, "th_a", "4", "", "and the rest of one");
+    assert_eq!(world.typed(second, "th_a", "5", "do int_2"), []);
+    world.wrote(second, "th_a", "6", "", "two");
+    let turn_of = |world: &World, entry: &str| {
+        let of = world.conversation.thread(&thread("thr_a")).expect("there");
+        of.entry(entry).and_then(|entry| entry.turn.clone())
+    };
+    assert_eq!((turn_of(&world, "4"), turn_of(&world, "6")), (Some(turn("int_1")), Some(turn("int_2"))));
+}
