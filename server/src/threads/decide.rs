@@ -40,6 +40,9 @@ use super::model::{Conversation, Thread};
 const STREAMS: Duration = Duration::from_secs(1);
 /// How long the agent's last word on a cancelled turn is waited for before its thread goes on.
 const LAST_WORD: Duration = Duration::from_secs(2);
+/// The editor tells an entry this often at most, but before an end it tells the rest at once; a little less, for what
+/// the way here takes now and then.
+pub(super) const CADENCE: Duration = Duration::from_millis(80);
 /// Turns of which something is noted before those that are over are forgotten.
 const MANY: usize = 256;
 /// Drafts that are remembered.
@@ -111,6 +114,8 @@ pub enum Note {
     Attached(TurnId),
     /// Its end is asked for.
     CancelSent(TurnId),
+    /// The same of one that fell silent, for the sake of the next.
+    Freed(TurnId),
     /// A question's answer is passed on.
     Answered(String),
 }
@@ -155,12 +160,16 @@ pub struct Desk {
     awake: Duration,
     /// Since when one is.
     awake_since: Option<Instant>,
-    /// When an entry of a turn changed last.
-    streamed: HashMap<TurnId, Instant>,
-    /// Turns of which an entry was repeated as it was, and nothing new came since: they may be over.
-    repeated: HashSet<TurnId>,
+    /// When an entry of a turn changed last, and which.
+    streamed: HashMap<TurnId, (Instant, String)>,
+    /// Turns whose last sign was one of those that the editor gives before an end: they may be over.
+    flushed: HashSet<TurnId>,
     /// Turns of which more than one event may have been lost: they may be over as well.
     in_doubt: HashSet<TurnId>,
+    /// What sockets had that are gone, until it is known whether everything was read from them.
+    limbo: HashMap<PeerId, HashSet<TurnId>>,
+    /// The clock of patience when this server became the owner.
+    succeeded: Duration,
     held: HashMap<TurnId, Held>,
     /// Where a thread's history is told again, without names: the turn that was told of last.
     telling: HashMap<ThreadId, TurnId>,
@@ -189,8 +198,10 @@ impl Desk {
             awake: Duration::ZERO,
             awake_since: None,
             streamed: HashMap::new(),
-            repeated: HashSet::new(),
+            flushed: HashSet::new(),
             in_doubt: HashSet::new(),
+            limbo: HashMap::new(),
+            succeeded: Duration::ZERO,
             held: HashMap::new(),
             telling: HashMap::new(),
             ending: HashMap::new(),
@@ -207,7 +218,7 @@ impl Desk {
         if let Note::HandedOver { turn, acp, .. } = &act.note {
             self.heard.insert(turn.clone(), Heard { at: now, awake: self.awake(now), renewed: false });
             self.unsent.remove(turn);
-            self.repeated.remove(turn);
+            self.flushed.remove(turn);
             self.in_doubt.remove(turn);
             self.handed_to.insert(turn.clone(), act.peer);
             if acp.is_none() {
@@ -215,6 +226,10 @@ impl Desk {
             } else {
                 self.new_threads.remove(turn);
             }
+        }
+        if let Note::Freed(turn) = &act.note {
+            // What the agent says of it yet must not be taken for the next one's.
+            self.ending.insert(turn.clone(), now + LAST_WORD);
         }
         let heard = match &act.note {
             Note::Attached(turn) => self.heard.get(turn).map(|heard| heard.at),
@@ -246,7 +261,7 @@ impl Desk {
                     peer.unproved.insert(turn.clone());
                 }
             }
-            Note::CancelSent(turn) => {
+            Note::CancelSent(turn) | Note::Freed(turn) => {
                 peer.cancels.insert(turn.clone(), Cancel::Sent);
             }
             Note::Answered(question) => {
@@ -267,7 +282,8 @@ impl Desk {
         };
         self.heard.retain(|turn, _| may_go_on(turn));
         self.streamed.retain(|turn, _| may_go_on(turn));
-        self.repeated.retain(may_go_on);
+        self.telling.retain(|_, turn| may_go_on(turn));
+        self.flushed.retain(may_go_on);
         self.in_doubt.retain(may_go_on);
         self.handed_to.retain(|turn, _| may_go_on(turn));
         self.new_threads.retain(may_go_on);

@@ -59,6 +59,8 @@ pub(super) struct Owner {
     requests: Option<Subscriber>,
     /// The session's own input is known to be in the log.
     begun: bool,
+    /// This server has just become the owner.
+    succeeds: bool,
     /// The newest socket for which the lease was taken.
     claimed: Option<PeerId>,
     /// What the log was told of the socket.
@@ -102,6 +104,7 @@ impl Owner {
             lease,
             requests: None,
             begun: false,
+            succeeds: false,
             claimed: None,
             told: None,
             number,
@@ -119,21 +122,21 @@ impl Owner {
 
     async fn work(&mut self) -> Result<(), Leaving> {
         let mut followed = self.open().await?;
-        self.look(&mut followed, Desk::succeed).await?;
         loop {
             if self.lease.due() <= Instant::now() && !self.links.is_empty() {
                 self.look_at_lease().await?;
             }
+            self.tell_status(&mut followed).await?;
             if let Some(frame) = self.inbox.pop() {
                 self.deal_with(&mut followed, frame).await?;
                 self.act(&mut followed).await?;
                 continue;
             }
             self.act(&mut followed).await?;
-            self.tell_status(&mut followed).await?;
             if !self.inbox.is_empty() {
                 continue;
             }
+            self.tell_status(&mut followed).await?;
             if self.links.is_empty() && self.sockets.leave(&self.session, &mut self.inputs) {
                 return Ok(());
             }
@@ -194,7 +197,7 @@ impl Owner {
                     self.desk.speaks_seed(from, Instant::now());
                 }
                 for said in said {
-                    self.inbox.push(Frame { from, said, passed: Vec::new() });
+                    self.inbox.push(Frame { from, said, at: Instant::now(), passed: Vec::new() });
                 }
             }
             Input::Lost { from, heard_out, unsent } => {
@@ -227,7 +230,7 @@ impl Owner {
         loop {
             if self.lease.is_held() {
                 self.begin().await?;
-                match self.write(followed, frame.from, &frame.said).await? {
+                match self.write(followed, &frame).await? {
                     Ok(()) | Err(Refused::Impossible) => break,
                     Err(Refused::NoOwner) => continue,
                 }
@@ -247,6 +250,9 @@ impl Owner {
 
     /// Does whatever is to be done now.
     async fn act(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
+        if std::mem::take(&mut self.succeeds) {
+            self.look(followed, |desk, conversation| desk.succeed(conversation, Instant::now())).await?;
+        }
         let mut refusals = 0;
         // Also without a socket: what the last one had said may still wait to be believed.
         while self.lease.is_held() {
@@ -277,9 +283,12 @@ impl Owner {
             if let Some(text) = frame {
                 let turn = match note {
                     Note::HandedOver { turn, .. } => Some(turn),
-                    Note::Nothing | Note::Opened(_) | Note::Attached(_) | Note::CancelSent(_) | Note::Answered(_) => {
-                        None
-                    }
+                    Note::Nothing
+                    | Note::Opened(_)
+                    | Note::Attached(_)
+                    | Note::CancelSent(_)
+                    | Note::Freed(_)
+                    | Note::Answered(_) => None,
                 };
                 self.send(peer, Outgoing { text, turn });
             }
@@ -307,7 +316,7 @@ impl Owner {
         if let Some(link) = self.links.remove(&to) {
             link.cut.send_replace(true);
         }
-        self.desk.lost(to, false, back.turn, Instant::now());
+        self.desk.cut(to, back.turn, Instant::now());
         false
     }
 

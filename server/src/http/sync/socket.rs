@@ -113,7 +113,9 @@ pub async fn carry(upgraded: Upgraded, socket: Socket, stop: impl Future<Output 
         end = stop => (end, None),
     };
     drop(reading);
-    let heard_out = matches!(last_read, Some(Close::As(End::Closed | End::Broken)));
+    // A line that was dead before it was given up has lost what was on it.
+    let alive = seen.borrow().elapsed() <= PING_EVERY + GOODBYE;
+    let heard_out = alive && matches!(last_read, Some(Close::As(End::Closed | End::Broken)));
     voice.closed(heard_out, commands).await;
     if let Ok(ws) = sink.reunite(stream) {
         say_goodbye(ws, end).await;

@@ -1,5 +1,7 @@
 //! What was said and done: entries of threads, and what a person typed in the editor.
 
+use std::time::Duration;
+
 use helix_protocol::thread::{MAX_ENTRY_PIECE_BYTES, Origin, Role, ThreadEvent, TurnState};
 use helix_protocol::{ThreadId, TurnId};
 use serde_json::json;
@@ -9,7 +11,7 @@ use super::bind::derived_turn;
 use super::hear::{custom, moved, moved_to};
 use super::queue::sent_text;
 use super::words::{EntrySaid, Text};
-use super::{Append, Desk, PeerId};
+use super::{Append, CADENCE, Desk, PeerId};
 use crate::threads::model::{Conversation, Entry, Thread, Turn};
 use crate::threads::turn::Evidence;
 
@@ -50,7 +52,7 @@ impl Desk {
             let turn = known.and_then(|known| known.turn.clone()).filter(|_| request.is_none());
             self.telling.extend(turn.map(|turn| (id.clone(), turn)));
             // The editor repeats all entries of a turn right before its end.
-            self.repeated.extend(thread.and_then(|thread| thread.entry(&said.id)).and_then(|entry| entry.turn.clone()));
+            self.flushed.extend(thread.and_then(|thread| thread.entry(&said.id)).and_then(|entry| entry.turn.clone()));
             return appends;
         }
         let turn = match said.role {
@@ -74,9 +76,7 @@ impl Desk {
         };
         if let Some((thread, turn)) = turn.as_ref().and_then(|turn| conversation.turn(turn)) {
             self.show(&turn.id, now);
-            self.streamed.insert(turn.id.clone(), now);
-            self.repeated.remove(&turn.id);
-            self.repeated.extend(said.repeated.then(|| turn.id.clone()));
+            self.note_flush(&turn.id, said, now);
             // What goes on was not given up.
             self.held.remove(&turn.id);
             // Of two turns the agent works on one: the end of what this one interrupted was lost on the way.
@@ -87,6 +87,22 @@ impl Desk {
         }
         appends.extend(pieces(&id, said, turn.as_ref(), offset, text));
         appends
+    }
+
+    /// Whether the editor tells this sooner than it would in the middle of a turn.
+    fn note_flush(&mut self, turn: &TurnId, said: &EntrySaid, now: Instant) {
+        let before = self.streamed.insert(turn.clone(), (now, said.id.clone()));
+        let since = before.filter(|(_, entry)| *entry == said.id).map(|(at, _)| now.duration_since(at));
+        // Heard again because another writer was faster, it is as it was.
+        if since == Some(Duration::ZERO) {
+            return;
+        }
+        let hurried = said.tool.is_none() && since.is_some_and(|since| since < CADENCE);
+        if hurried || said.flushed {
+            self.flushed.insert(turn.clone());
+        } else {
+            self.flushed.remove(turn);
+        }
     }
 
     /// Whether a person typed it, and which turn that is.

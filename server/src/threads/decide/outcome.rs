@@ -44,7 +44,9 @@ impl Desk {
         let bind = named.map(|acp| bound(thread.id.clone(), Some(acp)));
         self.show(&turn.id, now);
         self.held.remove(&turn.id);
-        self.ending.remove(&turn.id);
+        if turn.state != TurnState::Unknown {
+            self.ending.remove(&turn.id);
+        }
         let interrupted = thread
             .turns
             .iter()
@@ -74,7 +76,8 @@ impl Desk {
 
     /// The cancelled turn of a thread whose end is still to come.
     pub(super) fn ending_turn<'a>(&self, thread: &'a Thread) -> Option<&'a Turn> {
-        thread.turns.iter().rev().find(|turn| self.ending.contains_key(&turn.id))
+        let is_ending = |turn: &&Turn| matches!(turn.state, TurnState::Cancelled | TurnState::Unknown);
+        thread.turns.iter().rev().filter(is_ending).find(|turn| self.ending.contains_key(&turn.id))
     }
 
     /// By the request, which may be stale: after turns of ours, the editor repeats the last one for its own turns.
@@ -115,7 +118,7 @@ impl Desk {
             let data = json!({ "request_id": request, "error": error });
             return vec![custom(conversation, "chat_response_error", &data)];
         };
-        let streams = self.streamed.get(&turn.id).map(|at| *at + STREAMS).filter(|until| *until > now);
+        let streams = self.streamed.get(&turn.id).map(|(at, _)| *at + STREAMS).filter(|until| *until > now);
         if let Some(until) = streams {
             self.held.insert(turn.id.clone(), Held { heard: now, until, error: error.to_owned() });
             return Vec::new();
@@ -189,6 +192,7 @@ impl Desk {
         if let Some(cancel) = cancels.and_then(|cancels| cancels.get_mut(&turn.id)) {
             *cancel = Cancel::Noop;
         }
+        self.ending.remove(&turn.id);
         Vec::new()
     }
 

@@ -17,8 +17,9 @@ pub(super) struct Peer {
     /// Since when prompts may go to it.
     pub ready: Option<Instant>,
     pub agent: Option<String>,
-    /// The first list of turns that it gave.
+    /// The first list of turns that it gave, and when.
     pub list: Option<Vec<ActiveTurn>>,
+    pub listed_at: Instant,
     pub deduplicates: bool,
     pub concurrent: bool,
     /// It speaks document 000's dialect.
@@ -68,6 +69,7 @@ impl Desk {
             ready: None,
             agent: None,
             list: None,
+            listed_at: now,
             deduplicates: false,
             concurrent: false,
             seed: false,
@@ -86,9 +88,18 @@ impl Desk {
     /// A socket is gone. `heard_out`: everything that arrived on it before its end was read. `unsent` are turns whose
     /// frames provably never left.
     pub fn lost(&mut self, id: PeerId, heard_out: bool, unsent: impl IntoIterator<Item = TurnId>, now: Instant) {
-        let its = self.peers.iter().position(|peer| peer.id == id).map(|place| self.peers.remove(place));
-        if let Some(peer) = its.filter(|_| !heard_out) {
-            self.in_doubt.extend(peer.handed.into_iter().chain(peer.considered));
+        self.cut(id, unsent, now);
+        let had = self.limbo.remove(&id).unwrap_or_default();
+        if !heard_out {
+            self.in_doubt.extend(had);
+        }
+    }
+
+    /// The same before it is known whether everything was read; [`Desk::lost`] follows.
+    pub fn cut(&mut self, id: PeerId, unsent: impl IntoIterator<Item = TurnId>, now: Instant) {
+        if let Some(place) = self.peers.iter().position(|peer| peer.id == id) {
+            let peer = self.peers.remove(place);
+            self.limbo.insert(id, peer.handed.into_iter().chain(peer.considered).collect());
         }
         if self.peers.is_empty() {
             // Nothing that streams could contradict an error any more.
@@ -155,8 +166,9 @@ impl Desk {
         if !ready.agent_name.is_empty() {
             peer.agent = Some(ready.agent_name.clone());
         }
-        if peer.list.is_none() {
+        if peer.list.is_none() && ready.active_turns.is_some() {
             peer.list.clone_from(&ready.active_turns);
+            peer.listed_at = now;
         }
         peer.deduplicates |= ready.deduplicates;
         peer.concurrent |= ready.concurrent;
@@ -174,7 +186,6 @@ impl Desk {
     /// The agent shows that it has this turn. Proves it on every socket: it is one agent.
     pub(super) fn show(&mut self, turn: &TurnId, now: Instant) {
         self.heard.insert(turn.clone(), Heard { at: now, awake: self.awake(now), renewed: false });
-        self.in_doubt.remove(turn);
         for peer in &mut self.peers {
             peer.unproved.remove(turn);
             // A cancel that came too early is repeated.

@@ -30,7 +30,7 @@ impl Desk {
     }
 
     /// True while this turn keeps the agent's loop from taking another.
-    fn blocks(&self, thread: &Thread, turn: &Turn) -> bool {
+    pub(super) fn blocks(&self, thread: &Thread, turn: &Turn) -> bool {
         if turn.origin == Origin::Editor {
             return false;
         }

@@ -7,9 +7,9 @@
 //! | no, but never runs a request twice | – | hand it over again |
 //! | no | – | never again: wait, and end as `unknown` if nothing comes |
 //!
-//! A break loses one event, and it may be the last of a turn. Right before that one Zed repeats all entries: where such
-//! a repeat was the last that was heard, nobody can prove that the prompt was not carried out, and it ends as
-//! `unknown`. A line that fell silent, or a server that died, may have lost any number of events, those of a whole turn
+//! A break loses one event, and it may be the last of a turn. Right before that one Zed tells all entries again, sooner
+//! than its cadence allows: where such a word was the last that was heard, nobody can prove that the prompt was not
+//! carried out, and it ends as `unknown`. A line that fell silent, or a server that died, may have lost any number of events, those of a whole turn
 //! where the store was away for a while: then so does every turn that the agent does not name. A successor finds in the
 //! log which those are.
 //!
@@ -18,6 +18,7 @@
 
 use helix_protocol::TurnId;
 use helix_protocol::thread::{Origin, TurnCause, TurnState};
+use tokio::time::Instant;
 
 use super::hear::moved;
 use super::queue::prompt;
@@ -35,7 +36,8 @@ impl Desk {
     }
 
     /// Begins where a former owner stopped.
-    pub fn succeed(&mut self, conversation: &Conversation) {
+    pub fn succeed(&mut self, conversation: &Conversation, now: Instant) {
+        self.succeeded = self.awake(now);
         if conversation.connected {
             self.in_doubt.extend(conversation.active_turns().map(|(_, turn)| turn.id.clone()));
         } else {
@@ -46,11 +48,11 @@ impl Desk {
     /// Turns whose end may have been lost: see above.
     pub fn doubts(&self, conversation: &Conversation) -> Vec<TurnId> {
         let active = conversation.active_turns().map(|(_, turn)| &turn.id);
-        active.filter(|turn| self.may_be_over(turn)).cloned().collect()
+        active.filter(|turn| self.may_be_over(turn) && !self.unsent.contains(*turn)).cloned().collect()
     }
 
     fn may_be_over(&self, turn: &TurnId) -> bool {
-        self.repeated.contains(turn) || self.in_doubt.contains(turn)
+        self.flushed.contains(turn) || self.in_doubt.contains(turn)
     }
 
     fn is_from_before(peer: &Peer, turn: &Turn) -> bool {
@@ -68,8 +70,10 @@ impl Desk {
             return None;
         }
         let named = peer.list.as_ref().map(|list| list.iter().any(|listed| listed.request_id == turn.id.as_str()));
+        // A list says nothing of what was heard, or handed over, after it.
+        let heard_since = self.heard.get(&turn.id).is_some_and(|heard| heard.at > peer.listed_at);
         let has_it = match named {
-            Some(named) => named,
+            Some(named) => named || (heard_since && !unsent),
             None => !(peer.deduplicates || unsent),
         };
         if has_it {

@@ -40,17 +40,19 @@ impl Desk {
         if peer.seed || peer.concurrent {
             return None;
         }
-        self.next_turn(conversation, peer)?;
+        let (next, _) = self.next_turn(conversation, peer)?;
         let silent = conversation.threads().iter().find_map(|thread| {
             // To cancel one that another one followed would cancel that.
             let last = thread.turns.iter().rev().find(|turn| turn.state != TurnState::Queued)?;
-            let is_its = peer.handed.contains(&last.id) || peer.considered.contains(&last.id);
+            // One that reports its turns is a new one, or would have named it.
+            let is_its = peer.list.is_none() || peer.handed.contains(&last.id) || peer.considered.contains(&last.id);
+            let in_its_way = thread.id == next.id || self.blocks(thread, last);
             let code = last.cause.as_ref().map(|cause| cause.code.as_str());
             let fell_silent = last.state == TurnState::Unknown && code.is_some_and(|code| FELL_SILENT.contains(&code));
-            (is_its && fell_silent && !peer.cancels.contains_key(&last.id)).then_some(last)
+            (is_its && in_its_way && fell_silent && !peer.cancels.contains_key(&last.id)).then_some(last)
         })?;
         let free = Command::CancelCurrentTurn { request_id: silent.id.to_string() };
-        let note = Note::CancelSent(silent.id.clone());
+        let note = Note::Freed(silent.id.clone());
         Some(Act { peer: peer.id, append: None, frame: Some(text_of(&free)), note })
     }
 
@@ -68,8 +70,7 @@ impl Desk {
         now: Instant,
     ) -> (Instant, Box<dyn Fn() -> TurnCause + 'a>) {
         let timing = self.timing;
-        // Of one that a former owner heard of, the time counts from this one's first agent on.
-        let since = self.heard.get(&turn.id).map_or(Duration::ZERO, |heard| heard.awake);
+        let since = self.heard.get(&turn.id).map_or(self.succeeded, |heard| heard.awake);
         let until = |patience: Duration| now + (since + patience).saturating_sub(self.awake(now));
         if turn.state == TurnState::Dispatched && thread.acp.is_none() {
             let cause = move || {

@@ -124,9 +124,9 @@ pub struct EntrySaid {
     pub tool: Option<ToolCall>,
     /// Its text.
     pub text: Text,
-    /// It was told like this twice, one right after the other.
+    /// It was told twice, the same or one right after the other, as before an end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub repeated: bool,
+    pub flushed: bool,
 }
 
 /// How the text of an entry changed.
@@ -291,7 +291,7 @@ fn entry(data: &mut Value) -> Option<EntrySaid> {
         role: if data.get("role").and_then(Value::as_str) == Some("user") { Role::User } else { Role::Assistant },
         tool: is_tool.then(|| ToolCall { name: tool, status: text(data, "tool_status").unwrap_or_default() }),
         text: Text::From(offset, content),
-        repeated: false,
+        flushed: false,
     })
 }
 
@@ -305,7 +305,7 @@ fn answer(data: &Value, text: Text) -> Option<Said> {
         role: Role::Assistant,
         tool: None,
         text,
-        repeated: false,
+        flushed: false,
     })))
 }
 

@@ -7,9 +7,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use async_nats::Subject;
+use tokio::time::Instant;
 
-use super::super::decide::PeerId;
 use super::super::decide::words::{EntrySaid, Said, Text};
+use super::super::decide::{CADENCE, PeerId};
 
 /// Bytes of text that may wait before sockets are not read any more.
 const ROOM: usize = 16 << 20;
@@ -23,6 +24,8 @@ pub struct Frame {
     pub from: PeerId,
     /// What.
     pub said: Said,
+    /// When it came.
+    pub at: Instant,
     /// Who waits to hear that it is stored.
     pub passed: Vec<Passed>,
 }
@@ -74,10 +77,12 @@ impl Inbox {
                     let before = text_of(entry).len() + text_of(newer).len();
                     // What that says of a turn's end must not be lost with it.
                     let repeated = entry.text == newer.text && entry.tool == newer.tool;
+                    let hurried = newer.tool.is_none() && frame.at.duration_since(former.at) < CADENCE;
                     if join(&mut entry.text, &mut newer.text) {
                         // The newer one says how the tool is.
                         entry.tool = newer.tool.take();
-                        entry.repeated = (repeated && matches!(entry.text, Text::From(..))) || newer.repeated;
+                        entry.flushed = repeated || hurried || newer.flushed;
+                        former.at = frame.at;
                         self.bytes = (self.bytes + text_of(entry).len()).saturating_sub(before);
                         former.passed.append(&mut frame.passed);
                         return;

@@ -37,7 +37,7 @@ impl Owner {
                     {
                         known.taken = number;
                         let passed = vec![Passed { inbox, from, number }];
-                        self.inbox.push(Frame { from: PeerId::ELSEWHERE, said: *said, passed });
+                        self.inbox.push(Frame { from: PeerId::ELSEWHERE, said: *said, at: Instant::now(), passed });
                     }
                     return;
                 }

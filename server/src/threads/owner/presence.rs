@@ -33,9 +33,13 @@ impl Owner {
             (lease, done)
         };
         let (lease, done) = self.meanwhile(look).await?;
-        self.lease = lease;
+        let was_held = std::mem::replace(&mut self.lease, lease).is_held();
         if self.lease.is_held() {
             self.claimed = self.claimed.max(newest);
+            self.succeeds |= !was_held;
+        } else {
+            // Another one tells the log now; what this one told is not how it is.
+            self.told = None;
         }
         match done {
             Ok(Some(former)) => self.tell_former(former).await,
@@ -63,7 +67,9 @@ impl Owner {
     /// Lease and log say how the socket is.
     pub(super) async fn tell_status(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
         let newest = self.desk.newest();
-        if self.lease.is_held() && self.told != newest {
+        // That nobody is there is said once all that was said before is stored.
+        let may_tell = newest.is_some() || self.inbox.is_empty();
+        if self.lease.is_held() && self.told != newest && may_tell {
             let agent = newest.as_ref().and_then(|newest| newest.agent.clone());
             let is_same = self.told.as_ref().map(|told| told.peer) == newest.as_ref().map(|newest| newest.peer);
             let was_ready = is_same && self.told.as_ref().is_some_and(|told| told.ready);
@@ -81,6 +87,11 @@ impl Owner {
                 // For people: another writer's turn first is no reason to lose it, a log that is gone is.
                 for _ in 0..PATIENT {
                     if self.store(followed, std::slice::from_ref(&event)).await? != Ok(false) {
+                        break;
+                    }
+                    // Another owner may be the faster one: it says how it is.
+                    self.look_at_lease().await?;
+                    if !self.lease.is_held() {
                         break;
                     }
                 }

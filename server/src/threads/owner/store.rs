@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use helix_protocol::thread::ThreadRecord;
 use helix_protocol::{ErrorCode, ThreadId};
 use jiff::Timestamp;
-use tokio::time::Instant;
 
+use super::inbox::Frame;
 use super::{Followed, Leaving, Owner, RETRY, until_up};
-use crate::threads::decide::words::Said;
-use crate::threads::decide::{Append, Desk, PeerId};
+use crate::threads::decide::{Append, Desk};
 use crate::threads::model::Conversation;
 
 /// Refusals in a row after which it is doubted that this server is the owner.
@@ -38,12 +37,11 @@ impl Owner {
     pub(super) async fn write(
         &mut self,
         followed: &mut Followed,
-        from: PeerId,
-        said: &Said,
+        frame: &Frame,
     ) -> Result<Result<(), Refused>, Leaving> {
         for refusals in 0..HOPELESS {
-            let now = Instant::now();
-            let appends = self.look(followed, |desk, conversation| desk.hear(conversation, from, said, now)).await?;
+            let Frame { from, said, at, .. } = frame;
+            let appends = self.look(followed, |desk, conversation| desk.hear(conversation, *from, said, *at)).await?;
             match self.store(followed, &appends).await? {
                 Ok(true) => return Ok(Ok(())),
                 Ok(false) if refusals < PATIENT => {}

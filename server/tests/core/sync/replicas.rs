@@ -92,7 +92,7 @@ async fn what_another_server_passes_on_twice_counts_once() {
             role: Role::Assistant,
             tool: None,
             text: Text::Append("once ".to_owned()),
-            repeated: false,
+            flushed: false,
         }));
         let request = Request::Frame { said: Box::new(said), from: from.to_owned(), number };
         let payload = serde_json::to_vec(&request).expect("JSON");

@@ -80,7 +80,7 @@ fn a_turn_whose_end_may_have_been_lost_is_not_sent_again() {
         }
         if matches!(ending, Successor | ServerDied) {
             world.desk = Desk::new(SessionId::parse("s").expect("valid id"), TIMING);
-            world.desk.succeed(&world.conversation);
+            world.desk.succeed(&world.conversation, world.now);
         }
         world.listing_peer(&[]);
         let sends = world.sends();
@@ -267,4 +267,72 @@ fn an_answer_is_passed_on_once_per_connection_until_the_agent_has_it() {
     world.desk.lost(second, true, [], world.now);
     world.listing_peer(&["int_1"]);
     assert_eq!(world.sends(), ["open_thread th_a"]);
+}
+
+/// What comes after a list proves more than that list, which is as old as the connection.
+#[test]
+fn a_list_says_nothing_of_what_is_heard_after_it() {
+    let mut world = World::new();
+    let former = world.listing_peer(&[]);
+    world.used_thread(former, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.wrote(former, "th_a", "3", "int_1", "half");
+    world.desk.lost(former, false, [], world.now);
+    let back = world.listing_peer(&[]);
+    assert_eq!(world.sends(), ["open_thread th_a"]);
+    assert_eq!((world.state("int_1"), world.cause("int_1")), (TurnState::Unknown, Some("end_lost")));
+    world.later(1);
+    world.wrote(back, "th_a", "3", "int_1", "half and more");
+    assert_eq!(world.sends(), [""; 0]);
+    assert_eq!(world.state("int_1"), Running);
+    // Nor does that of an older window of what a newer one was handed.
+    world.completed(back, "th_a", "int_1");
+    world.later(1);
+    let second = world.listing_peer(&[]);
+    world.act();
+    world.later(1);
+    world.prompt("thr_a", "int_2");
+    assert_eq!(world.sends(), ["chat_message int_2"]);
+    world.desk.lost(second, true, [], world.now);
+    assert_eq!(world.sends(), [""; 0]);
+    assert_eq!(world.state("int_2"), Dispatched);
+}
+
+/// The rest of an answer, told at its end sooner than in its middle; then the end is lost.
+#[test]
+fn the_rest_of_an_answer_is_a_sign_of_its_end() {
+    for (pause, state) in [(100, Dispatched), (20, TurnState::Unknown)] {
+        let mut world = World::new();
+        let former = world.listing_peer(&[]);
+        world.used_thread(former, "thr_a", "th_a");
+        world.prompt("thr_a", "int_1");
+        world.act();
+        world.wrote(former, "th_a", "3", "int_1", "half");
+        world.now += Duration::from_millis(pause);
+        world.wrote(former, "th_a", "3", "int_1", "half and the rest");
+        world.desk.lost(former, true, [], world.now);
+        world.now += Duration::from_secs(1);
+        world.listing_peer(&[]);
+        world.act();
+        assert_eq!(world.state("int_1"), state, "after {pause} ms");
+    }
+}
+
+/// An owner that was one before, and was not for a while.
+#[test]
+fn what_another_owner_had_is_in_doubt() {
+    let mut world = World::new();
+    let own = world.listing_peer(&[]);
+    world.used_thread(own, "thr_a", "th_a");
+    world.apply(sync_event(READY, None, Vec::new()));
+    // Another server hands it over, and dies.
+    world.prompt("thr_a", "int_1");
+    let event =
+        ThreadEvent::TurnMoved { turn: turn("int_1"), state: Dispatched, cause: None, usage: None, exit_status: None };
+    world.apply(Append { thread: thread("thr_a"), event });
+    world.later(1000);
+    world.desk.succeed(&world.conversation, world.now);
+    assert_eq!(world.sends(), [""; 0]);
+    assert_eq!((world.state("int_1"), world.cause("int_1")), (TurnState::Unknown, Some("end_lost")));
 }

@@ -31,9 +31,11 @@ fn a_silent_turn_is_told_and_one_with_a_tool_or_a_question_waits_longer() {
     ] {
         world.prompt("thr_a", id);
         // Only what waits is worth the end of one that may go on.
-        let free = former.map(|former| format!("cancel_current_turn {former}"));
-        let expected: Vec<_> = free.into_iter().chain([format!("chat_message {id}")]).collect();
-        assert_eq!(world.sends(), expected);
+        if let Some(former) = former {
+            assert_eq!(world.sends(), [format!("cancel_current_turn {former}")]);
+            assert_eq!(world.deadline(), Some(2), "its last word is waited for");
+        }
+        assert_eq!(world.sends(), [format!("chat_message {id}")]);
         former = Some(id.to_owned());
         world.later(5);
         let (name, kind) = tool.map_or(("", "text"), |_| ("Run", "tool_call"));
@@ -155,4 +157,38 @@ fn nobody_is_called_silent_while_nobody_is_connected() {
     world.later(100_000);
     assert_eq!((world.deadline(), world.sends()), (None, Vec::new()));
     assert_eq!(world.state("int_1"), TurnState::Dispatched);
+}
+
+/// The first turn of a thread does not hold the editor's loop: it may think on while other threads work.
+#[test]
+fn who_is_in_nobodys_way_is_left_alone() {
+    let mut world = World::new();
+    let peer = world.old_peer();
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.created(peer, "th_a", "int_1");
+    world.later(200);
+    world.act();
+    assert_eq!((world.state("int_1"), world.cause("int_1")), (TurnState::Unknown, Some("silent")));
+    world.prompt("thr_b", "int_2");
+    assert_eq!(world.sends(), ["chat_message int_2"]);
+}
+
+/// An older build that came back does not say what it has: what hangs there is freed for what comes.
+#[test]
+fn what_hung_before_a_break_is_freed_after_it() {
+    let mut world = World::new();
+    let first = world.old_peer();
+    world.used_thread(first, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.later(200);
+    world.act();
+    assert_eq!(world.state("int_1"), TurnState::Unknown);
+    world.desk.lost(first, true, [], world.now);
+    let second = world.old_peer();
+    assert_eq!(world.sends(), ["open_thread th_a"]);
+    world.prompt("thr_b", "int_2");
+    assert_eq!(world.sends(), ["cancel_current_turn int_1", "chat_message int_2"]);
+    world.say(second, "turn_cancelled", json!({ "request_id": "int_1", "status": "noop" }));
 }

@@ -12,13 +12,13 @@ fn entry(id: &str, text: Text) -> Frame {
         role: Role::Assistant,
         tool: None,
         text,
-        repeated: false,
+        flushed: false,
     };
-    Frame { from: PeerId(1), said: Said::Entry(Box::new(said)), passed: Vec::new() }
+    Frame { from: PeerId(1), said: Said::Entry(Box::new(said)), at: Instant::now(), passed: Vec::new() }
 }
 
 fn done() -> Frame {
-    Frame { from: PeerId(1), said: Said::Done(Done::default()), passed: Vec::new() }
+    Frame { from: PeerId(1), said: Said::Done(Done::default()), at: Instant::now(), passed: Vec::new() }
 }
 
 fn drain(inbox: &mut Inbox) -> Vec<String> {
@@ -54,17 +54,23 @@ fn a_newer_snapshot_takes_the_place_of_one_that_waits_and_passes_nothing_else() 
 }
 
 #[test]
-fn a_repeat_that_is_joined_is_not_forgotten() {
-    for (later, repeated) in
-        [(vec!["a"], true), (vec!["ab"], false), (vec!["a", "ab"], false), (vec!["ab", "ab"], true)]
-    {
-        let mut inbox = Inbox::default();
-        inbox.push(entry("1", Text::From(0, "a".into())));
-        for text in &later {
-            inbox.push(entry("1", Text::From(0, (*text).into())));
+fn what_a_frame_says_of_an_end_outlives_its_joining() {
+    let long = CADENCE + CADENCE;
+    for (later, flushed) in [
+        (vec![("a", long)], true),
+        (vec![("ab", long)], false),
+        (vec![("ab", CADENCE / 2)], true),
+        (vec![("a", long), ("ab", long)], false),
+        (vec![("ab", long), ("ab", long)], true),
+    ] {
+        let (mut inbox, mut at) = (Inbox::default(), Instant::now());
+        inbox.push(Frame { at, ..entry("1", Text::From(0, "a".into())) });
+        for (text, after) in &later {
+            at += *after;
+            inbox.push(Frame { at, ..entry("1", Text::From(0, (*text).into())) });
         }
         let Some(Frame { said: Said::Entry(entry), .. }) = inbox.pop() else { panic!("no entry") };
-        assert_eq!(entry.repeated, repeated, "{later:?}");
+        assert_eq!(entry.flushed, flushed, "{later:?}");
         assert!(inbox.is_empty());
     }
 }
@@ -74,7 +80,7 @@ fn malformed_frames_in_a_row_are_counted() {
     let mut inbox = Inbox::default();
     for _ in 0..3 {
         let said = crate::threads::decide::words::malformed("no", "x");
-        inbox.push(Frame { from: PeerId(1), said, passed: Vec::new() });
+        inbox.push(Frame { from: PeerId(1), said, at: Instant::now(), passed: Vec::new() });
     }
     assert_eq!(drain(&mut inbox), ["malformed 3"]);
 }
