@@ -83,7 +83,11 @@ impl Product {
 
     /// Bytes that a stream takes on disk.
     pub async fn stream_bytes(&self, stream: &str) -> Result<u64> {
-        let client = async_nats::connect(&self.nats_url).await?;
+        let url = self.nats_url.strip_prefix("nats://").context("no NATS address")?;
+        let (login, address) = url.split_once('@').context("no login in the NATS address")?;
+        let (user, password) = login.split_once(':').context("no password in the NATS address")?;
+        let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
+        let client = options.connect(address).await?;
         let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await?;
         let answer: Value = serde_json::from_slice(&answer.payload)?;
         answer["state"]["bytes"].as_u64().with_context(|| format!("no size in {answer}"))

@@ -250,9 +250,7 @@ impl Owner {
 
     /// Does whatever is to be done now.
     async fn act(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
-        if std::mem::take(&mut self.succeeds) {
-            self.look(followed, |desk, conversation| desk.succeed(conversation, Instant::now())).await?;
-        }
+        self.succeed(followed).await?;
         let mut refusals = 0;
         // Also without a socket: what the last one had said may still wait to be believed.
         while self.lease.is_held() {

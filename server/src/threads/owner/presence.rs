@@ -2,6 +2,7 @@
 
 use helix_protocol::api::SyncStatus;
 use helix_protocol::subject;
+use tokio::time::Instant;
 
 use super::store::PATIENT;
 use super::wire::Request;
@@ -64,8 +65,17 @@ impl Owner {
         self.sockets.inner.bus.publish(subject::sync_owner(&self.session), &taken).await;
     }
 
+    /// Looks at where a former owner stopped, before anything is said as the new one.
+    pub(super) async fn succeed(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
+        if std::mem::take(&mut self.succeeds) {
+            self.look(followed, |desk, conversation| desk.succeed(conversation, Instant::now())).await?;
+        }
+        Ok(())
+    }
+
     /// Lease and log say how the socket is.
     pub(super) async fn tell_status(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
+        self.succeed(followed).await?;
         let newest = self.desk.newest();
         // That nobody is there is said once all that was said before is stored.
         let may_tell = newest.is_some() || self.inbox.is_empty();
