@@ -42,7 +42,7 @@ const STREAMS: Duration = Duration::from_secs(1);
 const LAST_WORD: Duration = Duration::from_secs(2);
 /// The editor tells an entry this often at most, but before an end it tells the rest at once; a little less, for what
 /// the way here takes now and then.
-pub(super) const CADENCE: Duration = Duration::from_millis(80);
+pub(super) const CADENCE: Duration = Duration::from_millis(95);
 /// Turns of which something is noted before those that are over are forgotten.
 const MANY: usize = 256;
 /// Drafts that are remembered.
@@ -162,8 +162,8 @@ pub struct Desk {
     awake_since: Option<Instant>,
     /// When an entry of a turn changed last, and which.
     streamed: HashMap<TurnId, (Instant, String)>,
-    /// Turns whose last sign was one of those that the editor gives before an end: they may be over.
-    flushed: HashSet<TurnId>,
+    /// Turns whose last sign was one of those that the editor gives before an end, and when: they may be over.
+    flushed: HashMap<TurnId, Instant>,
     /// Turns of which more than one event may have been lost: they may be over as well.
     in_doubt: HashSet<TurnId>,
     /// What sockets had that are gone, until it is known whether everything was read from them.
@@ -198,7 +198,7 @@ impl Desk {
             awake: Duration::ZERO,
             awake_since: None,
             streamed: HashMap::new(),
-            flushed: HashSet::new(),
+            flushed: HashMap::new(),
             in_doubt: HashSet::new(),
             limbo: HashMap::new(),
             succeeded: Duration::ZERO,
@@ -283,7 +283,7 @@ impl Desk {
         self.heard.retain(|turn, _| may_go_on(turn));
         self.streamed.retain(|turn, _| may_go_on(turn));
         self.telling.retain(|_, turn| may_go_on(turn));
-        self.flushed.retain(may_go_on);
+        self.flushed.retain(|turn, _| may_go_on(turn));
         self.in_doubt.retain(may_go_on);
         self.handed_to.retain(|turn, _| may_go_on(turn));
         self.new_threads.retain(may_go_on);

@@ -58,7 +58,7 @@ impl Bridge {
                 ensure!(text.replace('\r', "").trim_end() == expected.trim_end(), "the command said {expected:?}");
             }
             // A kill of the bridge cuts off what runs.
-            TurnState::Failed => ensure!(by_us, "failed without a cause"),
+            TurnState::Failed => ensure!(by_us && begun == 1, "failed, says the API: {begun}"),
             TurnState::Interrupted => {}
             TurnState::Cancelled => ensure!(asked.cancelled || by_us, "nobody cancelled it"),
             TurnState::Unknown => anyhow::bail!("the bridge knows everything, and still: {turn:?}"),

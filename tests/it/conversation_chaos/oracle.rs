@@ -107,8 +107,10 @@ fn promise(newer: bool, asked: &Asked, turn: &TurnView, effects: &[Effect]) -> R
         // What is over must not begin again. A run is not over where a kill cut it off, or buried the word of its end
         // before that was sent; nor where it failed, and the one event that a break loses was the word of it.
         let before = &effects[..effects.len().saturating_sub(1)];
+        // Nor where the agent neither said nor did anything, and the one event was all that there was.
         let in_vain = |effect: &Effect| {
-            effect.end == Some(End::Killed) || effect.buried || (effect.end == Some(End::Failed) && effect.lost)
+            let untold = effect.lost && (effect.end == Some(End::Failed) || effect.text.is_empty());
+            effect.end == Some(End::Killed) || effect.buried || untold
         };
         ensure!(before.iter().all(in_vain), "it ran again after {before:?}");
     } else {
@@ -127,7 +129,10 @@ fn promise(newer: bool, asked: &Asked, turn: &TurnView, effects: &[Effect]) -> R
         // It may have been done a moment before, and its end lost.
         TurnState::Interrupted => {}
         TurnState::Cancelled => ensure!(asked.cancelled || by_us.is_some(), "nobody cancelled it"),
-        TurnState::Unknown => ensure!(by_us.is_some(), "unknown without a cause"),
+        TurnState::Unknown => {
+            let known = ["end_lost", "not_proved", "silent", "no_thread_created"];
+            ensure!(by_us.is_some_and(|code| known.contains(&code)), "unknown, and why?");
+        }
         TurnState::Queued | TurnState::Dispatched | TurnState::Running => anyhow::bail!("not over"),
     }
     Ok(())
@@ -175,5 +180,7 @@ fn worth(states: &BTreeMap<String, u32>, asked: usize) -> Result<()> {
     let count =
         |word: &str| states.iter().filter(|(state, _)| state.contains(word)).map(|(_, count)| count).sum::<u32>();
     ensure!(count("completed") as usize * 3 >= asked, "too little was done: {states:?}");
+    // Whoever gave up on every turn that a break met would be right, and useless.
+    ensure!(count("unknown") as usize * 5 <= asked, "too much is unknown: {states:?}");
     Ok(())
 }

@@ -52,7 +52,8 @@ impl Desk {
             let turn = known.and_then(|known| known.turn.clone()).filter(|_| request.is_none());
             self.telling.extend(turn.map(|turn| (id.clone(), turn)));
             // The editor repeats all entries of a turn right before its end.
-            self.flushed.extend(thread.and_then(|thread| thread.entry(&said.id)).and_then(|entry| entry.turn.clone()));
+            let turn = thread.and_then(|thread| thread.entry(&said.id)).and_then(|entry| entry.turn.clone());
+            self.flushed.extend(turn.map(|turn| (turn, now)));
             return appends;
         }
         let turn = match said.role {
@@ -76,7 +77,7 @@ impl Desk {
         };
         if let Some((thread, turn)) = turn.as_ref().and_then(|turn| conversation.turn(turn)) {
             self.show(&turn.id, now);
-            self.note_flush(&turn.id, said, now);
+            self.note_flush(&turn.id, said, known.is_none(), now);
             // What goes on was not given up.
             self.held.remove(&turn.id);
             // Of two turns the agent works on one: the end of what this one interrupted was lost on the way.
@@ -90,7 +91,7 @@ impl Desk {
     }
 
     /// Whether the editor tells this sooner than it would in the middle of a turn.
-    fn note_flush(&mut self, turn: &TurnId, said: &EntrySaid, now: Instant) {
+    fn note_flush(&mut self, turn: &TurnId, said: &EntrySaid, is_new: bool, now: Instant) {
         let before = self.streamed.insert(turn.clone(), (now, said.id.clone()));
         let since = before.filter(|(_, entry)| *entry == said.id).map(|(at, _)| now.duration_since(at));
         // Heard again because another writer was faster, it is as it was.
@@ -98,8 +99,11 @@ impl Desk {
             return;
         }
         let hurried = said.tool.is_none() && since.is_some_and(|since| since < CADENCE);
-        if hurried || said.flushed {
-            self.flushed.insert(turn.clone());
+        // Of several entries that are told again at an end, one may have changed. A new one also follows such a burst, and
+        // says that the turn goes on.
+        let of_a_burst = || self.flushed.get(turn).is_some_and(|at| now.duration_since(*at) < CADENCE);
+        if hurried || said.flushed || (!is_new && of_a_burst()) {
+            self.flushed.insert(turn.clone(), now);
         } else {
             self.flushed.remove(turn);
         }

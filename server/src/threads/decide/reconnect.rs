@@ -52,7 +52,7 @@ impl Desk {
     }
 
     fn may_be_over(&self, turn: &TurnId) -> bool {
-        self.flushed.contains(turn) || self.in_doubt.contains(turn)
+        self.flushed.contains_key(turn) || self.in_doubt.contains(turn)
     }
 
     fn is_from_before(peer: &Peer, turn: &Turn) -> bool {

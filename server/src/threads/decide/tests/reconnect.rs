@@ -319,6 +319,32 @@ fn the_rest_of_an_answer_is_a_sign_of_its_end() {
     }
 }
 
+/// Of several entries that are told again, the last has a rest that was held back.
+#[test]
+fn an_end_with_several_entries_is_seen_too() {
+    for (goes_on, state) in [(false, TurnState::Unknown), (true, Dispatched)] {
+        let mut world = World::new();
+        let former = world.listing_peer(&[]);
+        world.used_thread(former, "thr_a", "th_a");
+        world.prompt("thr_a", "int_1");
+        world.act();
+        for (entry, text) in [("3", "one"), ("4", "two")] {
+            world.wrote(former, "th_a", entry, "int_1", text);
+            world.now += Duration::from_secs(1);
+        }
+        world.wrote(former, "th_a", "3", "int_1", "one");
+        world.wrote(former, "th_a", "4", "int_1", "two and the rest");
+        if goes_on {
+            world.wrote(former, "th_a", "5", "int_1", "three");
+        }
+        world.desk.lost(former, true, [], world.now);
+        world.now += Duration::from_secs(1);
+        world.listing_peer(&[]);
+        world.act();
+        assert_eq!(world.state("int_1"), state, "goes on: {goes_on}");
+    }
+}
+
 /// An owner that was one before, and was not for a while.
 #[test]
 fn what_another_owner_had_is_in_doubt() {
