@@ -9,6 +9,7 @@
 //! Deleting this folder, `http/threads`, `http/thread_events` and their routes deletes the capability. Two others reach
 //! in: `spec_tasks` for a session's first turn, and the reconciler, which removes the words of a deleted session.
 
+pub mod commit;
 pub mod decide;
 pub mod feed;
 pub mod initial;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use std::sync::Arc;
 
+use self::commit::Commits;
 use self::decide::Timing;
 use self::live::Hub;
 use self::log::Log;
@@ -52,7 +54,8 @@ impl Threads {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
-        let hub = Hub::new(Log::new(bus.clone()), store.sessions.clone(), tasks.clone(), shutdown.clone());
+        let commits = Commits::begin(bus.clone(), &tasks, shutdown.clone());
+        let hub = Hub::new(Log::new(bus.clone(), commits), store.sessions.clone(), tasks.clone(), shutdown.clone());
         let sockets = Sockets::new(hub.clone(), bus, store, server_id, timing, tasks, shutdown);
         Self { hub, sockets }
     }

@@ -63,7 +63,8 @@ fn configs(replicas: usize) -> Vec<Config> {
         max_age: EVENTS_MAX_AGE,
         ..stream(subject::STREAM_EXTERNAL_AGENTS, &subject::EXTERNAL_AGENTS_STORED)
     });
-    all.push(stream(subject::STREAM_THREADS, &[subject::THREADS_ALL]));
+    // Many sessions' events go to the disk together.
+    all.push(Config { allow_atomic_publish: true, ..stream(subject::STREAM_THREADS, &[subject::THREADS_ALL]) });
     all.push(Config { max_messages_per_subject: 1, ..stream(subject::STREAM_IMAGES, &[subject::IMAGE_CHUNKS_ALL]) });
     all.push(object_store(subject::OBJECTS));
     all.into_iter().map(|config| Config { num_replicas: replicas, ..config }).collect()

@@ -4,13 +4,12 @@
 //! writer was faster. One whose acknowledgement was lost may have been stored: its writer reads again and sees.
 
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use helix_protocol::thread::{ThreadEvent, ThreadFeedItem, ThreadRecord};
 use helix_protocol::{ErrorCode, SessionId, ThreadId, subject};
 use jiff::Timestamp;
 
+use super::commit::Commits;
 use super::model::{Conversation, Keep};
 use crate::bus::follow::{Follow, Stored};
 use crate::bus::{Bus, unavailable};
@@ -20,12 +19,13 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub struct Log {
     bus: Bus,
+    commits: Commits,
 }
 
 impl Log {
     /// The log over a bus.
-    pub fn new(bus: Bus) -> Self {
-        Self { bus }
+    pub fn new(bus: Bus, commits: Commits) -> Self {
+        Self { bus, commits }
     }
 
     /// The bus beneath.
@@ -64,19 +64,13 @@ impl Log {
                 format!("an event of {} bytes is above NATS's max_payload of {limit}; raise it", payload.len());
             return Err(Error::new(ErrorCode::Internal, detail));
         }
-        let mut message = PublishMessage::build().payload(payload.into()).expected_last_subject_sequence(expected);
-        if let Some(id) = id {
-            message = message.message_id(id);
-        }
         let subject = subject::thread(session, thread);
-        let sent = self.bus.jetstream().send_publish(subject, message).await.map_err(unavailable)?;
-        match sent.await {
-            Ok(ack) => Ok(ack.sequence),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+        match self.commits.commit(subject, payload.into(), expected, id.map(str::to_owned)).await {
+            Err(error) if error.code == ErrorCode::Conflict => {
                 let detail = format!("thread {thread} of session {session} went on meanwhile; repeat the request");
                 Err(Error::new(ErrorCode::Conflict, detail))
             }
-            Err(error) => Err(unavailable(error)),
+            stored => stored,
         }
     }
 
