@@ -52,7 +52,7 @@ pub enum Order {
         /// Agent, as the server named it.
         agent: String,
     },
-    /// Choose another mode or model: [`News::Custom`] tells what came of it.
+    /// Choose another mode or model: [`News::Offer`] or [`News::Custom`] tells what came of it.
     Set {
         /// The thread.
         thread: String,
@@ -147,6 +147,13 @@ pub enum News {
         thread: String,
         /// For people.
         title: String,
+    },
+    /// What can be chosen in a thread, and what is chosen.
+    Offer {
+        /// The thread.
+        thread: String,
+        /// The data of `agent_modes`.
+        data: Value,
     },
     /// For the event feed, under a name of its own.
     Custom {

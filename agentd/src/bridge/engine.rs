@@ -1,12 +1,14 @@
 //! The bridge's one loop: commands from the socket, news of the agent and keys of a person in; records of the journal,
 //! frames, orders and the transcript out. Nothing is done before the journal says that it is going to be.
 //!
-//! `engine/turns.rs` moves turns, `engine/telling.rs` tells the server, `engine/person.rs` is for who sits at the desktop,
-//! `engine/beat.rs` shows life.
+//! `engine/turns.rs` moves turns; `engine/telling.rs` tells the server, `engine/entries.rs` what is said, `engine/offers.rs`
+//! what can be chosen; `engine/person.rs` is for who sits at the desktop, `engine/beat.rs` shows life.
 //! What the server knows is a level, not a queue: each entry remembers how much of it the present connection was told.
 
 mod beat;
 mod commands;
+mod entries;
+mod offers;
 mod person;
 mod telling;
 mod turns;
@@ -14,6 +16,7 @@ mod turns;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -71,6 +74,10 @@ pub struct Engine {
     keys: BTreeMap<(String, u32), u64>,
     /// Open questions, oldest first.
     questions: Vec<Question>,
+    /// The last `agent_modes` of each thread.
+    offers: BTreeMap<String, Value>,
+    /// Threads that the server named while the journal may not know them.
+    named: BTreeSet<String>,
     /// Turns whose outcome is known to the server once it answers the ping of this number.
     awaited: Vec<(u64, Vec<String>)>,
     pings: u64,
@@ -102,6 +109,8 @@ impl Engine {
             interrupted: BTreeSet::new(),
             keys: BTreeMap::new(),
             questions: Vec::new(),
+            offers: BTreeMap::new(),
+            named: BTreeSet::new(),
             awaited: Vec::new(),
             pings: 0,
             pending: BTreeSet::new(),
@@ -186,6 +195,7 @@ impl Engine {
             News::Closed { question, status } => self.closed(&question, &status),
             News::Over(over) => self.over(over),
             News::Title { thread, title } => self.titled(thread, title),
+            News::Offer { thread, data } => self.offered(thread, data),
             News::Custom { name, data } => self.tell_custom(name, &data),
             News::Notice(text) => self.view.notice(&text),
             // The loop has it.

@@ -292,43 +292,6 @@ async fn a_key_in_the_environment_opens_the_agent() {
 }
 
 #[tokio::test]
-async fn mode_and_model_of_a_thread_are_changed() {
-    let stage = Stage::acp(&["--mode", "Plan"]).await;
-    let (_bridge, mut socket) = stage.ready().await;
-    socket.chat("int_1", None, "say a").await;
-    let offered = socket.until("agent_modes").await;
-    assert_eq!(
-        (&offered["modes"]["currentModeId"], &offered["models"]["currentModelId"]),
-        (&json!("plan"), &json!("small"))
-    );
-    assert_eq!(offered["modes"]["availableModes"][0]["name"], "Plan");
-    let thread = socket.turn("int_1").await.thread;
-    assert_eq!(offered["acp_thread_id"], thread);
-
-    socket.send("set_session_model", json!({"acp_thread_id": thread, "model_id": "Large"})).await;
-    let now = socket.until("agent_modes").await;
-    assert_eq!((&now["acp_thread_id"], &now["models"]["currentModelId"]), (&json!(thread), &json!("large")));
-    assert_eq!(stage.read("models.log"), "large\n");
-    socket.send("set_session_mode", json!({"acp_thread_id": thread, "mode_id": "plan"})).await;
-    assert_eq!(socket.until("agent_modes").await["models"]["currentModelId"], "large");
-    assert_eq!(stage.read("modes.log"), "plan\nplan\n");
-
-    let refused = async |socket: &mut Socket, kind: &str, data: Value| {
-        socket.send(kind, data).await;
-        let refused = socket.until("agent_modes_refused").await;
-        refused["error"].as_str().unwrap().to_owned()
-    };
-    let data = json!({"acp_thread_id": thread, "mode_id": "wild"});
-    let error = refused(&mut socket, "set_session_mode", data).await;
-    assert_eq!(error, "the agent refuses: Invalid params: no mode wild");
-    let error = refused(&mut socket, "set_session_mode", json!({"acp_thread_id": "gone", "mode_id": "plan"})).await;
-    assert!(error.contains("Resource not found: gone"), "{error}");
-    let error = refused(&mut socket, "set_session_model", json!({"acp_thread_id": thread})).await;
-    assert!(error.contains("model_id are wanted"), "{error}");
-    assert!(stage.transcript().contains("the mode \"wild\" cannot be set"), "{}", stage.transcript());
-}
-
-#[tokio::test]
 async fn threads_work_at_the_same_time() {
     let stage = Stage::acp(&[]).await;
     let (_bridge, mut socket) = stage.ready().await;

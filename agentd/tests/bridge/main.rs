@@ -6,5 +6,6 @@ mod acp;
 mod harness;
 mod kills;
 mod life;
+mod offers;
 mod person;
 mod shell;

@@ -145,7 +145,7 @@ impl Acp {
     pub(super) async fn tell_offer(&self, live: &Live, thread: &str) {
         let data = live.offers().get(thread).map(|offer| offer.told(thread));
         if let Some(data) = data {
-            self.tell(News::Custom { name: "agent_modes", data }).await;
+            self.tell(News::Offer { thread: thread.to_owned(), data }).await;
         }
     }
 

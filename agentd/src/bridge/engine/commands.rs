@@ -118,6 +118,7 @@ impl Engine {
                 .then(|| format!("Failed to load thread: Resource not found: {thread}"));
             return self.opened(&thread, request, agent, error);
         }
+        self.named.insert(thread.clone());
         self.order(Order::Open { thread, request, agent });
     }
 
@@ -138,6 +139,7 @@ impl Engine {
         let error = match (thread, wanted) {
             (Some(thread), Some(wanted)) if !self.shell => {
                 let (thread, wanted) = (thread.to_owned(), wanted.to_owned());
+                self.named.insert(thread.clone());
                 return self.order(Order::Set { thread, setting, wanted });
             }
             (Some(_), Some(_)) => format!("a shell has no {what}"),

@@ -1,23 +1,19 @@
 //! What the server is told, and when.
 //!
-//! An entry goes out at most every [`THROTTLE`], at the first change and at the last; uses of a tool at once. Only what
-//! changed is sent (`content_offset`). A new connection is told: the turns that run, whole; then those that ended and
+//! Entries have their own pace (`engine/entries.rs`). A new connection is told: the turns that run, whole; then those that ended and
 //! of which no later ping was answered, and the last of each thread in any case, since an answered ping proves that a
 //! frame has arrived and not that it was stored. Servers know by content what they have already.
 
-use helix_protocol::sync::{ActiveTurn, AgentEvent, AgentReady, ElicitationRequested, MessageAdded, MessageCompleted};
+use helix_protocol::sync::{ActiveTurn, AgentEvent, AgentReady, ElicitationRequested, MessageCompleted};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use super::{Engine, Question, THROTTLE};
+use super::{Engine, Question};
 use crate::bridge::conversation::State;
 use crate::bridge::record::{End, Origin, Record};
 
-/// Frames that wait for the network: text is held back behind as many.
-const FULL: usize = 64;
 /// Threads whose last turn is told again.
-const RETOLD_THREADS: usize = 50;
+pub(super) const RETOLD_THREADS: usize = 50;
 
 impl Engine {
     pub(super) fn tell(&self, event: &AgentEvent) {
@@ -57,6 +53,7 @@ impl Engine {
         for question in self.questions.clone() {
             self.tell_question(&question);
         }
+        self.tell_offers();
         if self.ready {
             self.tell_ready(None, None);
         }
@@ -198,91 +195,6 @@ impl Engine {
             if self.journal.state.turn(&request).is_some_and(|turn| !turn.told && turn.state == State::Over) {
                 self.note(Record::Told { request });
             }
-        }
-    }
-
-    /// Tells an entry now, or when its time has come.
-    pub(super) fn flush_in_time(&mut self, request: &str, index: u64) {
-        let full = self.connection.as_ref().is_some_and(|connection| connection.waiting() >= FULL);
-        let entry = self.journal.state.turn_mut(request).and_then(|turn| turn.entry_mut(index));
-        let Some(entry) = entry else { return };
-        let earliest = entry.told_at.map(|at| Instant::from_std(at) + THROTTLE);
-        match earliest {
-            Some(at) if full || at > Instant::now() => {
-                let at = at.max(Instant::now() + THROTTLE / 10);
-                self.due = Some(self.due.map_or(at, |due| due.min(at)));
-                self.pending.insert((request.to_owned(), index));
-            }
-            _ => self.flush(request, index),
-        }
-    }
-
-    /// Tells every entry whose time has come.
-    pub(super) fn flush_due(&mut self) {
-        self.due = None;
-        for (request, index) in self.pending.clone() {
-            self.flush_in_time(&request, index);
-        }
-    }
-
-    /// Writes and tells what is new of each of the turn's entries.
-    pub(super) fn flush_turn(&mut self, request: &str) {
-        let Some(turn) = self.journal.state.turn(request) else { return };
-        let unsaved = |entry: &&crate::bridge::conversation::Entry| !entry.is_told() || entry.saved < entry.text.len();
-        let pending: Vec<u64> = turn.entries.iter().filter(unsaved).map(|entry| entry.index).collect();
-        for index in pending {
-            self.flush(request, index);
-        }
-    }
-
-    /// Writes and tells what is new of an entry.
-    pub(super) fn flush(&mut self, request: &str, index: u64) {
-        self.pending.remove(&(request.to_owned(), index));
-        let Some(turn) = self.journal.state.turn_mut(request) else { return };
-        let thread = turn.thread.clone().unwrap_or_default();
-        let Some(entry) = turn.entry_mut(index) else { return };
-        let unsaved = (entry.saved < entry.text.len() || entry.changed).then(|| Record::Entry {
-            request: request.to_owned(),
-            index,
-            user: entry.user,
-            tool: entry.tool.clone(),
-            keep: entry.saved,
-            text: entry.text[entry.saved..].to_owned(),
-        });
-        entry.saved = entry.text.len();
-        let told = entry.told.unwrap_or(0);
-        let tool = entry.tool.clone();
-        let frame = self.connection.is_some().then(|| MessageAdded {
-            acp_thread_id: thread,
-            message_id: index.to_string(),
-            role: if entry.user { "user" } else { "assistant" }.to_owned(),
-            content: entry.text[told..].to_owned(),
-            content_offset: (told > 0).then_some(told as u64),
-            request_id: request.to_owned(),
-            entry_type: if tool.is_some() { "tool_call" } else { "text" }.to_owned(),
-            tool_name: tool.as_ref().map(|tool| tool.name.clone()).unwrap_or_default(),
-            tool_status: tool.map(|tool| tool.status).unwrap_or_default(),
-            timestamp: now(),
-        });
-        if frame.is_some() {
-            entry.told = Some(entry.text.len());
-        }
-        entry.told_at = Some(std::time::Instant::now());
-        entry.changed = false;
-        if let Some(record) = unsaved
-            && let Err(error) = self.journal.keep(&record)
-        {
-            self.view.notice(&format!("the journal cannot be written: {error}"));
-        }
-        if let Some(frame) = frame {
-            self.tell(&AgentEvent::MessageAdded(frame));
-        }
-    }
-
-    /// The entry is in the journal as it is.
-    pub(super) fn mark_saved(&mut self, request: &str, index: u64) {
-        if let Some(entry) = self.journal.state.turn_mut(request).and_then(|turn| turn.entry_mut(index)) {
-            entry.saved = entry.text.len();
         }
     }
 }

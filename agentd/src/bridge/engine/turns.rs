@@ -46,6 +46,9 @@ impl Engine {
             self.tell_thread(request, first);
         }
         if cancelled {
+            if new_thread {
+                self.tell_offer(thread);
+            }
             return self.finish_plainly(request, End::Cancelled);
         }
         let index = self.journal.state.next_index(thread);
@@ -59,6 +62,10 @@ impl Engine {
             self.note(entry);
             self.mark_saved(request, index);
             self.flush(request, index);
+        }
+        if new_thread {
+            // Not before: to the server a thread that a person began is one with its first entry.
+            self.tell_offer(thread);
         }
         self.view.prompt(request, &text, self.shell);
         self.heard.insert(request.to_owned(), Instant::now());
