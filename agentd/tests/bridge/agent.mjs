@@ -31,6 +31,7 @@ async function prompt(sessionId, text) {
     const [word, ...rest] = line.split(" ");
     const argument = rest.join(" ");
     if (word === "say") say(argument);
+    else if (word === "mode") update({ sessionUpdate: "current_mode_update", currentModeId: argument });
     else if (word === "think") update({ sessionUpdate: "agent_thought_chunk", content: { type: "text", text: argument } });
     else if (word === "big") {
       const piece = "0123456789abcde\n".repeat(256);

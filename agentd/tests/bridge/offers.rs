@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use crate::acp::run;
 use crate::harness::{Socket, Stage};
 
 #[tokio::test]
@@ -55,10 +54,14 @@ async fn mode_and_model_of_a_thread_are_changed() {
 async fn what_is_offered_is_told_to_every_connection_behind_its_thread() {
     let stage = Stage::acp(&[]).await;
     let (_bridge, mut socket) = stage.ready().await;
-    let thread = run(&mut socket, "int_1", None, "say a").await.thread;
+    // The agent changes its mode by itself.
+    socket.chat("int_1", None, "mode plan\nsay a").await;
+    assert_eq!(socket.until("agent_mode_changed").await["mode"], "plan");
+    assert_eq!(socket.until("agent_modes").await["modes"]["currentModeId"], "plan");
+    let thread = socket.turn("int_1").await.thread;
     socket.cut();
     let mut socket = stage.accept().await;
     assert_eq!(socket.until("thread_created").await["acp_thread_id"], thread);
     let offered = socket.until("agent_modes").await;
-    assert_eq!((&offered["acp_thread_id"], &offered["modes"]["currentModeId"]), (&json!(thread), &json!("code")));
+    assert_eq!((&offered["acp_thread_id"], &offered["modes"]["currentModeId"]), (&json!(thread), &json!("plan")));
 }

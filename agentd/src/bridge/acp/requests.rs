@@ -65,6 +65,7 @@ impl Acp {
                 live.offers().entry(thread.to_owned()).or_default().in_mode(&update.current_mode_id);
                 let data = json!({"acp_thread_id": thread, "mode": update.current_mode_id});
                 self.tell(News::Custom { name: "agent_mode_changed", data }).await;
+                self.tell_offer(live, thread).await;
             }
             SessionUpdate::ConfigOptionUpdate(update) => {
                 live.offers().entry(thread.to_owned()).or_default().set_options(update.config_options);
