@@ -6,7 +6,7 @@ use clap::Subcommand;
 use helix_protocol::SpecTaskId;
 use helix_protocol::api::threads::{CreateSpecTask, SpecTaskView};
 
-use super::session::create::CreateArgs;
+use super::session::create::{CreateArgs, report};
 use super::session::facts;
 use super::session::wait::Watch;
 use crate::client::Client;
@@ -35,7 +35,7 @@ pub enum SpecTaskCommand {
 /// Runs one spec-task command.
 pub async fn run(client: &Client, command: SpecTaskCommand, ui: &Ui) -> Result<ExitCode> {
     match command {
-        SpecTaskCommand::Create(args) => Box::pin(create(client, *args, ui)).await?,
+        SpecTaskCommand::Create(args) => return Box::pin(create(client, *args, ui)).await,
         SpecTaskCommand::List => {
             let list = client.spec_tasks().await?;
             let rows: Vec<_> = list
@@ -63,22 +63,23 @@ pub async fn run(client: &Client, command: SpecTaskCommand, ui: &Ui) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-async fn create(client: &Client, args: CreateArgs, ui: &Ui) -> Result<()> {
+async fn create(client: &Client, args: CreateArgs, ui: &Ui) -> Result<ExitCode> {
     let (goal, patience) = args.patience();
     let mut session = args.request()?;
     let request = CreateSpecTask { spec_task_id: session.spec_task.take(), session };
     // Watching begins before the session exists, so that no step of it is missed.
     let watch = if goal.is_some() { Some(Watch::open(client, patience).await?) } else { None };
     let task = client.create_spec_task(&request).await?;
-    if let (Some(goal), Some(mut watch)) = (goal, watch) {
-        watch.until(&task.helix_session_id, goal, ui).await?;
-    }
+    let session = match (goal, watch) {
+        (Some(goal), Some(mut watch)) => Some((watch.until(&task.helix_session_id, goal, ui).await?, goal)),
+        _ => None,
+    };
     ui.answer(&task, || ui.line(task.spec_task_id.as_str()))?;
     if !ui.json {
         let (task, session) = (&task.spec_task_id, &task.helix_session_id);
         ui.note(&format!("its desktop is session {session}; more work: helixctl session create --spec-task {task}"));
     }
-    Ok(())
+    Ok(session.map_or(ExitCode::SUCCESS, |(session, goal)| report(&session, goal, ui)))
 }
 
 fn show(ui: &Ui, task: &SpecTaskView) -> Result<()> {

@@ -45,6 +45,11 @@ async fn a_spec_task_is_created_shown_listed_and_stopped() -> Result<()> {
     for name in ["one", "two"] {
         api.wait_phase(name, SessionPhase::Stopped, READY).await?;
     }
+    // A command that fails is told by the exit code, as of `session create`.
+    let fails = ["spec-task", "create", "--spec-task", "other", "--id", "fails", "--kind", "command"];
+    let said = cli.plain(1, &[&fails[..], &["--input", "exit 3", "--wait=result"]].concat()).await?;
+    ensure!(said == "other\n", "{said}");
+    cluster.remember(&api.session("fails").await?);
     let done = Program::piped(&cli, &["spec-task", "show", "nobody"])?.ends(1).await?;
     ensure!(done.stderr.contains("helixctl spec-task list"), "{}", done.stderr);
     cluster.shutdown().await

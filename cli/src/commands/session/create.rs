@@ -122,9 +122,9 @@ impl CreateArgs {
 
 /// Creates, and waits if asked to.
 pub async fn run(client: &Client, args: CreateArgs, ui: &Ui) -> Result<ExitCode> {
-    let (wait, (goal, patience)) = (args.wait, args.patience());
+    let (goal, patience) = args.patience();
     let request = args.request()?;
-    let (Some(wait), Some(goal)) = (wait, goal) else {
+    let Some(goal) = goal else {
         let session = client.create_session(&request).await?;
         ui.answer(&session, || ui.line(session.id.as_str()))?;
         if !ui.json {
@@ -137,12 +137,12 @@ pub async fn run(client: &Client, args: CreateArgs, ui: &Ui) -> Result<ExitCode>
     let session = client.create_session(&request).await?;
     let session = watch.until(&session.id, goal, ui).await?;
     ui.answer(&session, || ui.line(session.id.as_str()))?;
-    Ok(report(&session, wait, ui))
+    Ok(report(&session, goal, ui))
 }
 
 /// Tells people how it went; the exit code tells programs.
-fn report(session: &SessionView, wait: WaitFor, ui: &Ui) -> ExitCode {
-    let result = session.result.as_ref().filter(|_| wait == WaitFor::Result);
+pub fn report(session: &SessionView, goal: Goal, ui: &Ui) -> ExitCode {
+    let result = session.result.as_ref().filter(|_| goal == Goal::Result);
     if !ui.json {
         if let Some(result) = result {
             ui.note(result.output_tail.trim_end());
