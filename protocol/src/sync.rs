@@ -204,6 +204,9 @@ pub struct ActiveTurn {
     /// Its thread, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acp_thread_id: Option<String>,
+    /// *Ours.* `false`: it has said nothing for so long that it may hang. Being listed is no sign of its life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouched: Option<bool>,
 }
 
 /// An entry as it is now: `content` is the whole text, not an addition.

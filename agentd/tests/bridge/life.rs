@@ -34,6 +34,24 @@ async fn an_agent_that_thinks_is_vouched_for_and_one_that_hangs_is_not() {
 }
 
 #[tokio::test]
+async fn a_turn_that_hangs_is_not_vouched_for_by_another_one() {
+    let stage = Stage::acp(&["--beat", "1", "--patience", "2"]).await;
+    let (_bridge, mut socket) = stage.ready().await;
+    run_until_said(&mut socket, "int_1", "say hm\nhang").await;
+    socket.chat("int_2", None, "form Which database?").await;
+    let listed = async {
+        loop {
+            let mut turns = socket.until("agent_ready").await["active_turns"].clone();
+            if turns.as_array().is_some_and(|turns| turns.len() == 2) && turns[0]["vouched"] == json!(false) {
+                return turns[1].take();
+            }
+        }
+    };
+    let works = within("the end of patience", listed).await;
+    assert_eq!((&works["request_id"], works.get("vouched")), (&json!("int_2"), None));
+}
+
+#[tokio::test]
 async fn open_questions_are_vouched_for() {
     let stage = Stage::acp(&["--beat", "1", "--patience", "0"]).await;
     let (_bridge, mut socket) = stage.ready().await;

@@ -24,15 +24,16 @@ impl Engine {
         }
     }
 
-    /// A command may work for hours without a word, and that its process lives is known here. So it is of an agent,
-    /// whose model may think for minutes; but one that hangs lives, too, and is vouched for no longer than it is
-    /// likely to think. What is asked waits for a person.
     fn anything_works(&self) -> bool {
-        let works = |request: &String| {
-            self.shell
-                || self.heard.get(request).is_some_and(|heard| heard.elapsed() < self.patience)
-                || self.questions.iter().any(|question| question.request == *request)
-        };
-        self.journal.state.turns().iter().any(|(request, turn)| turn.state == State::Running && works(request))
+        self.journal.state.turns().iter().any(|(request, turn)| turn.state == State::Running && self.works(request))
+    }
+
+    /// Whether the running turn is vouched for. A command may work for hours without a word, and that its process lives is
+    /// known here. So it is of an agent, whose model may think for minutes; but one that hangs lives, too, and is vouched
+    /// for no longer than it is likely to think. What is asked waits for a person.
+    pub(super) fn works(&self, request: &str) -> bool {
+        self.shell
+            || self.heard.get(request).is_some_and(|heard| heard.elapsed() < self.patience)
+            || self.questions.iter().any(|question| question.request == request)
     }
 }

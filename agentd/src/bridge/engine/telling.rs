@@ -114,6 +114,8 @@ impl Engine {
             request_id: request.clone(),
             state: if turn.state == State::Running { "running" } else { "queued" }.to_owned(),
             acp_thread_id: turn.thread.clone(),
+            // What is queued waits for what works, and is to be seen with it.
+            vouched: (turn.state == State::Running && !self.works(request)).then_some(false),
         });
         self.tell(&AgentEvent::AgentReady(AgentReady {
             agent_name: agent.filter(|agent| !agent.is_empty()).unwrap_or_else(|| self.name.clone()),

@@ -32,10 +32,12 @@ impl Desk {
         }
         for listed in ready.active_turns.iter().flatten() {
             let Some((thread, turn)) = turn_of(conversation, &listed.request_id) else { continue };
-            self.show(&turn.id, now);
             // It has it, so its end lies ahead.
             self.in_doubt.remove(&turn.id);
             self.flushed.remove(&turn.id);
+            if listed.vouched != Some(false) {
+                self.show(&turn.id, now);
+            }
             let acp = listed.acp_thread_id.as_deref().filter(|acp| !acp.is_empty() && thread.acp.is_none());
             appends.extend(acp.map(|acp| bound(thread.id.clone(), Some(acp))));
             if listed.state == RUNNING {
