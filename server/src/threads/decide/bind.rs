@@ -35,12 +35,13 @@ impl Desk {
             // It has it, so its end lies ahead.
             self.in_doubt.remove(&turn.id);
             self.flushed.remove(&turn.id);
-            if listed.vouched != Some(false) {
+            let lives = listed.vouched != Some(false);
+            if lives {
                 self.show(&turn.id, now);
             }
             let acp = listed.acp_thread_id.as_deref().filter(|acp| !acp.is_empty() && thread.acp.is_none());
             appends.extend(acp.map(|acp| bound(thread.id.clone(), Some(acp))));
-            if listed.state == RUNNING {
+            if listed.state == RUNNING && lives {
                 appends.extend(moved(thread, turn, Evidence::Progress, None));
             }
         }

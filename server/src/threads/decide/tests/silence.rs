@@ -192,3 +192,26 @@ fn what_hung_before_a_break_is_freed_after_it() {
     assert_eq!(world.sends(), ["cancel_current_turn int_1", "chat_message int_2"]);
     world.say(second, "turn_cancelled", json!({ "request_id": "int_1", "status": "noop" }));
 }
+
+/// It is listed as long as another one works, which says nothing of itself.
+#[test]
+fn a_turn_that_is_not_vouched_for_stays_silent() {
+    let mut world = World::new();
+    let peer = world.old_peer();
+    world.used_thread(peer, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    let list = |vouched: bool| {
+        let turn = json!({ "request_id": "int_1", "state": "running", "acp_thread_id": "th_a", "vouched": vouched });
+        json!({ "agent_name": "a", "thread_id": null, "active_turns": [turn] })
+    };
+    world.say(peer, "agent_ready", list(true));
+    world.later(100);
+    world.say(peer, "agent_ready", list(false));
+    assert_eq!(world.state("int_1"), TurnState::Running);
+    world.later(100);
+    world.act();
+    assert_eq!(world.state("int_1"), TurnState::Unknown);
+    world.say(peer, "agent_ready", list(false));
+    assert_eq!(world.state("int_1"), TurnState::Unknown);
+}
