@@ -12,6 +12,8 @@ use crate::bridge::record::Tool;
 
 /// Bytes that are kept of what commands wrote whose terminals are released.
 const MAX_RELEASED: usize = 16 * 1024 * 1024;
+/// Longest title that is shown.
+pub const MAX_TITLE_CHARS: usize = 500;
 /// The tool waits for leave.
 pub const WAITING: &str = "Waiting for confirmation";
 /// It did not get it.
@@ -200,7 +202,7 @@ impl Call {
     fn name(&self) -> String {
         let kind = || Some(serde_json::to_value(self.kind?).ok()?.as_str()?.to_owned());
         match self.title.lines().next() {
-            Some(title) => title.to_owned(),
+            Some(title) => title.chars().take(MAX_TITLE_CHARS).collect(),
             None => kind().unwrap_or_else(|| "tool".to_owned()),
         }
     }

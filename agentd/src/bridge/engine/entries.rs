@@ -13,6 +13,8 @@ use crate::bridge::record::Record;
 
 /// Frames that wait for the network: text is held back behind as many.
 const FULL: usize = 64;
+/// Bytes of a text that go out in one frame. Servers refuse frames of 64 MiB, and JSON may make six bytes of one.
+const MAX_CONTENT: usize = 4 * 1024 * 1024;
 
 impl Engine {
     /// Tells an entry now, or when its time has come.
@@ -64,22 +66,24 @@ impl Engine {
             text: entry.text[entry.saved..].to_owned(),
         });
         entry.saved = entry.text.len();
-        let told = entry.told.unwrap_or(0);
-        let tool = entry.tool.clone();
-        let frame = self.connection.is_some().then(|| MessageAdded {
-            acp_thread_id: thread,
-            message_id: index.to_string(),
-            role: if entry.user { "user" } else { "assistant" }.to_owned(),
-            content: entry.text[told..].to_owned(),
-            content_offset: (told > 0).then_some(told as u64),
-            request_id: request.to_owned(),
-            entry_type: if tool.is_some() { "tool_call" } else { "text" }.to_owned(),
-            tool_name: tool.as_ref().map(|tool| tool.name.clone()).unwrap_or_default(),
-            tool_status: tool.map(|tool| tool.status).unwrap_or_default(),
-            timestamp: now(),
-        });
-        if frame.is_some() {
-            entry.told = Some(entry.text.len());
+        let mut frames = Vec::new();
+        while self.connection.is_some() && (frames.is_empty() || entry.told != Some(entry.text.len())) {
+            let told = entry.told.unwrap_or(0);
+            let end = entry.text.floor_char_boundary(told.saturating_add(MAX_CONTENT));
+            let tool = entry.tool.clone();
+            frames.push(MessageAdded {
+                acp_thread_id: thread.clone(),
+                message_id: index.to_string(),
+                role: if entry.user { "user" } else { "assistant" }.to_owned(),
+                content: entry.text[told..end].to_owned(),
+                content_offset: (told > 0).then_some(told as u64),
+                request_id: request.to_owned(),
+                entry_type: if tool.is_some() { "tool_call" } else { "text" }.to_owned(),
+                tool_name: tool.as_ref().map(|tool| tool.name.clone()).unwrap_or_default(),
+                tool_status: tool.map(|tool| tool.status).unwrap_or_default(),
+                timestamp: now(),
+            });
+            entry.told = Some(end);
         }
         entry.told_at = Some(std::time::Instant::now());
         entry.changed = false;
@@ -88,7 +92,7 @@ impl Engine {
         {
             self.view.notice(&format!("the journal cannot be written: {error}"));
         }
-        if let Some(frame) = frame {
+        for frame in frames {
             self.tell(&AgentEvent::MessageAdded(frame));
         }
     }
