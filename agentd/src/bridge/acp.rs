@@ -7,6 +7,7 @@
 
 mod files;
 mod offer;
+mod places;
 mod process;
 mod requests;
 mod rpc;

@@ -5,7 +5,7 @@
 
 use helix_protocol::thread::TokenUsage;
 use rustix::termios::Winsize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::record::{End, Tool};
@@ -230,6 +230,19 @@ pub struct Choice {
     pub name: String,
     /// `allow_once`, `allow_always`, `reject_once`, `reject_always`.
     pub kind: String,
+}
+
+impl Choice {
+    /// The answer to a question for leave, as a schema: one of the agent's options.
+    pub fn schema(choices: &[Self]) -> Value {
+        let ids: Vec<_> = choices.iter().map(|choice| choice.id.as_str()).collect();
+        let names: Vec<_> = choices.iter().map(|choice| choice.name.as_str()).collect();
+        let kinds: Vec<_> = choices.iter().map(|choice| choice.kind.as_str()).collect();
+        json!({
+            "type": "object", "required": ["option"],
+            "properties": {"option": {"type": "string", "enum": ids, "enumNames": names, "x-kinds": kinds}},
+        })
+    }
 }
 
 /// Where news go.

@@ -39,7 +39,9 @@ async function prompt(sessionId, text) {
         say(piece);
         await sleep(4);
       }
-    } else if (word === "wait") await sleep(Number(argument));
+    } else if (word === "huge") say("x".repeat(Number(argument)));
+    else if (word === "title") update({ sessionUpdate: "tool_call", toolCallId: "h1", title: "t".repeat(Number(argument)), status: "completed" });
+    else if (word === "wait") await sleep(Number(argument));
     else if (word === "plan") {
       for (const status of ["pending", "completed"])
         update({ sessionUpdate: "plan", entries: [{ content: argument, priority: "high", status }] });
@@ -49,6 +51,7 @@ async function prompt(sessionId, text) {
       const options = [
         { optionId: "yes", name: "Allow", kind: "allow_once" },
         { optionId: "no", name: "Reject", kind: "reject_once" },
+        { optionId: "new", name: "Of a newer protocol", kind: "allow_in_future" },
       ];
       const answer = await ask("session/request_permission", { sessionId, toolCall: { toolCallId: "w1" }, options });
       const outcome = answer.result.outcome;

@@ -121,3 +121,23 @@ async fn terminals_are_bounded() {
     let turn = run(&mut socket, "int_2", None, "run echo hi").await;
     assert!(turn.text().contains("release one first"), "{}", turn.text());
 }
+
+#[tokio::test]
+async fn no_frame_is_larger_than_servers_take() {
+    let stage = Stage::acp(&[]).await;
+    let (_bridge, mut socket) = stage.ready().await;
+    socket.chat("int_1", None, "title 100000\nhuge 10000000").await;
+    let mut turn = Turn::default();
+    let mut largest = 0;
+    loop {
+        let before = socket.bytes;
+        let frame = socket.next().await;
+        largest = largest.max(socket.bytes - before);
+        if turn.take(&frame, "int_1") {
+            break;
+        }
+    }
+    assert!(largest < 5 << 20, "{largest} bytes");
+    assert_eq!(turn.text().len(), 10_000_000);
+    assert_eq!(turn.entries.values().next().unwrap().name.len(), 500);
+}

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::Acp;
 use super::offer::Offer;
+use super::places::Places;
 use super::rpc::{Rpc, RpcError};
 use super::terminals::Terminals;
 use super::threads::Way;
@@ -41,11 +42,15 @@ pub struct Live {
     pub rpc: Rpc,
     /// What it said of itself.
     pub facts: OnceLock<Facts>,
+    /// How many of its requests are answered at once.
+    pub places: Places,
     /// Commands that it runs.
     pub terminals: Terminals,
     /// What can be chosen in each thread.
     offers: Mutex<BTreeMap<String, Offer>>,
     loaded: Mutex<BTreeSet<String>>,
+    /// Held while a thread is loaded, so that none is loaded twice.
+    pub load: tokio::sync::Mutex<()>,
     /// Threads whose history it tells just now.
     loading: Mutex<BTreeSet<String>>,
     group: Option<Pid>,
@@ -159,6 +164,8 @@ impl Acp {
             terminals: Terminals::default(),
             offers: Mutex::default(),
             loaded: Mutex::default(),
+            load: tokio::sync::Mutex::default(),
+            places: Places::default(),
             loading: Mutex::default(),
             group,
             complaints,

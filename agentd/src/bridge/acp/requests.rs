@@ -10,13 +10,16 @@ use agent_client_protocol::v1::schema::{
     RequestPermissionResponse, SelectedPermissionOutcome, SessionNotification, SessionUpdate, WriteTextFileResponse,
 };
 use agent_client_protocol::{Error, ErrorCode, JsonRpcMessage as _};
-use serde::Serialize;
+use serde::{Deserialize as _, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::Acp;
+use super::places::Place;
 use super::process::Live;
 use super::rpc::Incoming;
+use super::text::bounded;
+use super::updates::MAX_TITLE_CHARS;
+use super::{Acp, Turn};
 use crate::bridge::agent::{Choice, News, Question, new_id};
 use crate::bridge::options::Permissions;
 
@@ -44,10 +47,17 @@ impl Acp {
             }
             Incoming::Notification { .. } => {}
             Incoming::Request { id, method, params } => {
-                tokio::spawn(async move {
-                    let answer = self.request(&live, &method, &params).await;
-                    live.rpc.answer(&id, answer);
-                });
+                // Nothing more is read before there is a place.
+                match live.places.take(&method).await {
+                    Place::Granted(place) => drop(tokio::spawn(async move {
+                        let answer = self.request(&live, &method, params).await;
+                        live.rpc.answer(&id, answer, place);
+                    })),
+                    Place::Refused(place) => {
+                        let error = Error::new(ErrorCode::INTERNAL_ERROR, "too many questions are open");
+                        live.rpc.answer(&id, Err(error), place);
+                    }
+                }
             }
         }
     }
@@ -58,7 +68,8 @@ impl Acp {
             _ if live.is_loading(thread) => {}
             SessionUpdate::SessionInfoUpdate(info) => {
                 if let Some(Some(title)) = info.title.as_opt_deref::<str>() {
-                    self.tell(News::Title { thread: thread.to_owned(), title: title.to_owned() }).await;
+                    let title = title.chars().take(MAX_TITLE_CHARS).collect();
+                    self.tell(News::Title { thread: thread.to_owned(), title }).await;
                 }
             }
             SessionUpdate::CurrentModeUpdate(update) => {
@@ -81,10 +92,14 @@ impl Acp {
         }
     }
 
-    async fn request(&self, live: &Live, method: &str, params: &Value) -> Result<Value, Error> {
+    async fn request(&self, live: &Live, method: &str, mut params: Value) -> Result<Value, Error> {
         // Its name in a draft.
         let method = if method == "session/elicitation" { "elicitation/create" } else { method };
-        let request = AgentRequest::parse_message(method, params).map_err(|error| unreadable(method, &error))?;
+        if let Some(options) = params.get_mut("options").and_then(Value::as_array_mut) {
+            // One answer of a newer protocol does not take the others along.
+            options.retain(|option| PermissionOption::deserialize(option).is_ok());
+        }
+        let request = AgentRequest::parse_message(method, &params).map_err(|error| unreadable(method, &error))?;
         match request {
             AgentRequest::RequestPermissionRequest(request) => answer(Ok(self.permission(live, request).await)),
             AgentRequest::CreateElicitationRequest(request) => {
@@ -156,7 +171,7 @@ impl Acp {
             tool_call: tool_call.clone(),
             mode: "permission",
             message: title,
-            schema: schema(&choices),
+            schema: Choice::schema(&choices),
             choices: choices.clone(),
         };
         let id = question.id.clone();
@@ -202,7 +217,7 @@ impl Acp {
             key,
             tool_call,
             mode: "form",
-            message: request.message,
+            message: bounded(request.message),
             schema,
             choices: Vec::new(),
         };
@@ -226,6 +241,12 @@ impl Acp {
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting { thread: question.thread.clone(), reply };
         self.questions().insert(question.id.clone(), waiting);
+        // Since it was looked at, its turn may have been cancelled, and its questions withdrawn.
+        let runs = |turn: &Turn| turn.running && !turn.cancelled && turn.log.request == question.request;
+        if !self.turns().get(&question.thread).is_some_and(runs) {
+            self.questions().remove(&question.id);
+            return None;
+        }
         self.tell(News::Asked(question)).await;
         answer.await.ok()
     }
@@ -272,15 +293,4 @@ fn unreadable(method: &str, error: &Error) -> Error {
 fn choice(option: &PermissionOption) -> Choice {
     let kind = serde_json::to_value(option.kind).ok().and_then(|kind| Some(kind.as_str()?.to_owned()));
     Choice { id: option.option_id.0.to_string(), name: option.name.clone(), kind: kind.unwrap_or_default() }
-}
-
-/// The answer to a question for leave, as a schema: one of the agent's options.
-fn schema(choices: &[Choice]) -> Value {
-    let ids: Vec<_> = choices.iter().map(|choice| choice.id.as_str()).collect();
-    let names: Vec<_> = choices.iter().map(|choice| choice.name.as_str()).collect();
-    let kinds: Vec<_> = choices.iter().map(|choice| choice.kind.as_str()).collect();
-    json!({
-        "type": "object", "required": ["option"],
-        "properties": {"option": {"type": "string", "enum": ids, "enumNames": names, "x-kinds": kinds}},
-    })
 }

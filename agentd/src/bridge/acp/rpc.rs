@@ -3,7 +3,8 @@
 //! What is said are the types of crate `agent-client-protocol`; how it gets there is ours. The crate's own connection
 //! takes whatever comes into a queue without an end and answers every line that is no message: an agent that says more
 //! than the journal takes would fill our memory, and one that logs on its output would get an error for each line. Here
-//! a message is taken when the one before it is done, so that a pipe that is full slows the agent down.
+//! a message is taken when the one before it is done, so that a pipe that is full slows the agent down. What it asks for
+//! has places ([`super::places`]), each held until its answer is written: one that does not read is not answered more.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,9 @@ use agent_client_protocol::{Error, JsonRpcNotification, JsonRpcRequest, UntypedM
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::text::bounded;
 
 /// Longest message of an agent.
 const MAX_LINE: u64 = 64 * 1024 * 1024;
@@ -29,12 +32,15 @@ pub enum RpcError {
     Gone,
 }
 
+/// What is to be written, and the place that is free then.
+type Line = (String, Option<OwnedSemaphorePermit>);
+
 type Waiting = BTreeMap<u64, oneshot::Sender<Result<Value, RpcError>>>;
 
 /// To the agent.
 #[derive(Debug, Clone)]
 pub struct Rpc {
-    out: mpsc::UnboundedSender<String>,
+    out: mpsc::UnboundedSender<Line>,
     /// None once the agent is gone.
     waiting: Arc<Mutex<Option<Waiting>>>,
     next: Arc<AtomicU64>,
@@ -64,9 +70,9 @@ pub enum Incoming {
 impl Rpc {
     /// Writes to `stdin` by a task of its own.
     pub fn new(mut stdin: impl AsyncWrite + Unpin + Send + 'static) -> Self {
-        let (out, mut lines) = mpsc::unbounded_channel::<String>();
+        let (out, mut lines) = mpsc::unbounded_channel::<Line>();
         tokio::spawn(async move {
-            while let Some(line) = lines.recv().await {
+            while let Some((line, _place)) = lines.recv().await {
                 // What reads from the agent sees that it is gone.
                 if stdin.write_all(line.as_bytes()).await.is_err() || stdin.flush().await.is_err() {
                     return;
@@ -111,12 +117,13 @@ impl Rpc {
         }
     }
 
-    /// Answers a request.
-    pub fn answer(&self, id: &Value, result: Result<Value, Error>) {
-        self.write(&match result {
+    /// Answers a request, whose place is free once that is written.
+    pub fn answer(&self, id: &Value, result: Result<Value, Error>, place: Option<OwnedSemaphorePermit>) {
+        let message = match result {
             Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
             Err(error) => json!({"jsonrpc": "2.0", "id": id, "error": error}),
-        });
+        };
+        self.write_in(&message, place);
     }
 
     /// Reads what the agent says and hands each message to `take`, in order, until its end.
@@ -163,8 +170,12 @@ impl Rpc {
     }
 
     fn write(&self, message: &Value) {
+        self.write_in(message, None);
+    }
+
+    fn write_in(&self, message: &Value, place: Option<OwnedSemaphorePermit>) {
         // Without a writer the reader ends, too.
-        let _ = self.out.send(format!("{message}\n"));
+        let _ = self.out.send((format!("{message}\n"), place));
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
@@ -183,5 +194,6 @@ fn refused(error: Value) -> RpcError {
     if let Some(details) = details.filter(|details| !error.message.contains(details)) {
         error.message = format!("{}: {details}", error.message);
     }
+    error.message = bounded(error.message);
     RpcError::Refused(error)
 }

@@ -52,7 +52,11 @@ impl Acp {
         let live = self.live().await.map_err(again)?;
         let Some(thread) = thread else { return self.new_thread(&live).await };
         if !live.has(&thread) {
-            self.load(&live, &thread).await?;
+            let _one = live.load.lock().await;
+            // It may have come meanwhile.
+            if !live.has(&thread) {
+                self.load(&live, &thread).await?;
+            }
         }
         Ok(thread)
     }
@@ -91,8 +95,9 @@ impl Acp {
             }
             Err(error) => return Err(not_loaded(&told(live, error, "the agent does not load it").await)),
         };
-        live.got(thread);
         self.set_up(live, thread, &answer).await;
+        // Not before: whoever waits for it wants it in its mode.
+        live.got(thread);
         Ok(())
     }
 

@@ -103,6 +103,10 @@ impl Engine {
     }
 
     pub(super) fn asked(&mut self, question: Question) {
+        // It crossed the turn's end.
+        if self.journal.state.turn(&question.request).is_none_or(|turn| turn.state != State::Running) {
+            return;
+        }
         self.commit(Record::Asked { request: question.request.clone(), question: question.id.clone() });
         self.flush_turn(&question.request);
         self.tell_question(&question);
