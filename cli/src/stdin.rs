@@ -1,8 +1,10 @@
 //! Standard input: a text as a whole, a secret that is not shown, or lines as they come.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
+use std::task::Poll;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{CliError, Kind, Result};
@@ -28,9 +30,15 @@ pub fn is_terminal() -> bool {
     std::io::stdin().is_terminal()
 }
 
-/// One line that a person types without seeing it, once `ask` has asked for it. Ctrl-C leaves the terminal as it was.
+/// One line that a person types without seeing it, once `ask` has asked for it. A signal that
+/// ends the program leaves the terminal as it was.
 pub async fn hidden_line(ask: impl FnOnce()) -> Result<String> {
     let bad = |why: String| CliError::failed("cannot read the secret").at("standard input").because(why);
+    // Before it is hidden: each of these would end the program and leave the terminal so.
+    let mut ends = Vec::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()] {
+        ends.push(signal(kind).map_err(|error| bad(error.to_string()))?);
+    }
     let hidden = Hidden::begin().map_err(|error| bad(error.to_string()))?;
     // Not before: what was typed while it would be seen is thrown away.
     ask();
@@ -43,10 +51,19 @@ pub async fn hidden_line(ask: impl FnOnce()) -> Result<String> {
     });
     let line = tokio::select! {
         line = line => line.map_err(|_| bad("it was closed".to_owned()))?.map_err(|error| bad(error.to_string()))?,
-        _ = tokio::signal::ctrl_c() => return Err(bad("Ctrl-C".to_owned())),
+        () = any(&mut ends) => return Err(bad("a signal ended it".to_owned())),
     };
     drop(hidden);
     Ok(line)
+}
+
+/// Waits for the first of these signals.
+async fn any(signals: &mut [Signal]) {
+    std::future::poll_fn(|context| {
+        let came = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+        if came { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// The terminal does not show what is typed until this is dropped.
