@@ -272,6 +272,8 @@ test("what an agent offers is told from its event, in the old form and in the ne
   const [newer] = offersOf({ modes: null, models: null, config_options: [{ id: "m", category: "model", currentValue: "b", options }, { id: "x", category: "thought_level", options }] });
   assert.deepEqual([newer.setting, newer.current, newer.options.map(({ id }) => id)], ["model", "b", ["a", "b"]]);
   // Nothing to choose from.
+  const [named] = offersOf({ config_options: [{ id: "model", category: null, currentValue: "b", options }] });
+  assert.deepEqual([named.setting, named.current], ["model", "b"]);
   for (const data of [undefined, null, "x", {}, { modes: { currentModeId: "a", availableModes: [{ id: "a" }] } }]) assert.deepEqual(offersOf(data), []);
   assert.deepEqual(choiceOf("model", "acp-1", "large"), { type: "set_session_model", data: { acp_thread_id: "acp-1", model_id: "large" } });
 });

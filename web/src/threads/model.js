@@ -157,10 +157,10 @@ export class Thread {
     }
   }
 
-  /** As a page tells it: with the turn that the agent has, else the last one. */
+  /** As a page tells it, but that it is new: with the turn that the agent has, else the last one. */
   addCustom(custom) {
     const turn = this.activeTurn ?? [...this.turns.values()].at(-1);
-    const made = { ...custom, turn: turn?.id ?? null };
+    const made = { ...custom, turn: turn?.id ?? null, live: true };
     this.customs.push(made);
     return [{ what: "custom", custom: made }];
   }

@@ -21,7 +21,8 @@ export class OfferView {
     const told = thread?.customs.findLast((custom) => custom.name === OFFERS || custom.name === REFUSED) ?? null;
     if (told === this.told && thread === this.thread) return;
     Object.assign(this, { told, thread });
-    this.complain(told?.name === REFUSED ? `The agent keeps it as it is: ${told.data?.error ?? "no reason given"}` : "");
+    // One that was there when the page came is no news.
+    this.complain(told?.name === REFUSED && told.live ? `The agent keeps it as it is: ${told.data?.error ?? "no reason given"}` : "");
     const offers = offersOf(thread?.customs.findLast((custom) => custom.name === OFFERS)?.data);
     this.row.replaceChildren(...offers.map((offer) => this.select(offer)));
     this.root.hidden = offers.length === 0;

@@ -28,7 +28,7 @@ export function offersOf(data) {
   ];
   // Newer agents offer both as options of their own, which may be in groups.
   for (const option of data?.config_options ?? []) {
-    const offer = all.find((one) => one.setting === option.category && one.options.length === 0);
+    const offer = all.find((one) => (one.setting === option.category || one.setting === option.id) && one.options.length === 0);
     if (!offer) continue;
     offer.current = option.currentValue;
     offer.options = (option.options ?? []).flatMap((one) => one.options ?? [one]).map((one) => named(one.value)(one));
