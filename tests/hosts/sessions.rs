@@ -138,7 +138,9 @@ async fn an_editor_that_crashes_is_started_again() -> Result<()> {
     let (fleet, host) = tokio::try_join!(Fleet::start(), Boot::container().start())?;
     host.write("/opt/zed/zed", EDITOR, 0o755).await?;
     // In the place of a Mesa of its own, beside the system's.
-    host.write("/opt/helix/mesa/25.0.7/icd.d/lvp_icd.json", "{}", 0o644).await?;
+    let manifest = r#"{"ICD": {"library_path": "../libvulkan_lvp.so"}}"#;
+    host.write("/opt/helix/mesa/25.0.7/icd.d/lvp_icd.json", manifest, 0o644).await?;
+    host.write("/opt/helix/mesa/25.0.7/libvulkan_lvp.so", "Mesa 25.0.7 (LLVM", 0o644).await?;
     let settings = RunnerSettings { more: "zed_binary = \"/opt/zed/zed\"", ..RunnerSettings::default() };
     fleet.join(&host, &settings).await?;
     let view = fleet.ready(&json!({ "id": "z", "project_path": "app" }), secs(60)).await?;

@@ -71,11 +71,16 @@ impl Machine<'_> {
         const MISSING: &str = "the Vulkan driver that draws without a graphics card is missing";
         let what = match self.vulkan_icd {
             Some(file) if file.is_file() => {
-                let Some(old) = Driver::read(file).ok().filter(|driver| driver.is_new() == Some(false)) else {
-                    return Ok(());
-                };
-                let (mesa, file) = (old.words(), file.display());
-                format!("the Vulkan driver is too old: with {mesa} ({file}) Zed's windows stay black")
+                let driver = Driver::read(file);
+                let file = file.display();
+                match driver {
+                    Ok(driver) if driver.is_new() != Some(false) => return Ok(()),
+                    Ok(old) => {
+                        let mesa = old.words();
+                        format!("the Vulkan driver is too old: with {mesa} ({file}) Zed's windows stay black")
+                    }
+                    Err(why) => format!("the Vulkan driver cannot be used: {file} {why}"),
+                }
             }
             Some(file) => format!("{MISSING}: {} is not there", file.display()),
             None => format!("{MISSING}: there is no lvp_icd*.json in {}", self.vulkan_places),

@@ -189,6 +189,10 @@ fn the_zed_kind_says_what_it_lacks_and_is_the_default_where_it_lacks_nothing() {
     let path = path_with(&["dbus-daemon", "zed", "lvp_icd.json", "xterm"]);
     let (icd, other) = (path.path().join("lvp_icd.json"), path.path().join("other"));
     let whole = Machine { vulkan_icd: Some(&icd), ..machine(&path) };
+    let library = path.path().join("libvulkan_lvp.so");
+    let manifest = r#"{"ICD": {"library_path": "./libvulkan_lvp.so"}}"#;
+    fs::write(&icd, manifest).unwrap();
+    fs::write(&library, "of somebody else").unwrap();
     let load = |machine: Machine<'_>| Kinds::load(&[], &machine);
     let lacks = |machine: Machine<'_>| {
         let kinds = load(machine);
@@ -209,10 +213,12 @@ fn the_zed_kind_says_what_it_lacks_and_is_the_default_where_it_lacks_nothing() {
     insta::assert_snapshot!("zed_without_editor", lacks(Machine { zed: Some(&other), ..whole }));
     insta::assert_snapshot!("zed_without_driver", lacks(Machine { vulkan_icd: None, ..whole }));
     insta::assert_snapshot!("zed_without_the_named_driver", lacks(Machine { vulkan_icd: Some(&other), ..whole }));
+    fs::remove_file(&library).unwrap();
+    let told = lacks(whole);
+    assert!(told.contains("lvp_icd.json") && told.contains("which does not exist"), "{told}");
     // With Debian 12's own Mesa it would start, and be black.
     let mesa = |version: &str| {
-        fs::write(path.path().join("libvulkan_lvp.so"), format!("Mesa {version} (LLVM")).unwrap();
-        fs::write(&icd, r#"{"ICD": {"library_path": "./libvulkan_lvp.so"}}"#).unwrap();
+        fs::write(&library, format!("Mesa {version} (LLVM")).unwrap();
     };
     mesa("22.3.6");
     insta::assert_snapshot!("zed_with_an_old_driver", lacks(whole));

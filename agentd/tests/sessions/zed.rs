@@ -31,7 +31,9 @@ async fn an_editor_comes_back_as_it_was() {
         let (editor, driver) = (dir.join("zed"), dir.join("lvp_icd.json"));
         std::fs::write(&editor, EDITOR).expect("written");
         std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o755)).expect("set");
-        std::fs::write(&driver, "{}").expect("written");
+        let manifest = r#"{"ICD": {"library_path": "./libvulkan_lvp.so"}}"#;
+        std::fs::write(&driver, manifest).expect("written");
+        std::fs::write(dir.join("libvulkan_lvp.so"), "Mesa 25.0.7 (LLVM").expect("written");
         (config.zed_binary, config.vulkan_icd) = (Some(editor), Some(driver));
     });
     let origin = runner.dir().join("origin");
