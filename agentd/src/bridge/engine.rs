@@ -195,7 +195,7 @@ impl Engine {
             News::Closed { question, status } => self.closed(&question, &status),
             News::Over(over) => self.over(over),
             News::Title { thread, title } => self.titled(thread, title),
-            News::Offer { thread, data } => self.offered(thread, data),
+            News::Offer { thread, data } => self.offered(&thread, data),
             News::Custom { name, data } => self.tell_custom(name, &data),
             News::Notice(text) => self.view.notice(&text),
             // The loop has it.

@@ -7,12 +7,12 @@ use super::telling::RETOLD_THREADS;
 
 impl Engine {
     /// The agent offers this in a thread from now on.
-    pub(super) fn offered(&mut self, thread: String, data: Value) {
-        let known = self.is_known(&thread);
-        self.offers.insert(thread.clone(), data);
+    pub(super) fn offered(&mut self, thread: &str, data: Value) {
+        let known = self.is_known(thread);
+        self.offers.insert(thread.to_owned(), data);
         // A thread that is only just made comes first: the server could not tell whose offer it is.
         if known {
-            self.tell_offer(&thread);
+            self.tell_offer(thread);
         }
     }
 
