@@ -144,7 +144,8 @@ fn said(turn: &TurnView, effects: &[Effect], text: &str) -> Result<()> {
         ensure!(text.is_empty(), "nobody said that");
         return Ok(());
     };
-    if turn.state != TurnState::Completed {
+    // What a lost event told is told again when another entry begins and at the end, unless that was the end.
+    if turn.state != TurnState::Completed || last.lost_text {
         return Ok(());
     }
     if former.is_empty() {

@@ -26,6 +26,8 @@ pub struct Effect {
     pub text: String,
     /// The event that told so was lost on the way.
     pub lost: bool,
+    /// An event with some of its text was lost on the way: it heals only where that text is told again.
+    pub lost_text: bool,
     /// When it was told, or lost.
     pub told_at: Option<Instant>,
     /// The event that told so died with the editor, or with a line that was cut: it was not sent yet, or a moment ago.

@@ -338,6 +338,7 @@ impl State {
             end: None,
             text: String::new(),
             lost: false,
+            lost_text: false,
             told_at: None,
             buried: false,
         });

@@ -146,6 +146,10 @@ async fn write(zed: &Zed, socket: &mut WebSocketStream<TcpStream>, outgoing: Out
             state.lose_named = None;
         }
         let lost = std::mem::take(&mut state.lose_next) || named;
+        if lost && event["event_type"] == "message_added" {
+            let request = event["data"]["request_id"].as_str().unwrap_or_default();
+            state.ledger.mark(request, |effect| effect.lost_text = true);
+        }
         if let Some(request) = events::ended_request(&event) {
             state.ledger.mark(request, |effect| {
                 effect.lost |= lost;
