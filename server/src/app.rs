@@ -131,6 +131,7 @@ impl App {
         let (link, verbs, dials) = Link::listen(self.clone()).await?;
         self.tasks.spawn(link.run(verbs, dials, self.background.clone()));
         let reconciler = Reconciler {
+            last_words: Arc::default(),
             bus: self.bus.clone(),
             store: self.store.clone(),
             events: self.events.clone(),

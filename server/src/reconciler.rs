@@ -58,6 +58,8 @@ pub struct Reconciler {
     pub threads: Threads,
     /// Desktops with several names.
     pub spec_tasks: SpecTasks,
+    /// Held while a conversation gets its last word, and while it is removed with its session: no word comes after that.
+    pub last_words: Arc<tokio::sync::Mutex<()>>,
     /// Id of this process.
     pub server_id: Arc<str>,
     /// Settings.

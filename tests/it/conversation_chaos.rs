@@ -10,6 +10,8 @@
 //! `HELIX_CHAOS_TURNS` sets the number of turns and draws another seed for every run; `HELIX_CHAOS_SEED` replays one.
 //! Without both, every run has the same seed: that draws the same acts, whose moments the machine still decides.
 
+#![expect(clippy::print_stdout, reason = "the harness keeps it for a failure, and soak shows it")]
+
 mod bridges;
 mod clients;
 mod editors;

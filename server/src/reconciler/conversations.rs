@@ -95,6 +95,11 @@ impl Reconciler {
     async fn close(&self, record: &SessionRecord) -> Result<bool> {
         let session = record.desktop_of.as_ref().unwrap_or(&record.id);
         let is_name = record.desktop_of.is_some();
+        let _last_words = self.last_words.lock().await;
+        if self.store.sessions.get(session.as_str()).await?.found().is_none() {
+            // Removed meanwhile, with all that was said.
+            return Ok(true);
+        }
         match self.threads.hub.log().last(session).await? {
             None => return Ok(false),
             Some((_, Some(last))) if matches!(&last.event, ThreadEvent::Sync { state, .. } if state == ENDED) => {

@@ -44,6 +44,7 @@ impl Reconciler {
         self.sessions.part_from(&record).await?;
         // Nothing of it runs: nobody says anything in it any more. What is another name of a desktop has no word of its
         // own.
+        let _last_words = self.last_words.lock().await;
         if record.desktop_of.is_none() {
             self.threads.hub.log().purge(&record.id).await?;
         }
