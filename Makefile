@@ -10,6 +10,11 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 HELIX_CHAOS_ROUNDS ?= 50
 # Turns of its conversations.
 HELIX_CHAOS_TURNS ?= 2000
+# Desktops in use at once, and for how many seconds.
+HELIX_SOAK_DESKTOPS ?= 50
+HELIX_SOAK_SECONDS ?= 600
+# Times that it kills `helixctl provision`; each takes some seconds.
+HELIX_PROVISION_KILLS ?= 200
 # Times that it kills agentd on a host with five sessions; each takes a second or two.
 HELIX_ADOPTION_KILLS ?= 1000
 helixctl := $(CARGO_TARGET_DIR)/release/helixctl
@@ -61,12 +66,16 @@ test-hosts: setup-test web ## Boot real systemd hosts and run the host suites
 	$(CARGO) build --locked --workspace
 	HELIX_TEST_HOSTS=all $(CARGO) test --locked --workspace --test hosts
 
-soak: setup-test web ## The long form of the kill tests
+soak: setup-test web ## The long form of the tests of kills and of use
 	$(CARGO) build --locked --workspace
 	HELIX_CHAOS_ROUNDS=$(HELIX_CHAOS_ROUNDS) $(CARGO) test --locked --workspace --test it -- nothing_is_lost_or_left --nocapture
 	HELIX_CHAOS_TURNS=$(HELIX_CHAOS_TURNS) $(CARGO) test --locked --workspace --test it -- conversations_survive --nocapture
+	HELIX_SOAK_DESKTOPS=$(HELIX_SOAK_DESKTOPS) HELIX_SOAK_SECONDS=$(HELIX_SOAK_SECONDS) \
+	  $(CARGO) test --locked --workspace --test it -- desktops_in_use --nocapture
 	HELIX_ADOPTION_KILLS=$(HELIX_ADOPTION_KILLS) HELIX_TEST_HOSTS_MINUTES=90 \
 	  $(CARGO) test --locked --workspace --test hosts -- kills_of_agentd_lose_nothing --nocapture
+	HELIX_PROVISION_KILLS=$(HELIX_PROVISION_KILLS) HELIX_TEST_HOSTS_MINUTES=90 \
+	  $(CARGO) test --locked --workspace --test hosts -- a_killed_run_is_finished --nocapture
 
 bench: web ## Measure against the peers; a report in Markdown on standard output
 	packaging/setup.sh bench test-hosts >&2

@@ -56,21 +56,16 @@ if here && [ "$(id -u)" != 0 ]; then fail "this needs root: sudo packaging/insta
 
 # Each line: mode, source, target below the prefix.
 files() {
-  local program file
-  for program in agentd helix-server helixctl; do echo "755 $bin_dir/$program bin/$program"; done
+  local mode source target
+  while read -r mode source target _; do
+    case $mode in '#'* | '') continue ;; esac
+    case $source in
+      */*) echo "$mode $source_dir/$source $target" ;;
+      *) echo "$mode $bin_dir/$source $target" ;;
+    esac
+  done <"$source_dir/packaging/files.txt"
   # Not built where nothing but cargo ran; what was installed goes again all the same.
   if [ "$action" = uninstall ] || [ -f "$bin_dir/$probe" ]; then echo "755 $bin_dir/$probe bin/$probe"; fi
-  for file in agentd.service agentd@.service agentd-hold@.service helix-server.service agentd.slice helix.slice; do
-    echo "644 $source_dir/systemd/$file lib/systemd/system/$file"
-  done
-  echo "644 $source_dir/systemd/sysusers.d/helix.conf lib/sysusers.d/helix.conf"
-  echo "644 $source_dir/systemd/tmpfiles.d/helix.conf lib/tmpfiles.d/helix.conf"
-  for file in agentd.toml server.toml external-zed-agent.env helix.env; do
-    echo "644 $source_dir/packaging/$file.example share/doc/helix/$file.example"
-  done
-  echo "644 $source_dir/docs/systemd.md share/doc/helix/systemd.md"
-  # The programs have them built in; these are there to be copied to /etc/helix/kinds.d and changed.
-  for file in "$source_dir"/packaging/kinds/*.toml; do echo "644 $file share/helix/kinds/${file##*/}"; done
 }
 
 # A running program keeps its file: the new one takes its name in one step.
@@ -135,7 +130,7 @@ do_uninstall() {
   if here && [ "$purge" = yes ]; then
     rm -rf /var/lib/helix /run/helix /etc/helix
     # userdel takes the group of the same name along.
-    for user in $(getent passwd | sed -nE 's/^(helix-(u[0-9]+|keep|server)):.*/\1/p'); do userdel "$user"; done
+    for user in $(getent passwd | sed -nE 's/^(helix-(u[0-9]+|keep|recorder|server)):.*/\1/p'); do userdel "$user"; done
     say "uninstalled; settings, state and users are gone, too"
   elif here; then
     rmdir --ignore-fail-on-non-empty /run/helix /var/lib/helix /etc/helix 2>/dev/null || true

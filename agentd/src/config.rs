@@ -5,6 +5,7 @@
 //! Secrets are wrapped in [`Secret`], which no `Debug` output and no log shows.
 
 mod args;
+mod direct;
 mod read;
 mod source;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use helix_protocol::session::Geometry;
 use helix_protocol::{KindName, RunnerId};
 
 pub use args::RunArgs;
+pub use direct::{Direct, Network};
 pub(crate) use read::{normalise_origin, parse_duration};
 pub use source::{ConfigError, Environment, Fault};
 
@@ -110,6 +112,8 @@ pub struct Config {
     pub default_resources: Resources,
     /// Most that a session may use.
     pub max_resources: Resources,
+    /// Ports of sessions on the machine's network; none: nothing listens there.
+    pub direct: Option<Direct>,
     /// What is kept free for a session whose spec and kind say nothing.
     pub default_reserve: Reserve,
     /// What admission may give away in all; the machine's memory and processors where absent.

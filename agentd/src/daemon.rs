@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use helix_mesa::Places;
+use helix_protocol::runner::RunnerFacts;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Backend, Config, Environment, OnExit};
 use crate::fence::{self, Fence};
 use crate::forward::host::Servers;
+use crate::gate::Gates;
 use crate::health::{self, Health};
 use crate::kinds::{Kinds, Machine};
 use crate::ledger::Ledger;
@@ -27,6 +29,8 @@ use crate::link::reports::Reports;
 use crate::link::{self, Link, LinkStatus, enrol};
 use crate::notice::{self, Notice, notify, notify_and_wait};
 use crate::reconciler::{Inputs, Reconciler};
+use crate::recorder::notes::Notes;
+use crate::recorder::upload::{self, Uploads};
 use crate::reload::{self, Program};
 use crate::session::Context;
 use crate::session::plan::Host;
@@ -34,8 +38,10 @@ use crate::session::probe::ReadyLines;
 use crate::supervisor::Supervisor;
 use crate::supervisor::process::{ProcessConfig, ProcessSupervisor};
 use crate::supervisor::systemd::{SlotUsers, SystemdConfig, SystemdSupervisor};
+use crate::tools::host::Board;
 use crate::usage::{self, UsageBoard};
-use crate::{dial, drain, inventory, state_lock};
+use crate::viewers::Viewers;
+use crate::{dial, drain, inventory, rdp, state_lock};
 
 /// Exists where systemd is PID 1 (sd_booted(3)).
 const SYSTEMD_IS_PID_1: &str = "/run/systemd/system";
@@ -123,7 +129,13 @@ async fn serve<S: Supervisor>(
     let kinds = load_kinds(&config, &path);
     let reports = Reports::default();
     let (ended, ended_count) = watch::channel(0);
-    let facts = inventory::facts(&config, &kinds, &supervisor);
+    let facts = RunnerFacts {
+        no_rdp: rdp::unavailable(&host.program, &path, backend(&config) == Backend::Systemd),
+        ..inventory::facts(&config, &kinds, &supervisor)
+    };
+    if let Some(reason) = &facts.no_rdp {
+        tracing::info!(reason, "sessions cannot be reached by RDP");
+    }
     for (kind, reason) in &facts.unavailable_kinds {
         tracing::info!(%kind, reason, "kind cannot run here");
     }
@@ -136,6 +148,12 @@ async fn serve<S: Supervisor>(
     let (cut_off_sender, cut_off) = watch::channel(fence::is_silent(&config.state_dir));
     let (fence, usage) = (Fence::new(&config.state_dir), UsageBoard::default());
 
+    let gates = Gates::default();
+    let (tools, notes) = (Board::default(), Notes::default());
+    let uploads = Uploads::new(&config.state_dir);
+    let live = entries.iter().filter(|entry| !entry.is_ended()).filter_map(|entry| entry.recording.clone()).collect();
+    tokio::spawn(upload::run(uploads.clone(), config.clone(), token.clone(), live));
+    let viewers = Viewers::new(supervisor.clone(), gates.clone(), notes.clone(), facts.no_rdp.is_none());
     let context = Arc::new(Context {
         supervisor: supervisor.clone(),
         config: config.clone(),
@@ -146,6 +164,11 @@ async fn serve<S: Supervisor>(
         ready: ReadyLines::new().context("cannot use inotify")?,
         ended,
         servers: Arc::new(Servers::new(&config.api_hosts)),
+        gates: gates.clone(),
+        tools: tools.clone(),
+        notes: notes.clone(),
+        uploads,
+        viewers: viewers.clone(),
     });
     tracing::info!(sessions = entries.len(), slots = config.slots, backend = supervisor.backend(), "agentd starts");
     let reconciler = Reconciler::new(context, Inputs { desired, runner_stops, cut_off }, entries);
@@ -166,7 +189,7 @@ async fn serve<S: Supervisor>(
         end_link.clone(),
     ));
     tokio::spawn(usage::run(supervisor.clone(), reports.clone(), usage));
-    tokio::spawn(dial::run(supervisor, config.clone(), token, dials));
+    tokio::spawn(dial::run(supervisor, viewers, tools, config.clone(), token, (gates, notes), dials));
     tokio::spawn(async {
         if let Err(error) = fence::run(fence, cut_off_sender).await {
             tracing::error!(%error, "cannot tell when this runner is cut off; sessions run on without being held");

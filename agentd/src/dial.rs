@@ -11,11 +11,11 @@ mod splice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use helix_protocol::SessionId;
+use futures::StreamExt as _;
 use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Reply, Stream};
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -25,9 +25,14 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
 use crate::config::{Config, Secret, normalise_origin};
-use crate::display::require_peer;
+use crate::desktop::{DesktopError, Desktops, stream};
+use crate::gate::Gates;
+use crate::gate::viewer::Proof;
 use crate::link::connection::Connection;
+use crate::recorder::notes::Notes;
 use crate::supervisor::{Supervisor, SupervisorError, UnitName};
+use crate::tools::host::{Board, ToolsError};
+use crate::viewers::{ServeError, Viewers, Way};
 
 use self::logs::Logs;
 
@@ -62,14 +67,18 @@ enum DialError {
     ForeignServer,
     #[error("the dial-back to the server failed: {0}")]
     Dial(String),
-    #[error("the session has no desktop now")]
-    NoDesktop,
-    #[error("the display cannot be reached: {0}")]
-    Display(std::io::Error),
+    #[error("{0}")]
+    Desktop(DesktopError),
+    #[error(transparent)]
+    Tools(#[from] ToolsError),
     #[error("the logs cannot be read: {0}")]
     Logs(String),
     #[error("too many logs are read at once")]
     TooManyLogs,
+    #[error("the dial names no viewer")]
+    NoViewer,
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     #[error("nobody took the log lines for {} s", .0.as_secs())]
     Stalled(Duration),
 }
@@ -77,12 +86,16 @@ enum DialError {
 /// Serves nudges until the link drops its sender. Streams that are open go on until the runtime ends.
 pub async fn run<S: Supervisor>(
     supervisor: S,
+    viewers: Viewers<S>,
+    tools: Board,
     config: Arc<Config>,
     token: Secret,
+    (gates, notes): (Gates, Notes),
     mut nudges: mpsc::Receiver<DialNudge>,
 ) {
     let (streams, log_reads) = (Arc::new(Semaphore::new(MAX_STREAMS)), Semaphore::new(MAX_LOGS));
-    let dialer = Arc::new(Dialer { supervisor, config, token, streams, log_reads });
+    let desktops = Desktops::new(supervisor.clone(), gates, notes);
+    let dialer = Arc::new(Dialer { supervisor, viewers, tools, config, token, streams, log_reads, desktops });
     while let Some(nudge) = nudges.recv().await {
         let dialer = dialer.clone();
         tokio::spawn(async move { dialer.serve(nudge).await });
@@ -91,10 +104,13 @@ pub async fn run<S: Supervisor>(
 
 struct Dialer<S> {
     supervisor: S,
+    viewers: Viewers<S>,
+    tools: Board,
     config: Arc<Config>,
     token: Secret,
     streams: Arc<Semaphore>,
     log_reads: Semaphore,
+    desktops: Desktops<S>,
 }
 
 impl<S: Supervisor> Dialer<S> {
@@ -126,15 +142,31 @@ impl<S: Supervisor> Dialer<S> {
     async fn stream(&self, dial: Dial) -> Result<(), DialError> {
         let dialled = tokio::time::timeout(DIAL_TIMEOUT, self.open(&dial));
         match dial.stream {
-            Stream::Vnc => {
-                let (socket, display) = tokio::join!(dialled, self.display(&dial.session));
+            Stream::Vnc | Stream::Rdp => {
+                let socket = dialled.await.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
+                let Some(viewer) = &dial.viewer else { return refuse(socket, DialError::NoViewer).await };
+                let place = match self.viewers.lobby().enter(&dial.session, None) {
+                    Ok(place) => place,
+                    Err(crowded) => return refuse(socket, ServeError::from(crowded).into()).await,
+                };
+                let (mut say, mut hear) = socket.split();
+                let served = if dial.stream == Stream::Vnc {
+                    self.viewers.vnc(&dial.session, &mut hear, &mut say, Proof::Ticket(viewer), &place).await
+                } else {
+                    self.viewers.rdp(&dial.session, &mut hear, &mut say, Way::Dialled(viewer.role), &place).await
+                };
+                Ok(served?)
+            }
+            Stream::Tools => {
+                let tools = tokio::time::timeout(DIAL_TIMEOUT, self.tools.open(&dial.session));
+                let (socket, tools) = tokio::join!(dialled, tools);
                 let socket = socket.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
-                match display {
-                    Ok(display) => {
-                        splice::run(socket, display).await;
+                match tools.unwrap_or(Err(ToolsError::Late)) {
+                    Ok(tools) => {
+                        splice::run(socket, tools).await;
                         Ok(())
                     }
-                    Err(error) => refuse(socket, error).await,
+                    Err(error) => refuse(socket, error.into()).await,
                 }
             }
             Stream::Logs => {
@@ -148,18 +180,18 @@ impl<S: Supervisor> Dialer<S> {
                     Err(error) => refuse(socket, error).await,
                 }
             }
+            Stream::Desktop => {
+                let (socket, desktop) = tokio::join!(dialled, self.desktops.open(&dial.session));
+                let socket = socket.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
+                match desktop {
+                    Ok(desktop) => {
+                        stream::run(socket, desktop).await;
+                        Ok(())
+                    }
+                    Err(error) => refuse(socket, DialError::Desktop(error)).await,
+                }
+            }
         }
-    }
-
-    /// The display's RFB socket, if the display unit's main process is what listens there.
-    async fn display(&self, session: &SessionId) -> Result<UnixStream, DialError> {
-        let units = self.supervisor.units(session).await.map_err(|_| DialError::NoDesktop)?;
-        let display = units.iter().find(|unit| unit.name == UnitName::Display);
-        let pid = display.and_then(|unit| unit.pid).ok_or(DialError::NoDesktop)?;
-        let socket = self.supervisor.host_paths(session).vnc_socket;
-        let stream = UnixStream::connect(socket).await.map_err(DialError::Display)?;
-        require_peer(&stream, pid).map_err(DialError::Display)?;
-        Ok(stream)
     }
 
     async fn logs(&self, dial: &Dial) -> Result<Logs, DialError> {
@@ -193,8 +225,9 @@ impl<S: Supervisor> Dialer<S> {
         let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|error| failed(error.to_string()))?;
         tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
         let socket_config = match dial.stream {
-            Stream::Vnc => splice::socket_config(),
+            Stream::Vnc | Stream::Rdp | Stream::Tools => splice::socket_config(),
             Stream::Logs => logs::socket_config(),
+            Stream::Desktop => stream::socket_config(),
         };
         let (socket, _) = client_async_tls_with_config(request, tcp, Some(socket_config), None)
             .await

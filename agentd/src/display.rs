@@ -18,12 +18,14 @@ use tokio::net::UnixStream;
 use x11rb::protocol::xproto::{
     Atom, AtomEnum, ChangeWindowAttributesAux, ChangeWindowAttributesRequest, ClientMessageEvent, CreateWindowAux,
     CreateWindowRequest, EventMask, GetPropertyReply, GetPropertyRequest, InternAtomReply, InternAtomRequest,
-    PROPERTY_NOTIFY_EVENT, PropertyNotifyEvent, SendEventRequest, Window, WindowClass,
+    PROPERTY_NOTIFY_EVENT, PropertyNotifyEvent, SendEventRequest, Setup, Window, WindowClass,
 };
 use x11rb::reexports::x11rb_protocol::connect::Connect;
 use x11rb::x11_utils::TryParse;
 
-use crate::supervisor::HostPaths;
+use crate::session::probe::read_line;
+use crate::supervisor::process::procfs;
+use crate::supervisor::{HostPaths, UnitName};
 
 /// Bytes of an MIT-MAGIC-COOKIE-1.
 const COOKIE_BYTES: usize = 16;
@@ -62,6 +64,33 @@ pub fn new_authority() -> io::Result<Vec<u8>> {
     Ok(record)
 }
 
+/// The number that the display of the session with these paths has told.
+pub fn number(paths: &HostPaths) -> io::Result<u32> {
+    let line = read_line(&paths.ready.join(UnitName::Display.as_str()))?;
+    line.and_then(|line| line.parse().ok()).ok_or_else(|| io::Error::other("it has not told its number"))
+}
+
+/// A socket to display `number` of the session with these paths, if process `pid` is what listens there, and what the
+/// display said first.
+pub async fn connect(number: u32, paths: &HostPaths, pid: u32) -> io::Result<(UnixStream, Setup)> {
+    let record = std::fs::read(&paths.xauthority)?;
+    let cookie = record.get(record.len().saturating_sub(COOKIE_BYTES)..).unwrap_or_default().to_vec();
+    let mut stream = open(number, paths.x_sockets.as_deref())?;
+    require_peer(&stream, pid)?;
+    let (mut connect, request) = Connect::with_authorization(COOKIE_NAME.to_vec(), cookie);
+    stream.write_all(&request).await?;
+    loop {
+        let count = stream.read(connect.buffer()).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if connect.advance(count) {
+            break;
+        }
+    }
+    Ok((stream, connect.into_setup().map_err(io::Error::other)?))
+}
+
 /// A connection to a session's display.
 #[derive(Debug)]
 pub struct Display {
@@ -76,22 +105,7 @@ pub struct Display {
 impl Display {
     /// Connects to display `number` of the session with these paths, if process `pid` is what listens there.
     pub async fn connect(number: u32, paths: &HostPaths, pid: u32) -> io::Result<Self> {
-        let record = std::fs::read(&paths.xauthority)?;
-        let cookie = record.get(record.len().saturating_sub(COOKIE_BYTES)..).unwrap_or_default().to_vec();
-        let mut stream = open(number, paths.x_sockets.as_deref())?;
-        require_peer(&stream, pid)?;
-        let (mut connect, request) = Connect::with_authorization(COOKIE_NAME.to_vec(), cookie);
-        stream.write_all(&request).await?;
-        loop {
-            let count = stream.read(connect.buffer()).await?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            if connect.advance(count) {
-                break;
-            }
-        }
-        let setup = connect.into_setup().map_err(io::Error::other)?;
+        let (stream, setup) = connect(number, paths, pid).await?;
         let root = setup.roots.first().map(|screen| screen.root);
         let root = root.ok_or_else(|| io::Error::other("the display has no screen"))?;
         Ok(Self { stream, root, id_base: setup.resource_id_base, unread: BytesMut::new() })
@@ -250,10 +264,11 @@ fn open(number: u32, sockets: Option<&Path>) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// Refuses a socket on which another process than `pid` listens (SO_PEERCRED).
+/// Refuses a socket on which another process listens than `pid`, a child of it or a child's child (SO_PEERCRED).
 pub fn require_peer(stream: &UnixStream, pid: u32) -> io::Result<()> {
-    let peer = stream.peer_cred()?.pid();
-    if peer.and_then(|peer| u32::try_from(peer).ok()) == Some(pid) {
+    let peer = stream.peer_cred()?.pid().and_then(|peer| u32::try_from(peer).ok());
+    let parent = |peer: &u32| procfs::process(*peer).map(|process| process.ppid);
+    if std::iter::successors(peer, parent).take(3).any(|process| process == pid) {
         return Ok(());
     }
     let peer = peer.map_or_else(|| "an unknown process".to_owned(), |peer| format!("process {peer}"));

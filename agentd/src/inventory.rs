@@ -36,6 +36,8 @@ pub fn facts<S: Supervisor>(config: &Config, kinds: &Kinds, supervisor: &S) -> R
             .map(|(kind, reserve)| (kind, reserve.or(config.default_reserve)))
             .filter(|(_, reserve)| !reserve.is_empty())
             .collect(),
+        // It takes a process to tell.
+        no_rdp: None,
         memory_bytes: memory,
         cpus,
         labels: config.labels.clone(),

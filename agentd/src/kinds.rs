@@ -213,6 +213,11 @@ fn parse(text: &str) -> Result<KindFile, String> {
         workspace: PathBuf::from("/workspace"),
         root: root.clone(),
         sync_socket: at("sync.sock"),
+        tools_socket: at("tools.sock"),
+        notes_socket: at("note.sock"),
+        recorder_apart: false,
+        rdp_socket: at("rdp.sock"),
+        rdp_files: at("rdp"),
         own_network: false,
         private_tmp: false,
     };

@@ -15,8 +15,8 @@ use std::sync::mpsc;
 
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::resources::Limits;
-use helix_protocol::session::{Cause, Display, ObservedSession, SessionResult, TimelineStep, Unclaimed};
-use helix_protocol::{Generation, KindName, RunnerId, SessionId};
+use helix_protocol::session::{Cause, DirectPorts, Display, ObservedSession, SessionResult, TimelineStep, Unclaimed};
+use helix_protocol::{Generation, KindName, RecordingId, RunnerId, SessionId};
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,9 @@ pub struct Entry {
     /// the same as long as the session lives.
     #[serde(default)]
     pub forward_port: Option<u16>,
+    /// Ports of the machine at which native viewers reach it; asked for again by the next agentd.
+    #[serde(default)]
+    pub direct: Option<DirectPorts>,
     /// Its workspace.
     #[serde(default)]
     pub workspace: Option<String>,
@@ -84,6 +87,9 @@ pub struct Entry {
     /// The desired set does not name it.
     #[serde(default)]
     pub unclaimed: bool,
+    /// What is recorded of it: of this life, whatever epoch an order to end comes under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingId>,
     /// Workspace and logs are removed; kept until that is acknowledged.
     #[serde(default)]
     pub forgotten: bool,
@@ -93,6 +99,8 @@ impl Entry {
     /// A session as it comes with an order.
     pub fn new(desired: DesiredSession, kind: KindName, now: Timestamp) -> Self {
         let received = TimelineStep { step: "received".to_owned(), at: now, duration_ms: None, detail: None };
+        let recorded = desired.spec.recording.is_some();
+        let recording = recorded.then(|| RecordingId::of(&desired.session, desired.epoch));
         Self {
             desired,
             received_at: now,
@@ -107,12 +115,14 @@ impl Entry {
             display: None,
             pid: None,
             forward_port: None,
+            direct: None,
             workspace: None,
             limits: None,
             limits_generation: None,
             holding: false,
             frozen: false,
             unclaimed: false,
+            recording,
             forgotten: false,
         }
     }
@@ -144,6 +154,9 @@ impl Entry {
             pid: self.pid,
             workspace: self.workspace.clone(),
             limits: self.limits.clone(),
+            control: self.desired.control.epoch,
+            grants: self.desired.grants,
+            direct: self.direct.clone(),
             frozen: self.frozen,
             forgotten: self.forgotten,
             unclaimed: self
@@ -344,6 +357,8 @@ mod tests {
             generation: Generation(1),
             desired: Desired::Running,
             spec: SessionSpec::default(),
+            control: helix_protocol::control::Control::default(),
+            grants: 0,
             deleted: false,
             access: None,
         };

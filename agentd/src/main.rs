@@ -1,6 +1,6 @@
 //! agentd: arguments → settings → logs → run.
 //!
-//! The processes of sessions (`guest`, `acp-bridge`, `workspace`, `forward`) and `reap` are the same program but no daemon: they are
+//! The processes of sessions (`guest`, `acp-bridge`, `workspace`, `forward`, `tools`, `xvfb`, `recorder`, `rdp`) and `reap` are the same program but no daemon: they are
 //! dispatched first and start no runtime.
 
 use std::io::{IsTerminal as _, Write as _};
@@ -15,7 +15,7 @@ use helix_agentd::daemon::Ended;
 use helix_agentd::reload::Program;
 use helix_agentd::session::workspace;
 use helix_agentd::supervisor::process::reap_all;
-use helix_agentd::{bridge, daemon, forward, guest, hold, telemetry};
+use helix_agentd::{bridge, daemon, forward, guest, hold, rdp, recorder, telemetry, tools, xvfb};
 use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -57,8 +57,12 @@ fn main() -> ExitCode {
     let result = match word.as_ref().and_then(|word| word.to_str()) {
         Some("guest") => guest::main(args).map(|()| ExitCode::SUCCESS),
         Some("forward") => forward::unit::main(args).map(|()| ExitCode::SUCCESS),
+        Some("tools") => tools::unit::main(args),
+        Some("recorder") => recorder::unit::main(args),
+        Some("rdp") => rdp::unit::main(args),
         Some("acp-bridge") => bridge::main(args),
         Some("workspace") => workspace::main(args),
+        Some("xvfb") => xvfb::main(args).map(|()| ExitCode::SUCCESS),
         _ => run(Cli::parse()),
     };
     result.unwrap_or_else(|error| {

@@ -140,6 +140,7 @@ impl<S: Supervisor> Reconciler<S> {
             let epoch = self.context.reports.get(&id).map(|observed| observed.epoch).unwrap_or_default();
             self.sessions.remove(&id);
             self.context.reports.remove(&id);
+            self.context.gates.forget(&id);
             self.known.send_modify(|known| _ = known.remove(&id.unit_key()));
             self.buried.insert(id, epoch);
         }

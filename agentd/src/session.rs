@@ -8,12 +8,15 @@
 
 mod adjust;
 mod attach;
+mod direct;
 mod end;
 mod outlet;
 pub mod plan;
 pub mod probe;
+mod recording;
 mod start;
 pub mod state;
+mod tools;
 mod watch;
 pub mod workspace;
 
@@ -36,10 +39,15 @@ use self::state::{Event, Outcome, State};
 use crate::config::Config;
 use crate::forward::Reservation;
 use crate::forward::host::Servers;
+use crate::gate::Gates;
 use crate::kinds::Kinds;
 use crate::ledger::{Entry, Ledger};
 use crate::link::reports::Reports;
+use crate::recorder::notes::Notes;
+use crate::recorder::upload::Uploads;
 use crate::supervisor::{Supervisor, UnitName, UnitStatus};
+use crate::tools::host::Board;
+use crate::viewers::Viewers;
 
 /// Cause of whatever the memory limit did.
 const OUT_OF_MEMORY: &str = "out_of_memory";
@@ -71,6 +79,16 @@ pub struct Context<S> {
     pub ended: watch_channel::Sender<u32>,
     /// What their agents may reach.
     pub servers: Arc<Servers>,
+    /// Who may type in them.
+    pub gates: Gates,
+    /// Where their tools can be asked for.
+    pub tools: Board,
+    /// Where it is noted what others do in those that are recorded.
+    pub notes: Notes,
+    /// What takes recordings to the server.
+    pub uploads: Uploads,
+    /// Who serves the viewers that come to their ports.
+    pub viewers: Viewers<S>,
 }
 
 /// What a session shall be, as the reconciler last knew.
@@ -156,6 +174,7 @@ impl SessionHandle {
         let (orders, receiver) = watch_channel::channel(order);
         let span = tracing::info_span!("session", HELIX_SESSION = %entry.session());
         let held = watch_channel::Sender::new(None);
+        context.gates.begin(&entry.desired);
         let session = Session {
             context,
             entry: Mutex::new(entry),
@@ -215,6 +234,9 @@ impl<S: Supervisor> Session<S> {
             () = self.live(orders) => {}
             never = self.write_later() => match never {},
             never = self.let_out() => match never {},
+            never = self.let_in() => match never {},
+            never = self.let_note() => match never {},
+            never = self.open_ports() => match never {},
         }
     }
 

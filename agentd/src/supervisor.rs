@@ -17,10 +17,10 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use helix_protocol::SessionId;
 use helix_protocol::link::LogLine;
 use helix_protocol::resources::{Limits, Network, Resources, Usage};
 use helix_protocol::session::SessionResult;
+use helix_protocol::{RecordingId, SessionId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -39,13 +39,29 @@ pub enum UnitName {
     Wm,
     /// Lets the agent reach the servers.
     Forward,
+    /// Records the desktop, where that is asked for; not the session's own.
+    Recorder,
     /// The agent.
     App,
+    /// Files, commands and terminals for whoever reaches the session; started when somebody does.
+    Tools,
+    /// The desktop for RDP clients; started when one comes.
+    Rdp,
 }
 
 impl UnitName {
     /// In the order in which they start.
-    pub const ALL: [Self; 6] = [Self::Workspace, Self::Display, Self::Dbus, Self::Wm, Self::Forward, Self::App];
+    pub const ALL: [Self; 9] = [
+        Self::Workspace,
+        Self::Display,
+        Self::Dbus,
+        Self::Wm,
+        Self::Forward,
+        Self::Recorder,
+        Self::App,
+        Self::Tools,
+        Self::Rdp,
+    ];
 
     /// The word in logs, file names and causes.
     pub fn as_str(self) -> &'static str {
@@ -55,7 +71,10 @@ impl UnitName {
             Self::Dbus => "dbus",
             Self::Wm => "wm",
             Self::Forward => "forward",
+            Self::Recorder => "recorder",
             Self::App => "app",
+            Self::Tools => "tools",
+            Self::Rdp => "rdp",
         }
     }
 
@@ -210,6 +229,16 @@ pub struct SessionPaths {
     pub workspace: PathBuf,
     /// agentd's socket for unit [`UnitName::Forward`], which alone can reach it.
     pub sync_socket: PathBuf,
+    /// agentd's socket for unit [`UnitName::Tools`].
+    pub tools_socket: PathBuf,
+    /// agentd's socket for unit [`UnitName::Recorder`].
+    pub notes_socket: PathBuf,
+    /// True where the recorder is another user than the session, which reaches the display's socket in its own view.
+    pub recorder_apart: bool,
+    /// agentd's socket for unit [`UnitName::Rdp`].
+    pub rdp_socket: PathBuf,
+    /// Directory of that unit's own files.
+    pub rdp_files: PathBuf,
     /// True where a session without the machine's network has one of its own, in which every port is free.
     pub own_network: bool,
     /// True where `/tmp` is the session's own, so that its display needs no abstract socket and is always `:0`.
@@ -243,6 +272,8 @@ pub struct SliceSpec {
     pub network: Network,
     /// The agent brings a sandbox of its own, which needs namespaces (Chromium).
     pub own_sandbox: bool,
+    /// What its recorder spools: its place is there already ([`crate::recorder::shelf`]), the spool itself is made.
+    pub recording: Option<RecordingId>,
 }
 
 /// A file that is written for the session, readable by its user alone.
@@ -375,6 +406,9 @@ pub trait Supervisor: Clone + Send + Sync + 'static {
     /// Paths of a session in its own view, existing or not.
     fn paths(&self, session: &SessionId) -> SessionPaths;
 
+    /// Where a recording is spooled, in the view of its recorder.
+    fn spool(&self, recording: &RecordingId) -> PathBuf;
+
     /// What agentd opens of it.
     fn host_paths(&self, session: &SessionId) -> HostPaths;
 
@@ -387,9 +421,11 @@ pub trait Supervisor: Clone + Send + Sync + 'static {
     /// Events of a slice from now on. One receiver per session; the former one ends.
     fn events(&self, session: &SessionId) -> impl Future<Output = Result<mpsc::Receiver<SliceEvent>>> + Send;
 
-    /// Listens on [`SessionPaths::sync_socket`], in the place of an agentd that is gone. In a directory of agentd's own,
-    /// and for the session's user alone.
-    fn listen(&self, session: &SessionId) -> impl Future<Output = Result<UnixListener>> + Send;
+    /// Listens on the socket of agentd's that this unit connects to ([`SessionPaths::sync_socket`] for
+    /// [`UnitName::Forward`], [`SessionPaths::tools_socket`] for [`UnitName::Tools`], [`SessionPaths::rdp_socket`] for
+    /// [`UnitName::Rdp`], [`SessionPaths::notes_socket`] for [`UnitName::Recorder`]), in the place of an agentd that is
+    /// gone. In a directory of agentd's own, and for the unit's user alone.
+    fn listen(&self, session: &SessionId, unit: UnitName) -> impl Future<Output = Result<UnixListener>> + Send;
 
     /// Starts a unit, or answers the status of the one with that name that was started before (running or ended).
     fn start(&self, session: &SessionId, unit: &UnitSpec) -> impl Future<Output = Result<UnitStatus>> + Send;

@@ -4,8 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::audit::AuditArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::key::KeyCommand;
+use crate::commands::provision::ProvisionArgs;
+use crate::commands::recording::RecordingCommand;
 use crate::commands::run::RunArgs;
 use crate::commands::runner::RunnerCommand;
 use crate::commands::secret::SecretCommand;
@@ -80,6 +84,11 @@ pub enum Command {
     Status,
     /// Look whether this machine is fit for desktops and Zed; exit code 0 when it is, 1 when not
     Doctor(DoctorArgs),
+    /// Make runners of machines that you can log in to over SSH; run again, it changes only what differs
+    Provision(Box<ProvisionArgs>),
+    /// Make the key that signs what `provision` installs
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Create, watch and end sessions
     #[command(subcommand)]
     Session(SessionCommand),
@@ -94,9 +103,14 @@ pub enum Command {
     /// Create pieces of work that have one desktop and many threads, look at them, and end them
     #[command(subcommand)]
     SpecTask(SpecTaskCommand),
-    /// Look at the machines that run sessions
+    /// Look at the machines that run sessions, and remove them
     #[command(subcommand)]
     Runner(RunnerCommand),
+    /// Look at recordings of desktops, prove them, and make films of them
+    #[command(subcommand)]
+    Recording(RecordingCommand),
+    /// Show who did what, and who was refused
+    Audit(AuditArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the version

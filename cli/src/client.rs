@@ -1,28 +1,37 @@
 //! HTTP client over `protocol::api`: one method per route, every failure a [`CliError`] with the right exit code.
 
+mod audit;
+mod desktop;
+mod files;
 mod logs;
 mod patience;
+mod recordings;
 mod refusal;
+mod runners;
 mod secrets;
+pub mod socket;
 mod spec_tasks;
 mod threads;
+mod viewer;
 
 use std::time::Duration;
 
 use helix_protocol::api::{
     AmendSession, CreateLink, CreateSession, FleetStatus, Link, RunnerList, RunnerView, SessionPage, SessionView,
 };
-use helix_protocol::{RunnerId, SessionId};
+use helix_protocol::{RunnerId, Seat, SessionId};
 use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::desktop::PictureFile;
+pub use self::files::{FileHead, Upload};
 pub use self::logs::{FollowedLogs, LogsRequest};
 pub use self::patience::patiently;
-pub use self::refusal::refusal;
+pub use self::refusal::{next_step as class_of, refusal};
 pub use self::threads::Page;
 use crate::error::{CliError, Kind, Result, chain};
-use crate::settings::Connection;
+use crate::settings::{Connection, process_env};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -33,6 +42,8 @@ pub struct Client {
     http: reqwest::Client,
     /// Where, and with which token.
     pub connection: Connection,
+    /// From which seat it types, where somebody may hold the control of a desktop.
+    seat: Option<Seat>,
 }
 
 impl Client {
@@ -49,7 +60,9 @@ impl Client {
         }
         let http =
             builder.build().map_err(|error| CliError::failed("cannot make an HTTP client").because(chain(&error)))?;
-        Ok(Self { http, connection })
+        let seat = process_env("HELIX_SEAT").map(Seat::parse).transpose();
+        let seat = seat.map_err(|error| CliError::new(Kind::Usage, error.to_string()).at("HELIX_SEAT"))?;
+        Ok(Self { http, connection, seat })
     }
 
     /// `POST /sessions`.
@@ -113,6 +126,9 @@ impl Client {
         let mut request = self.http.request(method, url);
         if let Some(token) = &self.connection.token {
             request = request.bearer_auth(token.expose());
+        }
+        if let Some(seat) = &self.seat {
+            request = request.header("x-helix-seat", seat.as_str());
         }
         (request, place)
     }

@@ -1,8 +1,12 @@
 //! One file per noun: its arguments and what it does.
 
+pub mod audit;
 pub mod completions;
 pub mod doctor;
 pub mod down;
+pub mod key;
+pub mod provision;
+pub mod recording;
 pub mod run;
 pub mod runner;
 pub mod secret;
@@ -35,6 +39,10 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::Thread(command) => thread::run(&client(&global)?, command, ui).await,
         Command::Secret(command) => secret::run(|| client(&global), command, ui).await,
         Command::SpecTask(command) => spec_task::run(&client(&global)?, command, ui).await,
+        Command::Recording(command) => Box::pin(recording::run(&client(&global)?, command, ui)).await,
+        Command::Provision(args) => Box::pin(provision::run(client(&global)?, *args, ui)).await,
+        Command::Key(command) => key::run(command, ui),
+        Command::Audit(args) => audit::run(&client(&global)?, &args, ui).await,
         Command::Completions(args) => completions::run(&args, ui),
         Command::Version => version::run(ui),
     }

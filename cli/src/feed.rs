@@ -29,6 +29,18 @@ impl Feed {
         Ok(Self { line, seen: None })
     }
 
+    /// Returns when anything may have happened. Cancel safe.
+    pub async fn happened(&mut self) -> Result<()> {
+        if self.line.is_broken() {
+            return self.line.reconnect(self.seen).await;
+        }
+        if let Ok(text) = self.line.text().await {
+            self.seen = serde_json::from_str::<FeedItem>(&text).map(|item| item.sequence).ok().or(self.seen);
+            self.line.is_well();
+        }
+        Ok(())
+    }
+
     /// Returns when the session may have changed. Cancel safe: nothing is lost but what the next reading shows.
     pub async fn changed(&mut self, session: &SessionId) -> Result<()> {
         loop {
@@ -62,9 +74,12 @@ enum Notice {
 fn concerns(text: &str, wanted: &SessionId) -> Notice {
     let Ok(item) = serde_json::from_str::<FeedItem>(text) else { return Notice::Unknown };
     let ours = match &item.event {
-        Event::Session { session, .. } | Event::SessionDeleted { session, .. } => session == wanted,
+        Event::Session { session, .. } | Event::SessionDeleted { session, .. } | Event::Control { session, .. } => {
+            session == wanted
+        }
         // A session that is queued may wait for exactly this runner.
         Event::Runner { .. } => true,
+        Event::Audit { .. } | Event::Recording { .. } => false,
     };
     Notice::Item { sequence: item.sequence, ours }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`args`] is the clap tree; [`settings`] turns flags, environment, config file and state directory into one
 //! [`settings::Connection`]; each noun of [`commands`] is a file that talks to a server through [`client`] (requests)
-//! and [`feed`] (events). [`up`] is the one-machine mode: it supervises nats-server, helix-server and agentd.
+//! and [`feed`] (events); [`replay`] shows recordings. [`provision`] makes runners of machines over SSH. [`up`] is the one-machine mode: it supervises nats-server, helix-server and agentd.
 //! Everything printed goes through [`ui`] (data on standard output, the rest on standard error), and every failure is
 //! an [`error::CliError`], whose kind is the exit code; [`usage`] makes one of what clap says about an argument.
 
@@ -14,10 +14,13 @@ pub mod error;
 pub mod feed;
 pub mod follow;
 pub mod prompts;
+pub mod provision;
 pub mod reading;
+pub mod replay;
 pub mod settings;
 pub mod signals;
 pub mod stdin;
+pub mod terminal;
 pub mod transcript;
 pub mod ui;
 pub mod up;

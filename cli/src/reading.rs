@@ -186,7 +186,7 @@ impl Reading {
         let pieces: Vec<_> = turns.iter().flat_map(|turn| self.transcript.turn_is(turn)).collect();
         let (prompts, moves): (Vec<_>, Vec<_>) =
             pieces.into_iter().partition(|piece| matches!(piece, Piece::Queued(_)));
-        let said: Vec<_> = entries.iter().filter_map(|entry| self.transcript.entry_is(entry)).collect();
+        let said = self.transcript.entries_are(&entries);
         let asked = self.transcript.questions_are(&questions);
         self.tell(prompts.into_iter().chain(said).chain(asked).chain(moves));
         self.feed.goes_on_after(sequence);

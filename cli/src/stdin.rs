@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::task::Poll;
 
+use rustix::process::{Signal as Stop, getpid, kill_process};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -31,30 +32,59 @@ pub fn is_terminal() -> bool {
 }
 
 /// One line that a person types without seeing it, once `ask` has asked for it. A signal that
-/// ends the program leaves the terminal as it was.
-pub async fn hidden_line(ask: impl FnOnce()) -> Result<String> {
+/// ends the program, or stops it (Ctrl-Z), leaves the terminal as it was.
+pub async fn hidden_line(ask: impl Fn()) -> Result<String> {
     let bad = |why: String| CliError::failed("cannot read the secret").at("standard input").because(why);
-    // Before it is hidden: each of these would end the program and leave the terminal so.
+    // Before it is hidden: each of these would end or stop the program and leave the terminal so.
+    let catch = |kind| signal(kind).map_err(|error| bad(error.to_string()));
     let mut ends = Vec::new();
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()] {
-        ends.push(signal(kind).map_err(|error| bad(error.to_string()))?);
+        ends.push(catch(kind)?);
     }
-    let hidden = Hidden::begin().map_err(|error| bad(error.to_string()))?;
+    let mut stops = catch(SignalKind::from_raw(Stop::TSTP.as_raw()))?;
+    let mut continues = catch(SignalKind::from_raw(Stop::CONT.as_raw()))?;
+    let mut hidden = Hidden::begin().map_err(|error| bad(error.to_string()))?;
     // Not before: what was typed while it would be seen is thrown away.
     ask();
-    let (sender, line) = oneshot::channel();
+    let (sender, mut line) = oneshot::channel();
     // A thread of its own: the runtime would wait for its end, and it ends with the next line only.
     std::thread::spawn(move || {
         let mut line = String::new();
         let read = std::io::stdin().lock().take(MAX_LINE).read_line(&mut line);
         let _ = sender.send(read.map(|_| line));
     });
-    let line = tokio::select! {
-        line = line => line.map_err(|_| bad("it was closed".to_owned()))?.map_err(|error| bad(error.to_string()))?,
-        () = any(&mut ends) => return Err(bad("a signal ended it".to_owned())),
-    };
-    drop(hidden);
-    Ok(line)
+    loop {
+        tokio::select! {
+            line = &mut line => {
+                drop(hidden);
+                tokio::spawn(obey(ends, stops));
+                return line.map_err(|_| bad("it was closed".to_owned()))?.map_err(|error| bad(error.to_string()));
+            }
+            () = any(&mut ends) => return Err(bad("a signal ended it".to_owned())),
+            _ = stops.recv() => {
+                drop(hidden);
+                kill_process(getpid(), Stop::STOP).map_err(|error| bad(error.to_string()))?;
+                // Not before somebody has it go on: this thread may be the last to stop.
+                continues.recv().await;
+                hidden = Hidden::begin().map_err(|error| bad(error.to_string()))?;
+                ask();
+            }
+        }
+    }
+}
+
+/// What these signals do to a program that does not catch them: the runtime catches for ever what it once has caught.
+#[expect(clippy::exit, reason = "nothing here has anything to bring to an end")]
+async fn obey(mut ends: Vec<Signal>, mut stops: Signal) {
+    loop {
+        tokio::select! {
+            // As shells tell an interrupted program.
+            () = any(&mut ends) => std::process::exit(130),
+            _ = stops.recv() => {
+                let _ = kill_process(getpid(), Stop::STOP);
+            }
+        }
+    }
 }
 
 /// Waits for the first of these signals.

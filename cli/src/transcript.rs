@@ -147,7 +147,9 @@ impl Transcript {
             ThreadEvent::TurnMoved { turn, state, cause, exit_status, .. } => {
                 self.turn_moved(turn, *state, cause.as_ref(), *exit_status)
             }
-            ThreadEvent::Entry { entry, turn, role, tool, offset, text } => {
+            ThreadEvent::Entry { entry, before, turn, role, tool, offset, text } => {
+                let place = before.as_ref().and_then(|before| self.places.get(before)).copied();
+                self.place(entry, place.unwrap_or(self.entries.len()), *role);
                 self.write(entry, turn.as_ref(), *role, tool.as_ref(), *offset, text)
             }
             ThreadEvent::QuestionAsked { question, turn, mode, message, schema, .. } => {
@@ -198,9 +200,15 @@ impl Transcript {
         pieces
     }
 
-    /// An entry, with its whole text, as a reading of the thread has it: what of it is news.
-    pub fn entry_is(&mut self, view: &EntryView) -> Option<Piece> {
-        self.write(&view.id, view.turn.as_ref(), view.role, view.tool.as_ref(), 0, &view.text)
+    /// Entries in their order, with their whole texts, as a reading of the thread has them: what of it is news.
+    pub fn entries_are(&mut self, views: &[EntryView]) -> Vec<Piece> {
+        let mut next = 0;
+        let mut pieces = Vec::new();
+        for view in views {
+            next = self.place(&view.id, next, view.role) + 1;
+            pieces.extend(self.write(&view.id, view.turn.as_ref(), view.role, view.tool.as_ref(), 0, &view.text));
+        }
+        pieces
     }
 
     /// The whole text of an entry that there is.
@@ -253,6 +261,27 @@ impl Transcript {
         })
     }
 
+    /// Where an entry stands; a new one is made at `place`.
+    fn place(&mut self, id: &str, place: usize, role: Role) -> usize {
+        if let Some(place) = self.places.get(id) {
+            return *place;
+        }
+        if place < self.entries.len() {
+            self.places.values_mut().filter(|later| **later >= place).for_each(|later| *later += 1);
+        }
+        let entry = Entry {
+            id: id.to_owned(),
+            turn: self.active.clone(),
+            role,
+            tool: None,
+            text: String::new(),
+            beyond: String::new(),
+        };
+        self.entries.insert(place, entry);
+        self.places.insert(id.to_owned(), place);
+        place
+    }
+
     fn write(
         &mut self,
         id: &str,
@@ -262,18 +291,7 @@ impl Transcript {
         offset: u64,
         text: &str,
     ) -> Option<Piece> {
-        let place = *self.places.entry(id.to_owned()).or_insert_with(|| {
-            self.entries.push(Entry {
-                id: id.to_owned(),
-                turn: self.active.clone(),
-                role,
-                tool: None,
-                text: String::new(),
-                beyond: String::new(),
-            });
-            self.entries.len() - 1
-        });
-        let entry = &mut self.entries[place];
+        let entry = &mut self.entries[*self.places.get(id)?];
         entry.role = role;
         if let Some(turn) = turn {
             entry.turn = Some(turn.clone());

@@ -4,8 +4,10 @@
 //! of control characters on its way to a terminal. A reader that went away (`| head`) is not an error.
 
 mod flow;
+mod hosts;
 mod screen;
 mod text;
+mod transfer;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -14,9 +16,11 @@ use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+pub use self::hosts::{HostLine, Hosts};
 pub use self::screen::Screen;
 use self::text::printable;
 pub use self::text::{age, plain_table, span};
+pub use self::transfer::Transfer;
 use crate::error::{CliError, Result};
 
 /// Where output goes and how it looks.
@@ -64,6 +68,16 @@ impl Ui {
     /// Bytes of data as they are: a completion script.
     pub fn raw(&self, bytes: &[u8]) -> Result<()> {
         self.write(bytes).map(|_| ())
+    }
+
+    /// Bytes of a program's own output as they are; false when nobody reads them any more.
+    pub fn stream_raw(&self, bytes: &[u8]) -> Result<bool> {
+        self.write(bytes)
+    }
+
+    /// Bytes of a program's own errors as they are; false when nobody reads them any more.
+    pub fn stream_raw_errors(&self, bytes: &[u8]) -> bool {
+        std::io::stderr().lock().write_all(bytes).is_ok()
     }
 
     /// False when the reader went away.
@@ -117,6 +131,16 @@ impl Ui {
     fn write_stderr(&self, text: &str) {
         // Nobody is left to be told when standard error is gone.
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// Bytes on their way: a bar on a terminal, nothing elsewhere.
+    pub fn transfer(&self, total: u64) -> Transfer {
+        Transfer::new(self.stderr_tty && !self.quiet && !self.json, total)
+    }
+
+    /// A line for each of many hosts.
+    pub fn hosts(&self) -> Hosts {
+        Hosts::new(self, self.stderr_tty && !self.quiet && !self.json)
     }
 
     /// Something that takes a while: a spinner on a terminal, lines elsewhere.

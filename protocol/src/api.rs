@@ -1,5 +1,8 @@
 //! Bodies of the canonical HTTP API, `/api/v1/*`. Unknown fields in requests are refused.
 
+pub mod audit;
+pub mod control;
+pub mod grants;
 pub mod threads;
 
 use std::collections::BTreeMap;
@@ -7,14 +10,16 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::control::Role;
 use crate::error::ErrorCode;
 use crate::ids::SpecTaskId;
-use crate::ids::{Epoch, Generation, KindName, PoolName, RunnerId, SessionId};
+use crate::ids::{Epoch, Generation, KindName, PoolName, RecordingId, RunnerId, Seat, SessionId};
 use crate::link::Stream;
+use crate::recording::RecordingChoice;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources, Usage};
 use crate::runner::{Liveness, RunnerFacts, RunnerStatus};
 use crate::session::{
-    Cause, Desired, Display, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
+    Cause, Desired, Display, DisplayServer, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
 };
 
 #[cfg(feature = "openapi")]
@@ -43,9 +48,15 @@ pub struct CreateSession {
     /// Desktop size, `1920x1080`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub geometry: Option<Geometry>,
+    /// What draws its desktop: `xtigervnc` or `xvfb`; the kind's word where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_server: Option<DisplayServer>,
     /// Pool to take it from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolName>,
+    /// The one runner that it may run on; any that fits where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<RunnerId>,
     /// Words for filters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -64,6 +75,9 @@ pub struct CreateSession {
     /// `wait` or `restart`: what becomes of it while its runner cannot be heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<OnLost>,
+    /// Whether its desktop is recorded: `true`, `false`, or `{"keep": "7d"}`; the server's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingChoice>,
     /// Environment of its agent that nobody else may see (model keys), encrypted at rest and gone at stop. `null`
     /// takes the value that `helixctl secret set` stored for its owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -173,6 +187,9 @@ pub struct SessionView {
     /// Spec task that its desktop belongs to.
     #[serde(default)]
     pub spec_task: Option<SpecTaskId>,
+    /// Its desktop is recorded, under this id; `null`: it is not.
+    #[serde(default)]
+    pub recording: Option<RecordingId>,
     /// Where its desktop can be reached.
     pub endpoints: Endpoints,
     /// Every timed step, from acceptance.
@@ -207,8 +224,14 @@ pub struct Endpoints {
     pub view: Option<String>,
     /// WebSocket of RFB bytes; needs a ticket.
     pub vnc: Option<String>,
-    /// RDP address.
+    /// `rdp://host:port`, where its runner has such a port open. Everywhere else: `helixctl session rdp`.
     pub rdp: Option<String>,
+    /// `vnc://host:port`, where its runner has such a port open.
+    #[serde(default)]
+    pub direct_vnc: Option<String>,
+    /// Page with a VNC viewer on its runner, where that has such a port open.
+    #[serde(default)]
+    pub direct_page: Option<String>,
 }
 
 /// `GET /api/v1/sessions`.
@@ -264,6 +287,10 @@ pub struct RunnerView {
     /// When it was enrolled.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub enrolled_at: Timestamp,
+    /// When it last said what it offers, which it does with every connection.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub registered_at: Option<Timestamp>,
     /// When it was heard last.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub last_seen_at: Option<Timestamp>,
@@ -278,12 +305,30 @@ pub struct RunnerList {
 }
 
 /// `POST /api/v1/sessions/{id}/tickets`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(ToSchema))]
 pub struct CreateTicket {
     /// Which bytes.
     pub stream: Stream,
+    /// From where: who holds the control types from that seat alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seat: Option<Seat>,
+    /// Only look.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub view_only: bool,
+    /// The viewer must prove by VNC authentication that it knows this: 8 printable ASCII characters. For native viewers
+    /// that come over a port which others can reach, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for CreateTicket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stream, seat, view_only, password: _ } = self;
+        let mut shown = f.debug_struct("CreateTicket");
+        shown.field("stream", stream).field("seat", seat).field("view_only", view_only).finish_non_exhaustive()
+    }
 }
 
 /// A one-use ticket for a byte stream.
@@ -294,6 +339,11 @@ pub struct Ticket {
     pub ticket: String,
     /// WebSocket address that speaks the stream's bytes (binary RFB, security type None, for `vnc`).
     pub url: String,
+    /// What whoever comes with it may do.
+    pub role: Role,
+    /// What happens on the desktop is recorded, what is typed included.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recorded: bool,
     /// When it ends, used or not: at most 60 s ahead.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub expires_at: Timestamp,
@@ -313,6 +363,9 @@ pub struct CreateLink {
     /// Life in seconds, at most 7 days; 12 hours where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
+    /// Who has it can look at the desktop and do nothing there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub view_only: bool,
 }
 
 /// A link to a session's desktop. The token rides in the fragment: browsers do not send it to servers.
@@ -332,7 +385,39 @@ impl std::fmt::Debug for Link {
     }
 }
 
-/// `POST /api/v1/runners/enrol`, with the enrolment token as bearer. The runner makes its own token and sends only
+/// `POST /api/v1/runners/join-tokens`: lets one runner enrol, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct CreateJoinToken {
+    /// The id under which it enrols; no other is taken.
+    pub runner: RunnerId,
+    /// Life in seconds, at most a day; 15 minutes where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+}
+
+/// A join token. It is told this once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct JoinToken {
+    /// The token: the bearer of one enrolment.
+    pub token: String,
+    /// The id under which it enrols.
+    pub runner: RunnerId,
+    /// When it ends, used or not.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub expires_at: Timestamp,
+}
+
+impl std::fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = f.debug_struct("JoinToken");
+        text.field("runner", &self.runner).field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// `POST /api/v1/runners/enrol`, with the enrolment token or a join token as bearer. The runner makes its own token and sends only
 /// its hash, so a repeat after a lost answer is the same request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -360,7 +445,7 @@ pub struct Enrolled {
 pub struct WhoAmI {
     /// Name of the token.
     pub name: String,
-    /// Its scope, as a word: `admin`, `operator`, `user`, `viewer`, `runner`, `session`, `desktop`, `enrol`.
+    /// Its scope, as a word: `admin`, `operator`, `user`, `viewer`, `runner`, `session`, `desktop`, `enrol`, `join`.
     pub scope: String,
 }
 

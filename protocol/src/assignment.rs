@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::control::Control;
+use crate::grant::Grant;
 use crate::ids::{Epoch, Generation, RunnerId, SessionId};
 use crate::session::{Desired, SessionSpec};
 use crate::thread::Secrets;
@@ -31,6 +33,12 @@ pub struct DesiredSession {
     pub desired: Desired,
     /// What to run.
     pub spec: SessionSpec,
+    /// Who may type in its desktop.
+    #[serde(default, skip_serializing_if = "Control::is_unused")]
+    pub control: Control,
+    /// Counter of changes of its grants, which are in [`SessionAccess::grants`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub grants: u64,
     /// Once ended: remove its workspace and logs too, and report `forgotten`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
@@ -47,12 +55,23 @@ pub struct SessionAccess {
     /// Model keys and the like: environment of its agent.
     #[serde(default, skip_serializing_if = "Secrets::is_empty")]
     pub secrets: Secrets,
+    /// Passwords of native viewers, for the gate to its desktop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
 }
 
 impl std::fmt::Debug for SessionAccess {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionAccess").field("secrets", &self.secrets.keys()).finish_non_exhaustive()
+        f.debug_struct("SessionAccess")
+            .field("secrets", &self.secrets.keys())
+            .field("grants", &self.grants.len())
+            .finish_non_exhaustive()
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Value of a key in `helix_leases`: who renewed it last.

@@ -42,6 +42,10 @@ codes! {
     TokenMissing = 401, "a bearer token is needed";
     /// The token is unknown, expired or revoked.
     TokenInvalid = 401, "the token is not valid";
+    /// The path leads out of the session's workspace.
+    OutsideWorkspace = 403, "the path leads out of the workspace";
+    /// The session's user may not do this with the file.
+    FileDenied = 403, "the session's user may not do this";
     /// The token may not do this.
     Forbidden = 403, "the token does not allow this";
     /// `Origin` is not this server's.
@@ -60,8 +64,20 @@ codes! {
     EntryNotFound = 404, "no such entry";
     /// No such spec task.
     SpecTaskNotFound = 404, "no such spec task";
+    /// No such window on the session's desktop.
+    WindowNotFound = 404, "no such window";
+    /// The session has no grant of that id.
+    GrantNotFound = 404, "no such grant";
     /// No secret of that name is stored.
     SecretNotFound = 404, "no such secret";
+    /// No such file in the session's workspace.
+    FileNotFound = 404, "no such file";
+    /// No such recording, or not yours.
+    RecordingNotFound = 404, "no such recording";
+    /// The recording has no such chunk.
+    ChunkNotFound = 404, "no such chunk";
+    /// The session has no terminal of that name.
+    TerminalNotFound = 404, "no such terminal";
     /// No such route.
     RouteNotFound = 404, "no such route";
     /// The route exists, the method does not.
@@ -86,30 +102,58 @@ codes! {
     RunnerEnrolledElsewhere = 409, "the runner id is enrolled elsewhere";
     /// No sync socket of the session's agent is connected.
     NoSyncConnection = 409, "no sync connection";
+    /// A file was wanted and the path is something else, or the other way round; `detail` says what it is.
+    WrongFileKind = 409, "the path is of another kind";
+    /// A directory with something in it is removed only with `recursive`.
+    DirectoryNotEmpty = 409, "the directory is not empty";
+    /// `offset` is not where the upload stands, or somebody else goes on with it.
+    UploadMismatch = 409, "the upload stands elsewhere";
     /// Another writer was faster too often.
     Conflict = 409, "the record changed meanwhile";
+    /// The chunk is not the one that comes next in the recording; `detail` says which does.
+    ChunkMismatch = 409, "the chunk does not fit";
     /// The session is not unclaimed.
     NotUnclaimed = 409, "the session is not unclaimed";
+    /// The clipboard holds more than can be told, or its owner does not give it.
+    ClipboardUnavailable = 409, "the clipboard cannot be read";
     /// The path is gone for good; `detail` names the successor.
     Gone = 410, "the path is gone";
+    /// The recording was deleted; `detail` says when and why.
+    RecordingDeleted = 410, "the recording was deleted";
+    /// Somebody else holds the control of the desktop; `detail` names who and what to do.
+    ControlTaken = 409, "somebody else has the control";
     /// The body is larger than the limit.
     BodyTooLarge = 413, "the body is too large";
     /// The body is not `application/json`.
     UnsupportedMediaType = 415, "the body must be application/json";
+    /// The part that was asked for is behind the file's end.
+    RangeNotSatisfiable = 416, "the range is behind the end";
+    /// The command cannot be started; `detail` says why.
+    CommandNotStarted = 422, "the command cannot be started";
     /// A limit is above the most that the session's runner gives; `detail` has both.
     AboveMaximum = 422, "the limit is above the runner's maximum";
+    /// As many calls as may be are under way; try again when one of them is done.
+    TooManyRequests = 429, "too many requests at once";
     /// A ticket is unknown, used or expired.
     TicketInvalid = 401, "the ticket is not valid";
+    /// The session has as many streams or terminals as it may have: end one first.
+    TooManyStreams = 429, "too many streams are open";
     /// A fault of the server; `detail` has an id to look up in its log.
     Internal = 500, "internal error";
     /// NATS cannot be reached; nothing was done, repeat after `Retry-After`.
     StoreUnavailable = 503, "the store cannot be reached";
     /// The session's runner cannot be reached.
     RunnerUnavailable = 503, "the runner cannot be reached";
+    /// The session's display does not answer, or has ended; `detail` says which.
+    DisplayUnavailable = 503, "the display cannot be used";
     /// No runner is connected (documents' POST only).
     NoRunner = 503, "no runner is connected";
     /// This server or this session has no such service; `detail` says why.
     ServiceUnavailable = 503, "the service is not available";
+    /// The session's disk is full, or its user's share of it; nothing was replaced.
+    DiskFull = 507, "the disk is full";
+    /// The store of recordings is full; nothing was stored, and what is there stays.
+    RecordingsFull = 507, "the store of recordings is full";
     /// What was waited for did not come in time; the request itself stands.
     WaitTimeout = 504, "the wait timed out";
 }

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{RunnerId, SessionId};
+use crate::audit::AuditEntry;
+use crate::control::Holder;
+use crate::ids::{RecordingId, RunnerId, SessionId};
+use crate::recording::Deletion;
 use crate::session::{Cause, SessionPhase, SessionResult};
 
 /// One thing that happened, without its place in the stream. Published once per change, in order per session.
@@ -42,6 +45,42 @@ pub enum Event {
         #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
         at: Timestamp,
     },
+    /// Who may type in a session's desktop changed.
+    Control {
+        /// Whose desktop.
+        session: SessionId,
+        /// Counter of changes.
+        epoch: u64,
+        /// Who alone may type now; none: whoever may drive the desktop.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<Holder>,
+        /// Name of the token that changed it, or that let it expire.
+        by: String,
+        /// How it came.
+        why: ControlChange,
+        /// When.
+        #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+        at: Timestamp,
+    },
+    /// A recording has another chunk, or is gone. This is what proves it: it names the chunk's hash.
+    Recording {
+        /// Whose desktop.
+        session: SessionId,
+        /// Which.
+        recording: RecordingId,
+        /// What.
+        #[serde(flatten)]
+        change: RecordingChange,
+        /// When the server did it.
+        #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+        at: Timestamp,
+    },
+    /// Somebody did something, or was refused it.
+    Audit {
+        /// Who, what, and how it ended.
+        #[serde(flatten)]
+        entry: AuditEntry,
+    },
     /// A runner registered, or is heard differently.
     Runner {
         /// Which.
@@ -54,6 +93,43 @@ pub enum Event {
         #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
         at: Timestamp,
     },
+}
+
+/// What became of a recording.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum RecordingChange {
+    /// A chunk is stored.
+    Chunk {
+        /// Its number, from 0.
+        number: u32,
+        /// SHA-256 of its bytes, 64 hex digits.
+        hash: String,
+        /// The recording is complete with it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_last: bool,
+    },
+    /// It is gone.
+    Deleted {
+        /// By whom, and why.
+        deletion: Deletion,
+        /// Whose it was.
+        owner: String,
+    },
+}
+
+/// How the control of a desktop changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum ControlChange {
+    /// Somebody took it.
+    Taken,
+    /// It was handed back.
+    HandedBack,
+    /// Its holder did not renew it.
+    Expired,
 }
 
 /// An event with its place: `sequence` resumes the feed (`/api/v1/events?after=SEQUENCE`).

@@ -61,7 +61,7 @@ pub struct ZedAgentResponse {
     pub runner_id: String,
     /// `rdp://…` only when something answers there.
     pub rdp_url: Option<String>,
-    /// First RDP grant.
+    /// First RDP grant: told by POST to whoever made the session.
     pub rdp_password: Option<String>,
     /// Sync socket.
     pub websocket_url: Option<String>,
@@ -93,11 +93,14 @@ pub struct RdpConnection {
     pub rdp_url: Option<String>,
     /// Only when reachable.
     pub rdp_port: Option<u16>,
-    /// A new grant.
+    /// A new grant, where the caller may make one; the newest of eight that he made so. It is good for VNC, too.
     pub rdp_password: Option<String>,
+    /// RFC 3339: when that grant ends (an addition: the documents name no time).
+    #[serde(default)]
+    pub rdp_password_expires_at: Option<String>,
     /// `:N`.
     pub display: Option<String>,
-    /// `unavailable` while no RDP service exists.
+    /// `running` where it can be connected to, else `unavailable`.
     pub status: String,
     /// Why it is unavailable.
     pub reason: Option<String>,
@@ -131,7 +134,7 @@ pub struct Stats {
     pub workspace_dir: Option<String>,
     /// X display number.
     pub display_num: Option<u32>,
-    /// Null while no RDP service exists.
+    /// Null unless the session's runner has such a port open.
     pub rdp_port: Option<u16>,
     /// Documents' word.
     pub status: String,
@@ -268,7 +271,7 @@ pub struct TaskAgent {
     pub instance_id: Option<String>,
     /// As it was given.
     pub thread_id: Option<String>,
-    /// Null while no RDP service exists.
+    /// Always null: nobody knows it yet.
     pub rdp_port: Option<u16>,
     /// Always `zed`.
     pub rdp_user: String,

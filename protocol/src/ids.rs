@@ -113,6 +113,16 @@ id!(
     "runner id"
 );
 id!(
+    /// A place from which somebody drives a desktop: a tab of a browser, a viewer, a script. Chosen by whoever sits there.
+    Seat,
+    "seat"
+);
+id!(
+    /// A password that lets native viewers into a session's desktop.
+    GrantId,
+    "grant id"
+);
+id!(
     /// A named spec of agents kept ready.
     PoolName,
     "pool name"
@@ -139,6 +149,19 @@ id!(
     SpecTaskId,
     "spec task id"
 );
+
+id!(
+    /// What was recorded of one life of one session: `rec_…`.
+    RecordingId,
+    "recording id"
+);
+
+impl RecordingId {
+    /// Of a session's life under one assignment.
+    pub fn of(session: &SessionId, epoch: Epoch) -> Self {
+        Self(format!("rec_{}_{epoch}", session.unit_key()))
+    }
+}
 
 impl SessionId {
     /// Unit key: the first 16 hex digits of SHA-256(session id). Names units, slices and directories, so that

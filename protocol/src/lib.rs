@@ -2,23 +2,32 @@
 //!
 //! Everything on a wire or in the store has its type here and nowhere else: HTTP bodies ([`api`], and the
 //! documents' older shapes in [`external_agents`]), records in JetStream ([`record`]), the runner's link
-//! ([`link`]), the agents' sync socket ([`sync`]) and the log of their conversations ([`thread`]), the names of every subject, stream and bucket ([`subject`]) and stable error codes ([`error`]).
+//! ([`link`]), the desktop as an API ([`desktop`]), the agents' sync socket ([`sync`]) and the log of their conversations ([`thread`]), files, commands and terminals ([`tools`]), recordings ([`recording`]), the names of every subject, stream and bucket ([`subject`]) and stable error codes ([`error`]).
 //! Deployables depend on this crate and never on each other.
 
 pub mod api;
 pub mod assignment;
+pub mod audit;
+pub mod control;
+pub mod desktop;
 pub mod error;
 pub mod event;
 pub mod external_agents;
+pub mod grant;
 pub mod ids;
 pub mod link;
 pub mod record;
+pub mod recording;
 pub mod resources;
 pub mod runner;
 pub mod session;
 pub mod subject;
 pub mod sync;
 pub mod thread;
+pub mod tools;
 
 pub use error::ErrorCode;
-pub use ids::{Epoch, Generation, IdError, KindName, PoolName, RunnerId, SessionId, SpecTaskId, ThreadId, TurnId};
+pub use ids::{
+    Epoch, Generation, GrantId, IdError, KindName, PoolName, RecordingId, RunnerId, Seat, SessionId, SpecTaskId,
+    ThreadId, TurnId,
+};

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::DesiredSession;
+use crate::control::Viewer;
 use crate::error::ErrorCode;
 use crate::ids::{Epoch, RunnerId, SessionId};
 use crate::runner::{Heartbeat, RunnerFacts};
@@ -135,6 +136,9 @@ pub struct Dial {
     pub session: SessionId,
     /// Which bytes.
     pub stream: Stream,
+    /// For [`Stream::Vnc`] and [`Stream::Rdp`]: who looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub viewer: Option<Viewer>,
     /// For [`Stream::Logs`]: last lines wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u32>,
@@ -156,12 +160,18 @@ pub const DIAL_TICKET_HEADER: &str = "x-helix-dial-ticket";
 pub enum Stream {
     /// RFB bytes of the display, binary frames.
     Vnc,
+    /// RDP bytes of the display, binary frames; who comes must know a grant's password.
+    Rdp,
     /// The units' last log lines: text frames, each a JSON array of [`LogLine`]; then close.
     Logs,
+    /// Calls of the desktop API and their answers: frames of [`desktop`](crate::desktop).
+    Desktop,
+    /// Bytes between the server and the session's unit `tools`, binary frames: see [`crate::tools`].
+    Tools,
 }
 
 /// Names of a session's units, in the order of their start.
-pub const UNITS: [&str; 6] = ["workspace", "dbus", "display", "wm", "forward", "app"];
+pub const UNITS: [&str; 9] = ["workspace", "dbus", "display", "wm", "forward", "recorder", "app", "tools", "rdp"];
 
 /// One line that a unit wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

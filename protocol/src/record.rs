@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::Assignment;
-use crate::ids::{Epoch, Generation, PoolName, RunnerId, SessionId, SpecTaskId, ThreadId};
+use crate::control::{Control, Viewer};
+use crate::grant::Grants;
+use crate::ids::{Epoch, Generation, PoolName, RecordingId, RunnerId, SessionId, SpecTaskId, ThreadId};
+use crate::recording::{Deletion, Keep};
 use crate::runner::{Liveness, RunnerFacts};
 use crate::session::{Cause, Desired, SessionSpec};
 
@@ -22,6 +25,9 @@ pub struct SessionRecord {
     /// Pool it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolName>,
+    /// The one runner that it may run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_runner: Option<RunnerId>,
     /// Free words for filters.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -40,6 +46,15 @@ pub struct SessionRecord {
     /// Where it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignment: Option<Assignment>,
+    /// Who may type in its desktop.
+    #[serde(default, skip_serializing_if = "Control::is_unused")]
+    pub control: Control,
+    /// When its holder loses it who does not renew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_expires_at: Option<Timestamp>,
+    /// Passwords of native viewers of its desktop.
+    #[serde(default, skip_serializing_if = "Grants::is_unused")]
+    pub grants: Grants,
     /// Why it still waits, from the scheduler; or why it ended before it ever ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
@@ -86,6 +101,50 @@ pub struct SecretRecord {
     pub sealed: String,
     /// When it was stored.
     pub stored_at: Timestamp,
+}
+
+/// `helix_recordings/<recording>`: how far a recording is. Its chunks and its manifest are in stream `HELIX_RECORDINGS`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordingRecord {
+    /// Same as the key.
+    pub id: RecordingId,
+    /// Of which session.
+    pub session: SessionId,
+    /// Whose session.
+    pub owner: String,
+    /// On which runner.
+    pub runner: RunnerId,
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// When time was 0, by the runner's clock.
+    pub started_at: Timestamp,
+    /// Width of its first picture; 0 before there is one.
+    pub width: u16,
+    /// Height of its first picture.
+    pub height: u16,
+    /// Chunks that are here.
+    pub chunks: u32,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Gaps in them.
+    pub gaps: u32,
+    /// Time of the last record.
+    pub duration_us: u64,
+    /// SHA-256 of the last chunk, 64 hex digits; what the first one has to name before there is one.
+    pub last_hash: String,
+    /// When that came.
+    pub last_at: Timestamp,
+    /// How long it is kept after that.
+    pub keep: Keep,
+    /// All of it is here.
+    #[serde(default)]
+    pub complete: bool,
+    /// It is gone; the record stays for a while, so that people are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<Deletion>,
+    /// Nothing but this record is left of it.
+    #[serde(default)]
+    pub purged: bool,
 }
 
 /// `helix_spec_tasks/<spec task>`: a piece of work and the one desktop that it has.
@@ -135,6 +194,10 @@ pub struct TokenRecord {
     /// When it ends; never where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// Of a join token: the hash of the runner's own token that was enrolled with it. Good for the same enrolment alone
+    /// from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<String>,
 }
 
 /// What a bearer may do. Each scope that has a subject names it.
@@ -155,8 +218,12 @@ pub enum Scope {
     Session(SessionId),
     /// The desktop of one session in a browser: what a printed link carries.
     Desktop(SessionId),
+    /// The same, only to look at.
+    View(SessionId),
     /// Exchanges itself for a runner's own token (`RUNNER_TOKEN`).
     Enrol,
+    /// The same for one runner, once.
+    Join(RunnerId),
 }
 
 /// `helix_tickets/<hash>`: a one-use ticket for a byte stream. TTL 60 s; consumed by revision-checked delete.
@@ -166,6 +233,8 @@ pub struct TicketRecord {
     pub session: SessionId,
     /// Which stream.
     pub stream: crate::link::Stream,
+    /// Whom it lets in.
+    pub viewer: Viewer,
     /// Hash of the token that asked for it: revoking that token closes what the ticket opened.
     pub token_hash: String,
     /// When it ends.

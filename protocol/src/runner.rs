@@ -54,6 +54,9 @@ pub struct RunnerFacts {
     /// What a session of a kind reserves here where its spec says nothing: the kind's word, else the runner's.
     #[serde(default)]
     pub kind_reserve: BTreeMap<KindName, Reserve>,
+    /// Why its sessions cannot be reached by RDP; absent: they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_rdp: Option<String>,
     /// Memory of the machine in bytes.
     pub memory_bytes: u64,
     /// Processors of the machine.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Generation, KindName, RunnerId, SessionId};
+use crate::recording::RecordingOptions;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources};
 
 /// Most characters of a session's `input`.
@@ -163,6 +164,9 @@ pub struct SessionSpec {
     /// Desktop size; the runner's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub geometry: Option<Geometry>,
+    /// What draws its desktop; the kind's word where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_server: Option<DisplayServer>,
     /// Extra environment of the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -178,6 +182,21 @@ pub struct SessionSpec {
     /// What becomes of it while its runner cannot be heard; it runs on where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<OnLost>,
+    /// How its desktop is recorded; it is not where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingOptions>,
+}
+
+/// What draws a session's desktop and shows it to viewers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum DisplayServer {
+    /// X and VNC in one process: the least work, and a viewer can set its size.
+    #[default]
+    Xtigervnc,
+    /// Xvfb, watched by `X0tigervnc`: for programs that do not get on with the other one.
+    Xvfb,
 }
 
 /// What a session shall be. Smaller than [`SessionPhase`] on purpose.
@@ -260,6 +279,23 @@ pub struct Display {
     pub geometry: Geometry,
 }
 
+/// Open ports of one session on an address of its runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DirectPorts {
+    /// Where the runner listens, as viewers name it.
+    pub host: String,
+    /// VNC, 5900 to 5920; an RDP client is served there, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vnc: Option<u16>,
+    /// RDP, 3389 to 3409.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdp: Option<u16>,
+    /// HTTP: `/vnc.html`, a viewer for browsers. The VNC port's number and 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<u16>,
+}
+
 /// What a runner saw of one session: the body of a report, and the value in `helix_observed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ObservedSession {
@@ -298,6 +334,15 @@ pub struct ObservedSession {
     /// The limits that it runs under, and what of them is enforced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Epoch of the control lease that its gate enforces.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub control: u64,
+    /// Counter of the grants that its gate knows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub grants: u64,
+    /// Ports of the runner at which native viewers reach it directly, where the runner has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<DirectPorts>,
     /// True while its runner, cut off from the servers, holds it still (`on_lost = restart`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub frozen: bool,
@@ -307,6 +352,11 @@ pub struct ObservedSession {
     /// Present when the session runs although the desired set does not name it: what an adoption needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unclaimed: Option<Unclaimed>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl ObservedSession {

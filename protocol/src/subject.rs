@@ -1,6 +1,6 @@
 //! Every NATS subject, stream and bucket name. No other file spells one.
 
-use crate::ids::{RunnerId, SessionId, ThreadId};
+use crate::ids::{RecordingId, RunnerId, SessionId, ThreadId};
 
 /// NATS account of servers; has JetStream.
 pub const ACCOUNT_HELIX: &str = "HELIX";
@@ -30,6 +30,8 @@ pub const BUCKET_POOLS: &str = "helix_pools";
 pub const BUCKET_SECRETS: &str = "helix_secrets";
 /// KV: spec tasks, `<spec task>`.
 pub const BUCKET_SPEC_TASKS: &str = "helix_spec_tasks";
+/// KV: recordings, `<recording>`.
+pub const BUCKET_RECORDINGS: &str = "helix_recordings";
 /// KV: image manifests, `<image>`.
 pub const BUCKET_IMAGES: &str = "helix_images";
 
@@ -41,6 +43,10 @@ pub const EXTERNAL_AGENTS_STORED: [&str; 3] = [REGISTER, RESPONSE, EVENTS_ALL];
 pub const STREAM_THREADS: &str = "HELIX_THREADS";
 /// Subjects of [`STREAM_THREADS`].
 pub const THREADS_ALL: &str = "threads.*.*";
+/// Stream of recordings: `recordings.<recording>.chunk.<number>`, `recordings.<recording>.page.<number>`.
+pub const STREAM_RECORDINGS: &str = "HELIX_RECORDINGS";
+/// Subjects of [`STREAM_RECORDINGS`].
+pub const RECORDINGS_ALL: &str = "recordings.*.*.*";
 /// Stream of image chunks, `images.chunk.<digest>`.
 pub const STREAM_IMAGES: &str = "HELIX_IMAGES";
 /// Subjects of [`STREAM_IMAGES`].
@@ -71,6 +77,9 @@ pub const DOWN_ALL: &str = "down.>";
 /// NATS server → helix-server: may this connection in?
 pub const AUTH_CALLOUT: &str = "$SYS.REQ.USER.AUTH";
 
+/// Entries of the audit trail.
+pub const AUDIT_EVENT: &str = "external_agents.event.audit";
+
 /// Lifecycle event of a session.
 pub fn session_event(session: &SessionId) -> String {
     format!("external_agents.event.session.{session}")
@@ -79,6 +88,26 @@ pub fn session_event(session: &SessionId) -> String {
 /// Lifecycle event of a runner.
 pub fn runner_event(runner: &RunnerId) -> String {
     format!("external_agents.event.runner.{runner}")
+}
+
+/// Chunks of a recording, and its end: what proves it.
+pub fn recording_event(recording: &RecordingId) -> String {
+    format!("external_agents.event.recording.{recording}")
+}
+
+/// A chunk of a recording.
+pub fn recording_chunk(recording: &RecordingId, number: u32) -> String {
+    format!("recordings.{recording}.chunk.{number}")
+}
+
+/// A page of a recording's manifest.
+pub fn recording_page(recording: &RecordingId, page: u32) -> String {
+    format!("recordings.{recording}.page.{page}")
+}
+
+/// Everything that is stored of a recording.
+pub fn recording_all(recording: &RecordingId) -> String {
+    format!("recordings.{recording}.>")
 }
 
 /// Documents: where `zed_task` and `stop_task` for a runner are published for observers.
@@ -159,6 +188,11 @@ pub fn parse_thread(subject: &str) -> Option<(SessionId, ThreadId)> {
 /// in on an older socket, or to send a command. Core request, within account HELIX.
 pub fn sync_owner(session: &SessionId) -> String {
     format!("sync.{session}")
+}
+
+/// Where a call has moved the pointer of a session's desktop. Core message, within account HELIX.
+pub fn pointer(session: &SessionId) -> String {
+    format!("desktop.pointer.{session}")
 }
 
 /// Key of the lease of the server that holds a session's newest sync socket.

@@ -265,8 +265,11 @@ pub enum ThreadEvent {
     /// Something said or done. The entry's text is its former text up to byte `offset`, followed by `text`:
     /// `offset` equal to the former length appends, a smaller one rewrites.
     Entry {
-        /// The agent's id of it: in the thread, stable. Order is the order of first appearance.
+        /// The agent's id of it: in the thread, stable.
         entry: String,
+        /// Where it stands at its first appearance: right before this entry, which was heard sooner. None: last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<String>,
         /// Turn it belongs to, where known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         turn: Option<TurnId>,

@@ -18,7 +18,9 @@ use helix_protocol::session::{
 use helix_protocol::thread::{
     Role, ThreadEvent, ThreadFeedItem, ThreadRecord, TokenUsage, ToolCall, TurnCause, TurnState,
 };
-use helix_protocol::{Epoch, ErrorCode, Generation, KindName, RunnerId, SessionId, SpecTaskId, ThreadId, TurnId};
+use helix_protocol::{
+    Epoch, ErrorCode, Generation, KindName, RecordingId, RunnerId, SessionId, SpecTaskId, ThreadId, TurnId,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -100,10 +102,13 @@ fn view() -> SessionView {
         frozen: false,
         sync: SyncStatus::default(),
         spec_task: None,
+        recording: Some(RecordingId::of(&session(), Epoch(2))),
         endpoints: Endpoints {
             view: Some("https://helix.example.org/sessions/session_123/view".to_owned()),
             vnc: Some("wss://helix.example.org/api/v1/sessions/session_123/streams/vnc".to_owned()),
             rdp: None,
+            direct_vnc: None,
+            direct_page: None,
         },
         timeline: vec![step("accepted", None, None), step("display", Some(80), Some("Xtigervnc"))],
         created_at: Timestamp::UNIX_EPOCH,
@@ -151,6 +156,7 @@ fn runner_view() -> RunnerView {
         max_resources: Resources { tasks: Some(2048), ..Resources::default() },
         reservable: reserve,
         kind_reserve: BTreeMap::from([(kind(), reserve)]),
+        no_rdp: None,
         memory_bytes: 16 << 30,
         cpus: 8,
         labels: BTreeMap::from([("site".to_owned(), "cellar".to_owned())]),
@@ -165,6 +171,7 @@ fn runner_view() -> RunnerView {
         slots: 8,
         facts: Some(facts),
         enrolled_at: Timestamp::UNIX_EPOCH,
+        registered_at: Some(Timestamp::UNIX_EPOCH),
         last_seen_at: Some(Timestamp::UNIX_EPOCH),
     }
 }
@@ -197,6 +204,8 @@ fn the_link() {
         generation: Generation(1),
         desired: Desired::Running,
         spec: spec(),
+        control: helix_protocol::control::Control::default(),
+        grants: 0,
         deleted: false,
         access: None,
     };
@@ -207,6 +216,7 @@ fn the_link() {
         ticket: "t".to_owned(),
         session: session(),
         stream: Stream::Vnc,
+        viewer: None,
         lines: None,
         unit: None,
         follow: false,
@@ -289,7 +299,7 @@ fn what_clients_read_of_sessions_and_runners() {
     golden!("session_page", round_trip(SessionPage { sessions: vec![bare_view()], next_cursor: Some("c".to_owned()) }));
     golden!("session_page_last", round_trip(SessionPage { sessions: Vec::new(), next_cursor: None }));
     golden!("runner_view", round_trip(runner_view()));
-    let unregistered = RunnerView { facts: None, last_seen_at: None, ..runner_view() };
+    let unregistered = RunnerView { facts: None, registered_at: None, last_seen_at: None, ..runner_view() };
     golden!("runner_list", round_trip(RunnerList { runners: vec![unregistered.clone()] }));
     let status = FleetStatus {
         version: "0.1.0".to_owned(),
@@ -310,6 +320,7 @@ fn what_clients_read_of_conversations() {
     };
     let said = ThreadEvent::Entry {
         entry: "3".to_owned(),
+        before: None,
         turn: Some(turn.clone()),
         role: Role::Assistant,
         tool: Some(ToolCall { name: "grep".to_owned(), status: "Completed".to_owned() }),
@@ -344,7 +355,8 @@ fn what_clients_read_of_conversations() {
 fn what_opens_a_desktop() {
     let expires_at = Timestamp::UNIX_EPOCH;
     let url = "wss://helix.example.org/api/v1/sessions/session_123/streams/vnc?ticket=t".to_owned();
-    golden!("ticket", round_trip(Ticket { ticket: "t".to_owned(), url, expires_at }));
+    let role = helix_protocol::control::Role::Control;
+    golden!("ticket", round_trip(Ticket { ticket: "t".to_owned(), url, role, recorded: true, expires_at }));
     let url = "https://helix.example.org/sessions/session_123/view#token=t".to_owned();
     golden!("link", round_trip(Link { url, expires_at }));
 }

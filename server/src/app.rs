@@ -8,13 +8,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::audit::Audit;
 use crate::bus::Bus;
 use crate::callout::Callout;
 use crate::config::ServerConfig;
+use crate::desktop::Desktops;
 use crate::events::Events;
 use crate::keys::{Keys, random_id};
 use crate::link::Link;
 use crate::reconciler::Reconciler;
+use crate::recordings::Recordings;
 use crate::relay::Relay;
 use crate::runners::Runners;
 use crate::secrets::Secrets;
@@ -50,12 +53,18 @@ pub struct App {
     pub tokens: Tokens,
     /// Lifecycle events.
     pub events: Events,
+    /// Who did what.
+    pub audit: Audit,
     /// Conversations of sessions.
     pub threads: Threads,
     /// Sessions as they are asked for, and desktops with several names.
     pub spec_tasks: SpecTasks,
+    /// Rules for recordings.
+    pub recordings: Recordings,
     /// Viewers waiting for a runner to dial back.
     pub relay: Relay,
+    /// Calls on desktops.
+    pub desktops: Desktops,
     /// Cancelled when the process shall end: stop accepting, drain, leave. Also by a task without which it is of no
     /// use.
     pub shutdown: CancellationToken,
@@ -86,8 +95,7 @@ impl App {
         let events = Events::new(bus.clone(), tasks.clone());
         tasks.spawn(events.clone().run(background.clone()).instrument(tracing::info_span!("events")));
         let secrets = Secrets::new(store.clone(), Arc::clone(&keys));
-        let sessions =
-            Sessions::new(store.clone(), events.clone(), Arc::clone(&keys), secrets.clone(), &config.public_url);
+        let sessions = Sessions::new(store.clone(), events.clone(), Arc::clone(&keys), secrets.clone(), &config);
         let runners = Runners::new(store.clone(), events.clone(), Arc::clone(&server_id), &config);
         let threads = Threads::new(
             bus.clone(),
@@ -97,12 +105,17 @@ impl App {
             tasks.clone(),
             background.clone(),
         );
+        let relay = Relay::new(&config, Arc::clone(&server_id), bus.clone());
+        let shutdown = CancellationToken::new();
         let app = Self {
             spec_tasks: SpecTasks::new(store.clone(), sessions.clone(), threads.clone()),
             tokens: Tokens::new(store.clone(), Arc::clone(&keys), &config.secrets),
+            audit: Audit::new(events.clone()),
+            recordings: Recordings::new(bus.clone(), store.clone(), events.clone()),
             threads,
-            relay: Relay::new(&config, Arc::clone(&server_id), bus.clone()),
-            shutdown: CancellationToken::new(),
+            desktops: Desktops::new(relay.clone(), shutdown.clone()),
+            relay,
+            shutdown,
             background,
             tasks,
             config,
@@ -136,9 +149,11 @@ impl App {
             store: self.store.clone(),
             events: self.events.clone(),
             sessions: self.sessions.clone(),
+            tokens: self.tokens.clone(),
             runners: self.runners.clone(),
             threads: self.threads.clone(),
             spec_tasks: self.spec_tasks.clone(),
+            recordings: self.recordings.clone(),
             server_id: Arc::clone(&self.server_id),
             config: Arc::clone(&self.config),
         };

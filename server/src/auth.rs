@@ -32,6 +32,8 @@ pub enum Need {
     Operate,
     /// A session's desktop: who may drive it.
     Drive,
+    /// A session's desktop: who may look at it.
+    Watch,
     /// A session's own line to the server, or somebody in its place.
     Agent,
     /// A runner's own line.
@@ -43,19 +45,21 @@ pub enum Need {
 impl Need {
     /// Whether a bearer of this scope comes in.
     pub fn admits(self, scope: &Scope) -> bool {
-        use Scope::{Admin, Desktop, Enrol, Operator, Runner, Session, User, Viewer};
+        use Scope::{Admin, Desktop, Enrol, Join, Operator, Runner, Session, User, View, Viewer};
         match self {
             Self::Public | Self::Any => true,
             // A bearer is no ticket.
             Self::Ticket => false,
             Self::Fleet | Self::Superseded => matches!(scope, Admin | Operator | User | Viewer),
-            Self::Read => matches!(scope, Admin | Operator | User | Viewer | Session(_) | Desktop(_)),
+            Self::Read | Self::Watch => {
+                matches!(scope, Admin | Operator | User | Viewer | Session(_) | Desktop(_) | View(_))
+            }
             Self::Change => matches!(scope, Admin | Operator | User),
             Self::Operate => matches!(scope, Admin | Operator),
             Self::Drive => matches!(scope, Admin | Operator | User | Session(_) | Desktop(_)),
             Self::Agent => matches!(scope, Admin | Operator | User | Session(_)),
             Self::Runner => matches!(scope, Runner(_)),
-            Self::Enrol => matches!(scope, Admin | Enrol),
+            Self::Enrol => matches!(scope, Admin | Enrol | Join(_)),
         }
     }
 
@@ -71,12 +75,16 @@ impl Need {
             Self::Change => "a token of scope admin, operator or user",
             Self::Operate => "a token of scope admin or operator",
             Self::Drive => "a token of scope admin, operator, user, or of the session or its desktop",
+            Self::Watch => "a token of scope admin, operator, user, viewer, or of the session or its desktop",
             Self::Agent => "a token of scope admin, operator, user, or of the session itself",
             Self::Runner => "a runner's own token",
-            Self::Enrol => "the enrolment token",
+            Self::Enrol => "the enrolment token, or a join token",
         }
     }
 }
+
+/// Characters of [`Principal::digest`].
+const DIGEST_CHARS: usize = 16;
 
 /// A scope as one word, as `whoami` shows it.
 pub fn scope_word(scope: &Scope) -> &'static str {
@@ -88,7 +96,9 @@ pub fn scope_word(scope: &Scope) -> &'static str {
         Scope::Runner(_) => "runner",
         Scope::Session(_) => "session",
         Scope::Desktop(_) => "desktop",
+        Scope::View(_) => "view",
         Scope::Enrol => "enrol",
+        Scope::Join(_) => "join",
     }
 }
 
@@ -109,8 +119,8 @@ impl Principal {
         match &self.scope {
             Scope::Admin | Scope::Operator | Scope::Viewer => true,
             Scope::User => self.name == owner,
-            Scope::Session(own) | Scope::Desktop(own) => own == session,
-            Scope::Runner(_) | Scope::Enrol => false,
+            Scope::Session(own) | Scope::Desktop(own) | Scope::View(own) => own == session,
+            Scope::Runner(_) | Scope::Enrol | Scope::Join(_) => false,
         }
     }
 
@@ -119,11 +129,17 @@ impl Principal {
         match &self.scope {
             Scope::Admin | Scope::Operator => true,
             Scope::User => self.name == owner,
-            Scope::Viewer | Scope::Session(_) | Scope::Desktop(_) | Scope::Runner(_) | Scope::Enrol => false,
+            Scope::Viewer
+            | Scope::Session(_)
+            | Scope::Desktop(_)
+            | Scope::View(_)
+            | Scope::Runner(_)
+            | Scope::Enrol
+            | Scope::Join(_) => false,
         }
     }
 
-    /// May open this session's desktop.
+    /// May look at this session's desktop and drive it.
     pub fn may_drive(&self, session: &SessionId, owner: &str) -> bool {
         match &self.scope {
             Scope::Session(own) | Scope::Desktop(own) => own == session,
@@ -136,10 +152,15 @@ impl Principal {
         matches!(self.scope, Scope::Admin) || self.name == owner
     }
 
+    /// Tells this token from others of the same name, and says nothing about it.
+    pub fn digest(&self) -> String {
+        helix_protocol::ids::secret_hash(&self.token_hash).chars().take(DIGEST_CHARS).collect()
+    }
+
     /// The one session that this token is for.
     pub fn session(&self) -> Option<&SessionId> {
         match &self.scope {
-            Scope::Session(own) | Scope::Desktop(own) => Some(own),
+            Scope::Session(own) | Scope::Desktop(own) | Scope::View(own) => Some(own),
             _ => None,
         }
     }
@@ -176,10 +197,12 @@ mod tests {
             Scope::Operator,
             Scope::User,
             Scope::Viewer,
-            Scope::Runner(runner),
+            Scope::Runner(runner.clone()),
             Scope::Session(session.clone()),
-            Scope::Desktop(session),
+            Scope::Desktop(session.clone()),
+            Scope::View(session),
             Scope::Enrol,
+            Scope::Join(runner),
         ]
     }
 
@@ -192,13 +215,15 @@ mod tests {
         for need in [Need::Fleet, Need::Superseded] {
             assert_eq!(admitted(need), ["admin", "operator", "user", "viewer"]);
         }
-        assert_eq!(admitted(Need::Read), ["admin", "operator", "user", "viewer", "session", "desktop"]);
+        for need in [Need::Read, Need::Watch] {
+            assert_eq!(admitted(need), ["admin", "operator", "user", "viewer", "session", "desktop", "view"]);
+        }
         assert_eq!(admitted(Need::Change), ["admin", "operator", "user"]);
         assert_eq!(admitted(Need::Operate), ["admin", "operator"]);
         assert_eq!(admitted(Need::Drive), ["admin", "operator", "user", "session", "desktop"]);
         assert_eq!(admitted(Need::Agent), ["admin", "operator", "user", "session"]);
         assert_eq!(admitted(Need::Runner), ["runner"]);
-        assert_eq!(admitted(Need::Enrol), ["admin", "enrol"]);
+        assert_eq!(admitted(Need::Enrol), ["admin", "enrol", "join"]);
     }
 
     #[test]

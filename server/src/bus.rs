@@ -43,8 +43,8 @@ pub struct Bus {
     jetstream: Context,
     connections: watch::Receiver<Connection>,
     health: Arc<watch::Sender<Health>>,
-    /// Copies of what the schema lacks.
-    replicas: usize,
+    /// How what the schema lacks is made.
+    wanted: schema::Wanted,
 }
 
 /// What the client's events said last.
@@ -71,12 +71,16 @@ impl Bus {
         let client = connect_within(config, server_id, &events, START_PATIENCE).await?;
         check_version(&client.server_info().version, &config.nats.url)?;
         let jetstream = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
-        let replicas = config.nats.replicas;
-        schema::ensure(&jetstream, replicas).await?;
+        let wanted = schema::Wanted {
+            replicas: config.nats.replicas,
+            recordings: config.recording.max_store,
+            is_chosen: config.recording.is_chosen,
+        };
+        schema::ensure(&jetstream, wanted).await?;
         // The client's own event of this connect comes by another task; `require_up` relies on it.
         tokio::time::timeout(REQUEST_TIMEOUT, connections.wait_for(|connection| connection.connected)).await??;
         let health = Health { generation: 1, up_since: Some(Instant::now()) };
-        Ok(Self { client, jetstream, connections, health: Arc::new(watch::Sender::new(health)), replicas })
+        Ok(Self { client, jetstream, connections, health: Arc::new(watch::Sender::new(health)), wanted })
     }
 
     /// Keeps schema and health true until `shutdown`.
@@ -103,7 +107,7 @@ impl Bus {
                     self.set_down("JetStream does not answer");
                 }
             } else {
-                match schema::ensure(&self.jetstream, self.replicas).await {
+                match schema::ensure(&self.jetstream, self.wanted).await {
                     Ok(()) => {
                         ensured = Some(connection.count);
                         self.set_up();

@@ -7,6 +7,7 @@
 mod document;
 mod fault;
 mod nats;
+mod recording;
 mod secrets;
 mod threads;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use self::fault::{Fault, Faults};
 pub use self::nats::NatsConfig;
+pub use self::recording::RecordingDefaults;
 pub use self::secrets::Secrets;
 
 use self::document::Document;
@@ -50,6 +52,8 @@ pub struct ServerConfig {
     pub credential_ttl: Duration,
     /// Patience with agents.
     pub threads: Timing,
+    /// What becomes of sessions that say nothing of a recording.
+    pub recording: RecordingDefaults,
     /// The server's own NATS connection.
     pub nats: NatsConfig,
     /// What the secret files hold.
@@ -123,6 +127,7 @@ impl ServerConfig {
         let timing = check_timing(&mut doc, heartbeat, suspect, lost);
 
         let threads = threads::read(&mut doc);
+        let recording = recording::read(&mut doc, nats.as_ref());
 
         let key_file = doc.path("", "key_file");
         let secrets = secrets::read(&mut doc, key_file.as_ref(), SAMPLE_TOKEN);
@@ -144,6 +149,7 @@ impl ServerConfig {
                 lost_timeout,
                 credential_ttl: credential_ttl?,
                 threads: threads?,
+                recording: recording?,
                 nats: nats?,
                 secrets: secrets?,
             })

@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use helix_protocol::event::{Event, FeedItem};
 use helix_protocol::external_agents::{AgentResponse, Register};
-use helix_protocol::subject;
+use helix_protocol::{RecordingId, subject};
 use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -26,6 +26,8 @@ use crate::error::Result;
 
 /// Events that a watcher may be behind before it reads from the stream again.
 const LIVE_BUFFER: usize = 1024;
+/// For the next of the stored events.
+const READ_WITHIN: Duration = Duration::from_secs(10);
 /// Before a broken follow is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -70,6 +72,11 @@ impl Events {
     /// Stores an event; it is stored when this returns. The same `id` within two minutes is stored once.
     pub async fn publish(&self, event: &Event, id: &str) -> Result<()> {
         self.store(subject_of(event), id, event).await
+    }
+
+    /// Something that the process waits for at its end.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work);
     }
 
     /// The same where the fact itself is durable already: nobody waits for the acknowledgement, events of one caller
@@ -118,6 +125,29 @@ impl Events {
         Ok(futures::stream::unfold(watcher, async |mut watcher| Some((watcher.next().await?, watcher))).boxed())
     }
 
+    /// First and last sequence that the stream holds.
+    pub async fn range(&self) -> Result<(u64, u64)> {
+        self.bus.stream_range(subject::STREAM_EXTERNAL_AGENTS).await
+    }
+
+    /// What is stored now after this sequence.
+    pub async fn stored_after(&self, sequence: u64) -> Result<StoredEvents> {
+        let follow = follow_after(&self.bus, sequence).await?;
+        Ok(StoredEvents { left: follow.pending, follow })
+    }
+
+    /// All that is stored of one recording, oldest first.
+    pub async fn of_recording(&self, recording: &RecordingId) -> Result<Vec<FeedItem>> {
+        let filter = subject::recording_event(recording);
+        let follow = self.bus.follow(subject::STREAM_EXTERNAL_AGENTS, &filter, DeliverPolicy::All).await?;
+        let mut stored = StoredEvents { left: follow.pending, follow };
+        let mut items = Vec::new();
+        while let Some(item) = stored.next().await? {
+            items.push(item);
+        }
+        Ok(items)
+    }
+
     /// Follows the stream live until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         shutdown.run_until_cancelled(self.follow_live()).await;
@@ -163,8 +193,12 @@ impl Events {
 
 fn subject_of(event: &Event) -> String {
     match event {
-        Event::Session { session, .. } | Event::SessionDeleted { session, .. } => subject::session_event(session),
+        Event::Session { session, .. } | Event::SessionDeleted { session, .. } | Event::Control { session, .. } => {
+            subject::session_event(session)
+        }
         Event::Runner { runner, .. } => subject::runner_event(runner),
+        Event::Recording { recording, .. } => subject::recording_event(recording),
+        Event::Audit { .. } => subject::AUDIT_EVENT.to_owned(),
     }
 }
 
@@ -180,6 +214,26 @@ fn item_of(stored: &Stored) -> Option<FeedItem> {
             tracing::warn!(sequence = stored.sequence, error = %err, "an event cannot be read and is left out");
             None
         }
+    }
+}
+
+/// Events that were stored when it was made, oldest first.
+pub struct StoredEvents {
+    follow: Follow,
+    left: u64,
+}
+
+impl StoredEvents {
+    /// The next one; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<FeedItem>> {
+        while self.left > 0 {
+            let stored = tokio::time::timeout(READ_WITHIN, self.follow.next()).await.map_err(unavailable)??;
+            self.left = stored.pending.min(self.left - 1);
+            if let Some(item) = item_of(&stored) {
+                return Ok(Some(item));
+            }
+        }
+        Ok(None)
     }
 }
 

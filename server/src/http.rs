@@ -2,27 +2,35 @@
 //! `tokens`.
 //!
 //! The way of a request, outside in: access log → security headers → [`leftover`] of a refused body → panic catcher →
-//! routing → [`guard`] (declared [`Need`](crate::auth::Need) of the route, `Origin`, bearer, scope) → handler. Every
+//! routing → [`audit`] → [`guard`] (declared [`Need`](crate::auth::Need) of the route, `Origin`, bearer, scope) → handler. Every
 //! route comes from [`registry`], which takes no route without a declared need, and the guard refuses what is not in
 //! its table. Every error leaves as a problem document ([`problem`]).
 //!
-//! Tasks: one per connection (axum's) and one per live WebSocket ([`events`], [`streams`], [`sync`]); those end on
+//! Tasks: one per connection (axum's) and one per live WebSocket ([`events`], [`exec`], [`streams`], [`sync`], [`terminals`]); those end on
 //! `App::shutdown` with close code 1012, and `Relay::drained` waits for them.
 
 mod access_log;
 mod assets;
+mod audit;
+mod control;
+mod desktop;
 mod dial;
 mod events;
+mod exec;
 mod external_agents;
 mod extract;
+mod files;
 mod fleet;
+mod grants;
 mod guard;
 mod headers;
 mod health;
 mod leftover;
 mod logs;
 mod openapi;
+mod pointer;
 mod problem;
+mod recordings;
 mod registry;
 mod runners;
 mod secrets;
@@ -31,8 +39,10 @@ pub mod sockets;
 mod spec_tasks;
 mod streams;
 mod sync;
+mod terminals;
 mod thread_events;
 mod threads;
+mod tools;
 mod urls;
 
 use axum::Router;
@@ -49,6 +59,7 @@ pub fn router(app: App) -> Router {
     let gate = guard::Gate::new(table, app.tokens.clone(), &app.config.public_url);
     let routes = routes
         .route_layer(from_fn_with_state(gate, guard::guard))
+        .route_layer(from_fn_with_state(app.clone(), audit::note))
         .layer(axum::Extension(document))
         .layer(DefaultBodyLimit::max(app.config.max_body_bytes));
     let routes = routes.layer(from_fn_with_state(app.clone(), sync::refusals::note));
@@ -76,12 +87,21 @@ fn registry(external_agents: bool) -> Registry {
     let registry = sessions::routes(registry);
     let registry = logs::routes(registry);
     let registry = streams::routes(registry);
+    let registry = control::routes(registry);
+    let registry = grants::routes(registry);
+    let registry = audit::routes(registry);
+    let registry = desktop::routes(registry);
+    let registry = pointer::routes(registry);
+    let registry = files::routes(registry);
+    let registry = exec::routes(registry);
+    let registry = terminals::routes(registry);
     let registry = runners::routes(registry);
     let registry = events::routes(registry);
     let registry = secrets::routes(registry);
     let registry = spec_tasks::routes(registry);
     let registry = threads::routes(registry);
     let registry = thread_events::routes(registry);
+    let registry = recordings::routes(registry);
     let registry = dial::routes(registry);
     if external_agents { external_agents::routes(registry) } else { registry }
 }

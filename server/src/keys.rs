@@ -6,7 +6,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use helix_protocol::{Epoch, SessionId};
+use helix_protocol::{Epoch, GrantId, SessionId};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use nkeys::{KeyPair, KeyPairType};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -40,6 +40,13 @@ pub enum Place<'a> {
         /// Name of the secret.
         name: &'a str,
     },
+    /// Among the grants of this session, under this id.
+    Grant {
+        /// Whose desktop.
+        session: &'a SessionId,
+        /// Which.
+        id: &'a GrantId,
+    },
 }
 
 impl Place<'_> {
@@ -48,6 +55,7 @@ impl Place<'_> {
         match self {
             Self::Session(id) => format!("session\0{id}"),
             Self::Owner { owner, name } => format!("owner\0{name}\0{owner}"),
+            Self::Grant { session, id } => format!("grant\0{id}\0{session}"),
         }
         .into_bytes()
     }

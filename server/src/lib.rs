@@ -3,13 +3,15 @@
 //! The way of a request: [`http`] decodes and authorises → [`sessions`], [`runners`], [`tokens`] hold the rules →
 //! [`store`] writes a durable record, revision-checked → the leader's [`reconciler`] sees it and acts → [`bus`]
 //! nudges the runner, whose requests [`link`] answers → [`events`] tells watchers. Bytes of a desktop pass through
-//! [`relay`] and touch none of this.
+//! [`relay`], calls on it through [`desktop`], and touch none of this.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod bus;
 pub mod callout;
 pub mod config;
+pub mod desktop;
 pub mod error;
 pub mod events;
 pub mod http;
@@ -17,6 +19,7 @@ pub mod keys;
 pub mod link;
 pub mod nats_config;
 pub mod reconciler;
+pub mod recordings;
 pub mod relay;
 pub mod runners;
 pub mod scheduler;

@@ -24,8 +24,10 @@ use tokio_util::task::TaskTracker;
 
 /// How long requests and sockets may take to end once the process shall.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a connection may take to send the head of its next request: who only holds one open is cut off.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection may take to send the head of its next request: who only holds one open is cut off. Longer than
+/// clients keep one that they may use again (90 s in reqwest and Go): one that is closed just as it is used again loses
+/// its request, and no client repeats a POST.
+const HEAD_DEADLINE: Duration = Duration::from_mins(2);
 /// `EX_CONFIG` of sysexits.h: a supervisor that starts it again changes nothing.
 const BAD_CONFIG: u8 = 78;
 

@@ -28,11 +28,13 @@ use crate::bus::Bus;
 use crate::config::ServerConfig;
 use crate::error::Result;
 use crate::events::Events;
+use crate::recordings::Recordings;
 use crate::runners::Runners;
 use crate::sessions::Sessions;
 use crate::spec_tasks::SpecTasks;
 use crate::store::Store;
 use crate::threads::Threads;
+use crate::tokens::Tokens;
 
 /// A pass comes at least this often, whatever the watches say.
 const PASS_INTERVAL: Duration = Duration::from_secs(5);
@@ -52,12 +54,16 @@ pub struct Reconciler {
     pub events: Events,
     /// Rules for sessions.
     pub sessions: Sessions,
+    /// Who may still do what was granted.
+    pub tokens: Tokens,
     /// Rules for runners.
     pub runners: Runners,
     /// Conversations of sessions.
     pub threads: Threads,
     /// Desktops with several names.
     pub spec_tasks: SpecTasks,
+    /// Recordings, whose time may be up.
+    pub recordings: Recordings,
     /// Held while a conversation gets its last word, and while it is removed with its session: no word comes after that.
     pub last_words: Arc<tokio::sync::Mutex<()>>,
     /// Id of this process.
@@ -97,7 +103,7 @@ impl Reconciler {
             self.store.observed.view().changes(),
             self.store.runners.view().changes(),
         );
-        let mut spec_tasks = self.store.spec_tasks.view().changes();
+        let (mut spec_tasks, mut tokens) = (self.store.spec_tasks.view().changes(), self.store.tokens.view().changes());
         let mut health = self.bus.health();
         loop {
             let Ok(Some(since)) = leading.wait_for(Option::is_some).await.map(|since| *since) else { return };
@@ -111,6 +117,7 @@ impl Reconciler {
             observed.borrow_and_update();
             runners.borrow_and_update();
             spec_tasks.borrow_and_update();
+            tokens.borrow_and_update();
             let steady_since = up.up_since.map_or(since, |up| up.max(since));
             let next = match self.pass(steady_since).await {
                 Ok(due) => due.min(Instant::now() + PASS_INTERVAL),
@@ -126,6 +133,7 @@ impl Reconciler {
                 woken = observed.changed() => woken,
                 woken = runners.changed() => woken,
                 woken = spec_tasks.changed() => woken,
+                woken = tokens.changed() => woken,
                 woken = leading.changed() => woken,
                 woken = health.changed() => woken,
                 () = tokio::time::sleep_until(next) => Ok(()),
@@ -141,9 +149,12 @@ impl Reconciler {
         let due = self.judge_runners(steady_since).await?;
         self.settle_names().await?;
         self.sessions.end_let_go().await?;
+        self.sessions.free_control().await?;
+        self.sessions.end_lapsed_grants(&self.tokens).await?;
         self.assign_waiting().await?;
         self.repair_projection().await?;
         self.remove_deleted().await?;
+        self.recordings.expire().await?;
         Ok(due)
     }
 }

@@ -13,11 +13,13 @@ mod dials;
 mod frame;
 mod logs;
 mod splice;
+mod tools;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws;
+use helix_protocol::control::Viewer;
 use helix_protocol::link::{Dial, Nudge, Stream};
 use helix_protocol::{ErrorCode, RunnerId, SessionId};
 use hyper::upgrade::Upgraded;
@@ -30,6 +32,7 @@ pub use dials::Answer;
 pub use logs::LogQuery;
 pub use splice::splice;
 pub(crate) use splice::{GOODBYE, PING_EVERY, SILENCE};
+pub use tools::{ToolsSink, ToolsSource, failure};
 
 use crate::bus::Bus;
 use crate::config::ServerConfig;
@@ -114,14 +117,37 @@ impl Relay {
         self.inner.dials.answer(runner, ticket)
     }
 
-    /// Asks the runner to dial back with a session's desktop; see [`Relay::dial_back`].
-    pub async fn dial_desktop(&self, runner: &RunnerId, session: &SessionId) -> Result<Socket> {
+    /// Asks the runner to dial back with a session's desktop, over VNC or RDP, for this viewer; see [`Relay::dial_back`].
+    pub async fn dial_desktop(
+        &self,
+        runner: &RunnerId,
+        session: &SessionId,
+        stream: Stream,
+        viewer: Viewer,
+    ) -> Result<Socket> {
         let session = session.clone();
         self.dial_back(runner, |url, ticket| Dial {
             url,
             ticket,
             session,
-            stream: Stream::Vnc,
+            stream,
+            viewer: Some(viewer),
+            lines: None,
+            unit: None,
+            follow: false,
+        })
+        .await
+    }
+
+    /// The same for calls of the desktop API.
+    pub(crate) async fn dial_calls(&self, runner: &RunnerId, session: &SessionId) -> Result<Socket> {
+        let session = session.clone();
+        self.dial_back(runner, |url, ticket| Dial {
+            url,
+            ticket,
+            session,
+            stream: Stream::Desktop,
+            viewer: None,
             lines: None,
             unit: None,
             follow: false,

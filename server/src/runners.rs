@@ -1,15 +1,16 @@
-//! Rules for runners: enrol, register, hear, list.
+//! Rules for runners: enrol (in `enrol`), register, hear, list.
 //!
 //! A runner is its record (identity, facts, the verdict how it is heard) and its lease (the last heartbeat). Whoever
 //! hears a runner says `Online`; `Suspect` and `Lost` are the leader's to say.
 
+mod enrol;
 pub mod occupancy;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use helix_protocol::api::{EnrolRunner, Enrolled, RunnerView};
+use helix_protocol::api::RunnerView;
 use helix_protocol::assignment::Lease;
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::Register;
@@ -18,6 +19,7 @@ use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
 use helix_protocol::{ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 
+pub use self::enrol::issue_join_token;
 use crate::config::ServerConfig;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -47,56 +49,6 @@ impl Runners {
         let lease_ttl = Duration::from_secs(config.lost_timeout.as_millis().div_ceil(1000) as u64);
         let nats_url = config.runner_nats_url.clone();
         Self { inner: Arc::new(Inner { store, events, server_id, nats_url, lease_ttl }) }
-    }
-
-    /// Binds the id to the runner's own token, or answers the same again; `RunnerEnrolledElsewhere` otherwise.
-    pub async fn enrol(&self, request: EnrolRunner) -> Result<Enrolled> {
-        let EnrolRunner { id, token_hash } = request;
-        check_hash(&token_hash)?;
-        let store = &self.inner.store;
-        let scope = Scope::Runner(id.clone());
-        let known = store.tokens.get(&token_hash).await?.found();
-        if known.as_ref().is_some_and(|entry| entry.value.scope != scope) {
-            return Err(Error::new(ErrorCode::InvalidRequest, "token_hash is that of another token; make a fresh one"));
-        }
-        // The runner first: it claims the id. A repeat after a crash in between completes the token.
-        let record = RunnerRecord {
-            id: id.clone(),
-            token_hash: token_hash.clone(),
-            facts: None,
-            cordoned: false,
-            liveness: Liveness::Lost,
-            enrolled_at: Timestamp::now(),
-            registered_at: None,
-        };
-        match store.runners.create(id.as_str(), &record).await {
-            Ok(_) => tracing::info!(runner.id = %id, "runner enrolled"),
-            Err(err) if err.code == ErrorCode::Conflict => self.check_same(&id, &token_hash).await?,
-            Err(err) => return Err(err),
-        }
-        if known.is_none() {
-            let token =
-                TokenRecord { name: format!("runner {id}"), scope, created_at: Timestamp::now(), expires_at: None };
-            match store.tokens.create(&token_hash, &token).await {
-                Err(err) if err.code != ErrorCode::Conflict => return Err(err),
-                _ => {}
-            }
-        }
-        Ok(Enrolled { id, nats_url: self.inner.nats_url.clone() })
-    }
-
-    async fn check_same(&self, id: &RunnerId, token_hash: &str) -> Result<()> {
-        let found = self.inner.store.runners.get(id.as_str()).await?.found();
-        if found.is_some_and(|entry| entry.value.token_hash == token_hash) {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorCode::RunnerEnrolledElsewhere,
-            format!(
-                "runner id {id} is enrolled with another token; use another RUNNER_ID, or remove the old runner while \
-                 it is offline (DELETE /api/v1/runners/{id})"
-            ),
-        ))
     }
 
     /// One runner.
@@ -129,6 +81,17 @@ impl Runners {
         store.runners.delete(id.as_str(), entry.revision).await?;
         if let Some(token) = store.tokens.get(&entry.value.token_hash).await?.found() {
             store.tokens.delete(&entry.value.token_hash, token.revision).await?;
+        }
+        // With what it came with, or it would come again.
+        store.tokens.catch_up().await?;
+        let joins: Vec<_> = {
+            let tokens = store.tokens.view().read();
+            let is_its = |record: &TokenRecord| matches!(&record.scope, Scope::Join(of) if of == id);
+            let its = tokens.iter().filter(|(_, entry)| is_its(&entry.value));
+            its.map(|(hash, entry)| (hash.to_owned(), entry.revision)).collect()
+        };
+        for (hash, revision) in joins {
+            store.tokens.delete(&hash, revision).await?;
         }
         self.tell(id, RunnerStatus::Offline, Liveness::Lost, entry.revision).await;
         tracing::info!(runner.id = %id, "runner removed");
@@ -256,6 +219,7 @@ fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u
         slots,
         facts: record.facts.clone(),
         enrolled_at: record.enrolled_at,
+        registered_at: record.registered_at,
         last_seen_at: lease.map(|lease| lease.value.renewed_at),
     }
 }
@@ -271,13 +235,9 @@ fn documents_register(id: &RunnerId, facts: &RunnerFacts) -> Register {
     }
 }
 
-fn check_hash(hash: &str) -> Result<()> {
-    if hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorCode::InvalidRequest, "token_hash is not a SHA-256 in 64 lower-case hex digits"))
-}
-
 fn not_found(id: &RunnerId) -> Error {
-    Error::new(ErrorCode::RunnerNotFound, format!("there is no runner {id}; it enrols with its enrolment token"))
+    Error::new(
+        ErrorCode::RunnerNotFound,
+        format!("there is no runner {id}; it enrols with the enrolment token or a join token"),
+    )
 }

@@ -65,6 +65,8 @@ pub struct Ask<'a> {
     pub kind: Option<&'a KindName>,
     /// Pool whose runners it wants.
     pub pool: Option<&'a PoolName>,
+    /// The one runner that it may run on.
+    pub runner: Option<&'a RunnerId>,
     /// Most that it may use.
     pub resources: Resources,
     /// What is kept free for it; the runner's word for its kind where absent.
@@ -79,7 +81,8 @@ pub struct Refusal(pub String);
 pub fn place(runners: &[Candidate], ask: Ask<'_>) -> Result<usize, Refusal> {
     let mut best: Option<usize> = None;
     let mut unfit = Vec::new();
-    for (index, candidate) in runners.iter().enumerate() {
+    let named = |candidate: &Candidate| ask.runner.is_none_or(|runner| candidate.id == *runner);
+    for (index, candidate) in runners.iter().enumerate().filter(|(_, candidate)| named(candidate)) {
         match filter::fit(candidate, ask) {
             Ok(()) if best.is_none_or(|best| score::better(candidate, &runners[best])) => best = Some(index),
             Ok(()) => {}
@@ -95,7 +98,7 @@ fn refuse(unfit: &[(&RunnerId, Unfit)], ask: Ask<'_>) -> Refusal {
     let memory = any(|reason| matches!(reason, Unfit::Memory { .. }) && reason.is_passing());
     let cpu = any(|reason| matches!(reason, Unfit::Cpu { .. }) && reason.is_passing());
     let summary = if unfit.is_empty() {
-        "no runner is enrolled".to_owned()
+        ask.runner.map_or_else(|| "no runner is enrolled".to_owned(), |runner| format!("there is no runner {runner}"))
     } else if let Some(short) = shortage(slots, memory, cpu) {
         short.to_owned()
     } else if any(Unfit::is_passing) {

@@ -6,8 +6,10 @@
 
 mod access;
 mod amend;
+pub mod control;
 mod create;
 mod end;
+pub mod grants;
 mod known;
 pub mod list;
 pub mod report;
@@ -20,7 +22,9 @@ use std::time::Duration;
 
 use helix_protocol::api::{SessionPage, SessionView};
 use helix_protocol::assignment::Assignment;
+use helix_protocol::control::Control;
 use helix_protocol::event::Event;
+use helix_protocol::grant::Grants;
 use helix_protocol::record::SessionRecord;
 use helix_protocol::session::{Desired, ObservedSession, SessionPhase};
 use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
@@ -31,6 +35,7 @@ pub use self::amend::Amendment;
 pub use self::create::Created;
 use self::view::Known;
 use crate::auth::Principal;
+use crate::config::{RecordingDefaults, ServerConfig};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::keys::{Keys, token_epoch};
@@ -48,6 +53,7 @@ struct Inner {
     events: Events,
     keys: Arc<Keys>,
     secrets: Secrets,
+    recording: RecordingDefaults,
     public_url: String,
 }
 
@@ -90,8 +96,9 @@ pub struct Filter {
 
 impl Sessions {
     /// Rules over a store.
-    pub fn new(store: Store, events: Events, keys: Arc<Keys>, secrets: Secrets, public_url: &str) -> Self {
-        Self { inner: Arc::new(Inner { store, events, keys, secrets, public_url: public_url.to_owned() }) }
+    pub fn new(store: Store, events: Events, keys: Arc<Keys>, secrets: Secrets, config: &ServerConfig) -> Self {
+        let (recording, public_url) = (config.recording, config.public_url.clone());
+        Self { inner: Arc::new(Inner { store, events, keys, secrets, recording, public_url }) }
     }
 
     /// One session and whose desktop it is, read from the store itself. Refuses a principal that may not see it as not
@@ -299,13 +306,18 @@ fn claim(by: &Principal, seen: &ObservedSession) -> Result<SessionRecord> {
         owner: by.name.clone(),
         spec: unclaimed.spec.clone(),
         pool: None,
+        on_runner: None,
         labels: BTreeMap::new(),
-        request_hash: validate::request_hash(&unclaimed.spec, None, &BTreeMap::new())?,
+        request_hash: validate::request_hash(&unclaimed.spec, None, None, &BTreeMap::new())?,
         desired: Desired::Running,
         generation: seen.generation,
         epoch: seen.epoch,
         assignments: 1,
         assignment: Some(assignment),
+        // Behind what the gate knows: it takes nothing older, and what it knows holds no more.
+        control: Control { epoch: seen.control + 1, holder: None },
+        control_expires_at: None,
+        grants: Grants { epoch: seen.grants + 1, list: Vec::new() },
         cause: None,
         created_at: unclaimed.received_at,
         deleted: false,

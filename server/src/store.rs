@@ -8,7 +8,9 @@ pub mod jetstream;
 pub mod view;
 
 use helix_protocol::assignment::{DesiredSession, Lease};
-use helix_protocol::record::{RunnerRecord, SecretRecord, SessionRecord, SpecTaskRecord, TicketRecord, TokenRecord};
+use helix_protocol::record::{
+    RecordingRecord, RunnerRecord, SecretRecord, SessionRecord, SpecTaskRecord, TicketRecord, TokenRecord,
+};
 use helix_protocol::session::ObservedSession;
 use helix_protocol::subject;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +43,8 @@ pub struct Store {
     pub secrets: Bucket<SecretRecord>,
     /// Spec tasks, by spec task.
     pub spec_tasks: Bucket<SpecTaskRecord>,
+    /// Recordings, by recording.
+    pub recordings: Bucket<RecordingRecord>,
 }
 
 impl Store {
@@ -56,6 +60,7 @@ impl Store {
             leases: Bucket::open(bus, subject::BUCKET_LEASES).await?,
             secrets: Bucket::open(bus, subject::BUCKET_SECRETS).await?,
             spec_tasks: Bucket::open(bus, subject::BUCKET_SPEC_TASKS).await?,
+            recordings: Bucket::open(bus, subject::BUCKET_RECORDINGS).await?,
         };
         store.sessions.spawn_feed(tasks, shutdown);
         store.desired.spawn_feed(tasks, shutdown);
@@ -65,6 +70,7 @@ impl Store {
         store.leases.spawn_feed(tasks, shutdown);
         store.secrets.spawn_feed(tasks, shutdown);
         store.spec_tasks.spawn_feed(tasks, shutdown);
+        store.recordings.spawn_feed(tasks, shutdown);
         Ok(store)
     }
 
@@ -79,6 +85,7 @@ impl Store {
             self.leases.view().synced(generation),
             self.secrets.view().synced(generation),
             self.spec_tasks.view().synced(generation),
+            self.recordings.view().synced(generation),
         );
     }
 }

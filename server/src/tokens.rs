@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use helix_protocol::control::Viewer;
 use helix_protocol::ids::secret_hash;
 use helix_protocol::link::Stream;
 use helix_protocol::record::{Scope, SessionRecord, TicketRecord, TokenRecord};
@@ -65,10 +66,24 @@ impl Tokens {
         }
         let hash = secret_hash(secret);
         let record = self.stored(&hash).await?.filter(|record| !is_over(record)).ok_or_else(invalid)?;
-        if let Scope::Desktop(session) = &record.scope {
+        if let Scope::Desktop(session) | Scope::View(session) = &record.scope {
             self.check_desktop(session, record.created_at).await?;
         }
         Ok(Principal { name: record.name.clone(), scope: record.scope.clone(), token_hash: hash })
+    }
+
+    /// Who has the configured or stored token with this hash, as far as this replica knows.
+    pub fn bearer(&self, token_hash: &str) -> Option<Principal> {
+        let (name, scope) = if secret_hash(&self.inner.admin) == token_hash {
+            ("admin".to_owned(), Scope::Admin)
+        } else {
+            let record = self.inner.store.tokens.view().get(token_hash)?.value;
+            if is_over(&record) {
+                return None;
+            }
+            (record.name.clone(), record.scope.clone())
+        };
+        Some(Principal { name, scope, token_hash: token_hash.to_owned() })
     }
 
     async fn verify_session(&self, secret: &str) -> Result<Principal> {
@@ -150,17 +165,25 @@ impl Tokens {
             scope,
             created_at: Timestamp::now(),
             expires_at: Some(issued.expires_at),
+            used_by: None,
         };
         self.inner.store.tokens.create(&secret_hash(&issued.secret), &record).await?;
         Ok(issued)
     }
 
     /// Makes a one-use ticket for a session's stream, 60 s.
-    pub async fn issue_ticket(&self, by: &Principal, session: &SessionId, stream: Stream) -> Result<Issued> {
+    pub async fn issue_ticket(
+        &self,
+        by: &Principal,
+        session: &SessionId,
+        stream: Stream,
+        viewer: Viewer,
+    ) -> Result<Issued> {
         let issued = fresh(TICKET_TTL)?;
         let record = TicketRecord {
             session: session.clone(),
             stream,
+            viewer,
             token_hash: by.token_hash.clone(),
             expires_at: issued.expires_at,
         };
@@ -168,18 +191,23 @@ impl Tokens {
         Ok(issued)
     }
 
-    /// Consumes a ticket: the first caller on any replica gets it, everybody else `TicketInvalid`.
-    pub async fn consume_ticket(&self, secret: &str) -> Result<TicketRecord> {
-        let hash = secret_hash(secret);
-        let tickets = &self.inner.store.tickets;
-        let Lookup::Found(entry) = tickets.get(&hash).await? else { return Err(ticket_invalid()) };
-        match tickets.delete(&hash, entry.revision).await {
-            Ok(_) => {}
-            Err(err) if err.code == ErrorCode::Conflict => return Err(ticket_invalid()),
-            Err(err) => return Err(err),
+    /// A ticket that nobody has consumed yet, as far as this replica knows: good for nothing until
+    /// [`Tokens::consume_ticket`] has said so.
+    pub async fn ticket(&self, secret: &str) -> Result<Versioned<TicketRecord>> {
+        let Lookup::Found(entry) = self.inner.store.tickets.get(&secret_hash(secret)).await? else {
+            return Err(ticket_invalid());
+        };
+        if entry.value.expires_at <= Timestamp::now() { Err(ticket_invalid()) } else { Ok(entry) }
+    }
+
+    /// Consumes a ticket: the first caller on any replica gets it, everybody else `TicketInvalid`. Takes a sync of the
+    /// store's disk.
+    pub async fn consume_ticket(&self, secret: &str, ticket: &Versioned<TicketRecord>) -> Result<()> {
+        match self.inner.store.tickets.delete(&secret_hash(secret), ticket.revision).await {
+            Ok(_) => Ok(()),
+            Err(err) if err.code == ErrorCode::Conflict => Err(ticket_invalid()),
+            Err(err) => Err(err),
         }
-        let ticket = Arc::unwrap_or_clone(entry.value);
-        if ticket.expires_at <= Timestamp::now() { Err(ticket_invalid()) } else { Ok(ticket) }
     }
 
     /// Completes when the token with this hash is revoked or expires: what it opened must close.

@@ -1,6 +1,12 @@
 //! The server's core against a real nats-server: who is let in, what a session's way looks like on the bus, what an
 //! emptied NATS does. HTTP is tested elsewhere; runners are simulated by their messages.
 
+#[path = "core/audit.rs"]
+mod audit;
+#[path = "core/control.rs"]
+mod control;
+#[path = "core/grants.rs"]
+mod grants;
 #[path = "core/harness.rs"]
 mod harness;
 #[path = "core/http.rs"]
@@ -13,6 +19,8 @@ mod lists;
 mod logs;
 #[path = "core/orders.rs"]
 mod orders;
+#[path = "core/recordings.rs"]
+mod recordings;
 #[path = "core/secrets.rs"]
 mod secrets;
 #[path = "core/spec_tasks.rs"]
@@ -28,7 +36,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use harness::{Fleet, PATIENCE, SimRunner, eventually, id, within};
-use helix_protocol::api::{CreateSession, EnrolRunner};
+use helix_protocol::api::{CreateJoinToken, CreateSession, EnrolRunner};
+use helix_protocol::control::{Role, Viewer};
 use helix_protocol::event::Event;
 use helix_protocol::ids::secret_hash;
 use helix_protocol::link::{Nudge, Reply, Stream};
@@ -38,6 +47,7 @@ use helix_protocol::session::{Desired, SessionPhase, SessionSpec, Unclaimed};
 use helix_protocol::{Epoch, ErrorCode, Generation, SessionId, subject};
 use helix_server::auth::Principal;
 use helix_server::events::FeedMessage;
+use helix_server::runners::issue_join_token;
 use helix_server::sessions::{Amendment, Filter};
 
 fn admin() -> Principal {
@@ -208,7 +218,36 @@ async fn a_runner_reaches_its_own_subjects_and_nothing_else() {
     assert_eq!(app.sessions.get(&admin(), &id("s")).await.expect("found").phase, SessionPhase::Assigned);
     // Nor take its id.
     let theft = EnrolRunner { id: harness::runner_id("victim"), token_hash: secret_hash("another token") };
-    assert_eq!(app.runners.enrol(theft).await.expect_err("taken").code, ErrorCode::RunnerEnrolledElsewhere);
+    assert_eq!(app.runners.enrol(&admin(), theft).await.expect_err("taken").code, ErrorCode::RunnerEnrolledElsewhere);
+    fleet.stop(&[app]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_enrols_one_runner_once() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let ask = |runner: &str, ttl_seconds| CreateJoinToken { runner: harness::runner_id(runner), ttl_seconds };
+    for ttl in [0, 24 * 3600 + 1] {
+        let refused = issue_join_token(&app.tokens, &ask("r", Some(ttl))).await.expect_err("too short or too long");
+        assert_eq!(refused.code, ErrorCode::InvalidRequest);
+    }
+    let token = issue_join_token(&app.tokens, &ask("r", None)).await.expect("made").token;
+    let by = app.tokens.verify(&token).await.expect("valid");
+    let enrol = |runner: &str, own: &str| {
+        let request = EnrolRunner { id: harness::runner_id(runner), token_hash: secret_hash(own) };
+        let (app, by) = (&app, &by);
+        async move { app.runners.enrol(by, request).await.map_err(|error| error.code) }
+    };
+    assert_eq!(enrol("other", "its own").await.expect_err("another id"), ErrorCode::Forbidden);
+    enrol("r", "its own").await.expect("enrolled");
+    // The answer may have been lost.
+    enrol("r", "its own").await.expect("the same again");
+    // Not for a second machine, nor after the first one is gone.
+    assert_eq!(enrol("r", "a thief's").await.expect_err("used"), ErrorCode::TokenInvalid);
+    app.runners.delete(&harness::runner_id("r")).await.expect("removed");
+    for own in ["a thief's", "its own"] {
+        assert_eq!(enrol("r", own).await.expect_err("used"), ErrorCode::TokenInvalid);
+    }
     fleet.stop(&[app]).await;
 }
 
@@ -297,9 +336,19 @@ async fn two_servers_serve_one_fleet_and_silence_is_told() {
     let all = Filter { limit: 10, ..Filter::default() };
     let listed = two.sessions.list(&admin(), &all).await.expect("listed").sessions;
     assert_eq!(listed.iter().map(|view| &view.id).collect::<Vec<_>>(), [&created.view.id]);
-    let ticket = one.tokens.issue_ticket(&admin(), &id("s"), Stream::Vnc).await.expect("issued");
-    two.tokens.consume_ticket(&ticket.secret).await.expect("any replica takes it");
-    assert_eq!(one.tokens.consume_ticket(&ticket.secret).await.expect_err("once").code, ErrorCode::TicketInvalid);
+    let viewer =
+        Viewer { by: "admin".to_owned(), token: String::new(), seat: None, role: Role::Control, password: None };
+    let ticket = one.tokens.issue_ticket(&admin(), &id("s"), Stream::Vnc, viewer.clone()).await.expect("issued");
+    // Both know it, one gets it.
+    let known = [
+        two.tokens.ticket(&ticket.secret).await.expect("any replica takes it"),
+        one.tokens.ticket(&ticket.secret).await.expect("nobody has it yet"),
+    ];
+    assert_eq!(known[0].value.viewer, viewer);
+    two.tokens.consume_ticket(&ticket.secret, &known[0]).await.expect("the first");
+    let late = one.tokens.consume_ticket(&ticket.secret, &known[1]).await.expect_err("once");
+    assert_eq!(late.code, ErrorCode::TicketInvalid);
+    assert_eq!(two.tokens.ticket(&ticket.secret).await.expect_err("gone").code, ErrorCode::TicketInvalid);
 
     // The leader leaves: the other leads at once, hears silence, and calls the runner lost.
     let epoch = eventually("assigned", async || runner.sync().await.first().map(|order| order.epoch)).await;

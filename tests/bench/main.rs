@@ -6,13 +6,18 @@
 mod burst;
 mod cold_start;
 mod conversation;
+mod desktop;
 mod display;
 mod measure;
 mod memory;
 mod peer;
 mod product;
+mod rdp;
+mod recording;
 mod recovery;
 mod relay;
+mod replay;
+mod typing;
 mod viewer;
 
 use std::io::Write;
@@ -44,7 +49,19 @@ fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     versions();
-    let parts = ["cold_start", "burst", "memory", "relay", "recovery", "conversation"];
+    let parts = [
+        "cold_start",
+        "burst",
+        "memory",
+        "relay",
+        "recovery",
+        "conversation",
+        "typing",
+        "rdp",
+        "desktop",
+        "recording",
+        "replay",
+    ];
     if let Some(unknown) = wanted.iter().find(|name| !parts.contains(&name.as_str())) {
         bail!("no part {unknown:?}; there are: {}", parts.join(", "));
     }
@@ -56,7 +73,12 @@ fn main() -> Result<()> {
             "memory" => runtime.block_on(memory::run())?,
             "relay" => runtime.block_on(relay::run())?,
             "recovery" => runtime.block_on(recovery::run())?,
-            _ => runtime.block_on(conversation::run())?,
+            "conversation" => runtime.block_on(conversation::run())?,
+            "typing" => runtime.block_on(typing::run())?,
+            "rdp" => runtime.block_on(rdp::run())?,
+            "recording" => runtime.block_on(recording::run())?,
+            "replay" => runtime.block_on(replay::run())?,
+            _ => runtime.block_on(desktop::run())?,
         }
     }
     Ok(())
@@ -75,6 +97,8 @@ fn versions() {
     report(&format!("- Xvfb {}", line("dpkg-query", &["-W", "-f", "${Version}", "xvfb"])));
     report(&format!("- x11vnc: {}", line("x11vnc", &["-version"])));
     report(&format!("- websockify {}", line("dpkg-query", &["-W", "-f", "${Version}", "websockify"])));
+    report(&format!("- xdotool {}", line("dpkg-query", &["-W", "-f", "${Version}", "xdotool"])));
+    report(&format!("- {}", line("scrot", &["--version"])));
     report(&format!("- openbox {}", line("dpkg-query", &["-W", "-f", "${Version}", "openbox"])));
 }
 

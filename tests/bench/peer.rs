@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 pub struct Peer {
     child: Child,
     /// Its working files; gone with it.
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// A script beside this program's source.
@@ -47,7 +47,12 @@ impl Peer {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
-        Ok(Self { child, _dir: dir })
+        Ok(Self { child, dir })
+    }
+
+    /// RFB socket of [`Peer::script_desktop`], once it is there.
+    pub fn vnc_socket(&self) -> PathBuf {
+        self.dir.path().join("d/vnc.sock")
     }
 
     /// Every process of it but the script's own shell.

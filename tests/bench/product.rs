@@ -63,6 +63,11 @@ impl Product {
         })
     }
 
+    /// Where the server listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The administrator's token.
     pub fn token(&self) -> &str {
         &self.token
@@ -128,10 +133,48 @@ impl Product {
         Ok(serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 
+    /// Reads something that is no text: how many bytes it has, and its tag; none where the tag is the one that is known.
+    /// They are not kept: what a client makes of them is not what is measured.
+    pub async fn fetch(&self, path: &str, known: Option<&str>) -> Result<(usize, String)> {
+        let mut request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token);
+        if let Some(tag) = known {
+            request = request.header("if-none-match", tag);
+        }
+        let mut response = request.send().await?;
+        let status = response.status();
+        ensure!(status.is_success() || status.as_u16() == 304, "{path}: {status}");
+        let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok()).unwrap_or_default().to_owned();
+        let mut bytes = 0;
+        while let Some(chunk) = response.chunk().await? {
+            bytes += chunk.len();
+        }
+        Ok((bytes, tag))
+    }
+
+    /// Reads bytes.
+    pub async fn bytes(&self, path: &str) -> Result<bytes::Bytes> {
+        let response = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token).send().await?;
+        Ok(response.error_for_status()?.bytes().await?)
+    }
+
+    /// Brings bytes as somebody else, the owner of `token`.
+    pub async fn put(&self, path: &str, token: &str, bytes: Vec<u8>) -> Result<()> {
+        let request = self.http.put(format!("{}{path}", self.url)).bearer_auth(token);
+        let response = request.header("content-type", "application/octet-stream").body(bytes).send().await?;
+        let status = response.status();
+        ensure!(status.is_success(), "{path}: {status}: {}", response.text().await?);
+        Ok(())
+    }
+
     /// Creates a terminal at 1080p; answers when it is Ready.
     pub async fn create_ready(&self) -> Result<SessionView> {
-        let body = json!({"kind": "terminal", "geometry": "1920x1080"});
-        let view = self.call(reqwest::Method::POST, "/api/v1/sessions?wait=ready&timeout=120", Some(body)).await?;
+        self.create(&json!({"kind": "terminal", "geometry": "1920x1080"})).await
+    }
+
+    /// Creates a session; answers when it is Ready.
+    pub async fn create(&self, body: &Value) -> Result<SessionView> {
+        let body = Some(body.clone());
+        let view = self.call(reqwest::Method::POST, "/api/v1/sessions?wait=ready&timeout=120", body).await?;
         let view: SessionView = serde_json::from_value(view)?;
         ensure!(view.phase == SessionPhase::Ready, "session {} is {}: {:?}", view.id, view.phase, view.cause);
         Ok(view)

@@ -101,8 +101,8 @@ fn last(samples: &[f64]) -> f64 {
     samples.last().copied().unwrap_or_default()
 }
 
-/// The session's RFB socket: the only one under the runner's state.
-fn socket_of(product: &Product) -> Result<std::path::PathBuf> {
+/// RFB socket of the session: the only one under the runner's state.
+pub fn socket_of(product: &Product) -> Result<std::path::PathBuf> {
     let sessions = product.dir().join("agentd/s");
     let session = std::fs::read_dir(&sessions)?.next().context("no session directory")??;
     Ok(session.path().join("vnc.sock"))

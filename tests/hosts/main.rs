@@ -15,9 +15,13 @@ mod harness;
 mod harness_tests;
 mod held;
 mod limits;
+mod provision;
+mod rdp;
+mod recording;
 mod service;
 mod sessions;
 mod stops;
+mod tools;
 mod units;
 
 use std::process::ExitCode;
@@ -31,10 +35,14 @@ fn main() -> ExitCode {
         adoption::cases(),
         limits::cases(),
         forward::cases(),
+        tools::cases(),
+        rdp::cases(),
+        recording::cases(),
         backend::cases(),
         attacks::cases(),
         service::cases(),
         bridge::cases(),
+        provision::cases(),
         bench::cases(),
     ];
     harness::run(suites.into_iter().flatten().collect())

@@ -70,7 +70,7 @@ async fn what_is_typed_beside_the_desktop_reaches_the_agent_and_what_it_says_is_
     browser.open(&api.link("talk").await?.url).await?;
     browser.wait("#status[data-state=connected]").await?;
     browser.wait(".line:has-text('No agent is connected. Prompts wait')").await?;
-    ensure!(browser.focused().await? == "canvas", "the desktop has the keyboard at first");
+    ensure!(browser.focused().await? == "desktop-keys", "the desktop has the keyboard at first");
     let peer = agent(&cluster, "talk").await?;
     browser.wait(".sync[data-state=ready]").await?;
 

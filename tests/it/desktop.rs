@@ -36,9 +36,19 @@ async fn opened(api: &Api, id: &str) -> Result<Rfb> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_viewer_sees_what_x_shows_and_can_type() -> Result<()> {
+    sees_and_types("xtigervnc").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_viewer_sees_what_xvfb_shows_and_can_type() -> Result<()> {
+    sees_and_types("xvfb").await
+}
+
+async fn sees_and_types(server: &str) -> Result<()> {
     let cluster = Cluster::small().await?;
     let api = cluster.api()?;
-    let view = cluster.ready(&json!({"id": "desk", "kind": "terminal", "geometry": "1000x700"})).await?;
+    let wanted = json!({"id": "desk", "kind": "terminal", "geometry": "1000x700", "display_server": server});
+    let view = cluster.ready(&wanted).await?;
     let mut rfb = opened(&api, "desk").await?;
     ensure!((rfb.frame.width, rfb.frame.height) == (1000, 700), "{:?}", rfb.frame);
     let before = same_picture(&mut rfb, &view).await.context("before typing")?;
@@ -58,10 +68,17 @@ async fn the_viewer_sees_what_x_shows_and_can_type() -> Result<()> {
     let mut second = opened(&api, "desk").await?;
     ensure!(second.full_frame().await?.differs(&after) == 0, "the second viewer sees something else");
 
+    // Whoever comes later sees it as large as it is then.
+    let size = json!({"width": 900, "height": 650});
+    api.put("/api/v1/sessions/desk/display", &size).await?.expect(200)?;
+    let mut third = opened(&api, "desk").await?;
+    ensure!((third.frame.width, third.frame.height) == (900, 650), "{:?}", third.frame);
+    same_picture(&mut third, &view).await.context("after another size")?;
+
     // The end of the session ends its viewers.
     api.stop("desk").await?;
     api.wait_phase("desk", SessionPhase::Stopped, READY).await?;
-    ensure!(tokio::time::timeout(secs(10), second.change()).await?.is_err(), "the stream outlives its session");
+    ensure!(tokio::time::timeout(secs(10), third.change()).await?.is_err(), "the stream outlives its session");
     api.post("/api/v1/sessions/desk/tickets", &json!({"stream": "vnc"})).await?.problem(409, "session_not_ready")?;
     cluster.shutdown().await
 }

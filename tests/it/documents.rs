@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use futures::{SinkExt as _, StreamExt as _};
 use helix_protocol::external_agents::{Logs, RdpConnection, Stats, ZedAgentResponse};
 use helix_protocol::session::SessionPhase;
 use helix_tests::cluster::READY;
 use helix_tests::eventually::{eventually, secs};
+use helix_tests::http::Socket;
 use helix_tests::process::run;
 use helix_tests::runner::RunnerSpec;
 use helix_tests::{Cluster, ports, programs};
 use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 
 const HOST: &str = "http://localhost:8080";
 const CREATE: &str = r#"curl -X POST http://localhost:8080/api/v1/external-agents \
@@ -90,10 +94,12 @@ async fn the_documents_curl_lines_work() -> Result<()> {
     let token = shape.auth_token.clone().context("no auth_token")?;
     ensure!(token.starts_with("ext_token_") && token.len() > 40, "weak token");
     ensure!(shape.rdp_url.is_none(), "an address that nothing answers: {created}");
+    let password = shape.rdp_password.context("no rdp_password")?;
+    ensure!(password.len() == 8, "{created}");
     let sync = shape.websocket_url.context("no websocket_url")?;
     ensure!(sync.starts_with("ws://") && sync.ends_with("/external-agents/sync?session_id=session_123"), "{sync}");
     let again = shell.json(CREATE).await?;
-    ensure!(again["session_id"] == "session_123", "{again}");
+    ensure!(again["session_id"] == "session_123" && again["rdp_password"] == password.as_str(), "{again}");
     api.post("/api/v1/external-agents", &json!({"session_id": "session_123", "input": "something else"}))
         .await?
         .problem(409, "session_exists")?;
@@ -118,8 +124,9 @@ async fn the_documents_curl_lines_work() -> Result<()> {
 
     let rdp = shell.json(RDP).await?;
     let shape: RdpConnection = serde_json::from_value(rdp.clone())?;
-    ensure!(shape.status == "unavailable" && shape.reason.is_some(), "{rdp}");
-    ensure!(shape.rdp_url.is_none() && shape.proxy_url.is_none() && shape.username == "zed", "{rdp}");
+    ensure!(shape.status == "running" && shape.reason.is_none() && shape.username == "zed", "{rdp}");
+    ensure!(shape.rdp_url.is_none() && shape.rdp_password.is_some_and(|another| another != password), "{rdp}");
+    ensure!(shape.proxy_url.is_some_and(|url| url.ends_with("/external-agents/session_123/rdp/proxy")), "{rdp}");
     cluster.shutdown().await
 }
 
@@ -185,31 +192,68 @@ async fn the_documents_other_routes_answer_as_written() -> Result<()> {
     cluster.shutdown().await
 }
 
+/// What xrdp answers to a client's first message, over a WebSocket of the documents'.
+async fn first_answer(mut socket: Socket, user: &str) -> Result<Vec<u8>> {
+    let cookie = format!("Cookie: mstshash={user}\r\n");
+    let length = u8::try_from(11 + cookie.len() + 8)?;
+    let request =
+        [&[3, 0, 0, length, length - 5, 0xe0, 0, 0, 0, 0, 0][..], cookie.as_bytes(), &[1, 0, 8, 0, 3, 0, 0, 0]];
+    socket.send(Message::Binary(request.concat().into())).await?;
+    loop {
+        match timeout(secs(20), socket.next()).await?.context("closed without a word")?? {
+            Message::Binary(bytes) => return Ok(bytes.to_vec()),
+            Message::Ping(_) | Message::Pong(_) => {}
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_no_service_yet_says_so_by_its_route() -> Result<()> {
-    let cluster = Cluster::builder().runner(RunnerSpec::new("r1").slots(1)).start().await?;
+async fn the_documents_rdp_routes_say_what_works() -> Result<()> {
+    let cluster = Cluster::builder().runner(RunnerSpec::new("r1").slots(2)).start().await?;
     let api = cluster.api()?;
     let base = "/api/v1/external-agents";
+    let rdp: RdpConnection = api.get(&format!("{base}/runners/r1/rdp")).await?.json()?;
+    ensure!(rdp.session_id.is_empty() && rdp.status == "unavailable" && rdp.reason.is_some(), "{rdp:?}");
     api.create(&json!({"id": "a", "kind": "command", "input": "true"})).await?;
     api.wait_phase("a", SessionPhase::Ready, READY).await?;
 
-    // The desktop over RDP, of a session and of a runner.
-    for path in [format!("{base}/a/rdp"), "/api/v1/sessions/a/rdp-connection".to_owned()] {
+    // The desktop over RDP, of a session, and of a runner that runs one.
+    let paths =
+        [format!("{base}/a/rdp"), "/api/v1/sessions/a/rdp-connection".to_owned(), format!("{base}/runners/r1/rdp")];
+    let mut passwords = std::collections::BTreeSet::new();
+    for path in paths {
         let rdp: RdpConnection = api.get(&path).await?.json()?;
-        ensure!(rdp.session_id == "a" && rdp.status == "unavailable" && rdp.reason.is_some(), "{path}: {rdp:?}");
+        ensure!(rdp.session_id == "a" && rdp.status == "running" && rdp.reason.is_none(), "{path}: {rdp:?}");
         ensure!(rdp.display.is_some() && rdp.rdp_port.is_none() && rdp.host.is_none(), "{path}: {rdp:?}");
+        ensure!(rdp.rdp_password_expires_at.is_some(), "{path}: {rdp:?}");
+        passwords.extend(rdp.rdp_password);
     }
-    let rdp: RdpConnection = api.get(&format!("{base}/runners/r1/rdp")).await?.json()?;
-    ensure!(rdp.session_id.is_empty() && rdp.status == "unavailable" && rdp.rdp_url.is_none(), "{rdp:?}");
-    for path in [format!("{base}/a/rdp/proxy"), "/api/v1/sessions/a/rdp/proxy".to_owned()] {
-        api.get(&path).await?.problem(503, "service_unavailable")?;
-        api.get(&path.replace("/a/", "/nobody/")).await?.problem(404, "session_not_found")?;
+    ensure!(passwords.len() == 3, "not a new one each time");
+    for path in [
+        format!("{base}/a/rdp/proxy"),
+        "/api/v1/sessions/a/rdp/proxy".to_owned(),
+        format!("{base}/runners/r1/rdp/proxy"),
+    ] {
+        api.get(&path).await?.problem(400, "invalid_request")?;
+        // X.224 connection confirm: with the protocol that was chosen, or with a failure.
+        let answer = first_answer(api.socket(&path).await?, "zed").await?;
+        ensure!(answer.len() == 19 && answer[5] == 0xd0 && answer[11] == 2, "{path}: {answer:?}");
+        let answer = first_answer(api.socket(&path).await?, "root").await?;
+        ensure!(answer.len() == 19 && answer[5] == 0xd0 && answer[11] == 3, "{path}: {answer:?}");
+    }
+    for path in [format!("{base}/nobody/rdp/proxy"), "/api/v1/sessions/nobody/rdp/proxy".to_owned()] {
+        api.get(&path).await?.problem(404, "session_not_found")?;
     }
     api.get("/api/v1/sessions/nobody/rdp-connection").await?.problem(404, "session_not_found")?;
-    api.get(&format!("{base}/runners/r1/rdp/proxy")).await?.problem(503, "service_unavailable")?;
     for path in ["rdp", "rdp/proxy"] {
         api.get(&format!("{base}/runners/r2/{path}")).await?.problem(404, "runner_not_found")?;
     }
+    api.create(&json!({"id": "b", "kind": "command", "input": "true"})).await?;
+    api.wait_phase("b", SessionPhase::Ready, READY).await?;
+    let rdp: RdpConnection = api.get(&format!("{base}/runners/r1/rdp")).await?.json()?;
+    ensure!(rdp.status == "unavailable" && rdp.reason.is_some_and(|why| why.contains("several")), "which of two?");
+    api.get(&format!("{base}/runners/r1/rdp/proxy")).await?.problem(503, "service_unavailable")?;
 
     // The sync socket speaks WebSocket only, and is refused before the upgrade.
     api.get(&format!("{base}/sync?session_id=a")).await?.problem(400, "invalid_request")?;

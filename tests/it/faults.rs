@@ -24,6 +24,24 @@ fn cause(view: &SessionView) -> Result<&helix_protocol::session::Cause> {
     view.cause.as_ref().context("no cause")
 }
 
+/// Of Xvfb and its VNC server neither is of use alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_display_of_two_programs_ends_with_either() -> Result<()> {
+    let cluster = Cluster::small().await?;
+    let api = cluster.api()?;
+    for (id, program, says) in [("one", "X0tigervnc", Some("X0tigervnc ended (signal: 9")), ("two", "Xvfb", None)] {
+        cluster.ready(&json!({"id": id, "kind": "terminal", "display_server": "xvfb"})).await?;
+        signal_pid(parts::named(&slice_of(&cluster, id)?, program)?, Signal::KILL)?;
+        let ended = api.wait_phase(id, SessionPhase::Failed, READY).await?;
+        let cause = cause(&ended)?;
+        ensure!(cause.code == "display_died", "{cause:?}");
+        let told = |says: &str| cause.log_tail.iter().any(|line| line.contains(says));
+        ensure!(says.is_none_or(told), "{cause:?}");
+        slice_is_clean(&cluster, id)?;
+    }
+    cluster.shutdown().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_clone_shows_what_git_said() -> Result<()> {
     let cluster = Cluster::small().await?;

@@ -2,8 +2,12 @@
 //! with the proof that nothing of it is left (`Cluster::shutdown`). `make test` builds the programs first.
 
 mod acp;
+mod audit;
 mod browser;
+mod browser_desktop;
+mod browser_replay;
 mod browser_threads;
+mod browser_tools;
 mod bus;
 mod chaos;
 mod cli;
@@ -12,15 +16,22 @@ mod conversation_chaos;
 mod conversations;
 mod dependencies;
 mod desktop;
+mod desktop_api;
+mod desktop_soak;
+mod direct;
 mod documents;
 mod faults;
+mod gate;
 mod gpui;
 mod health;
 mod hostile;
 mod queue;
+mod rdp;
+mod recording;
 mod refusals;
 mod replicas;
 mod routes;
 mod sessions;
+mod tools;
 mod units;
 mod updown;

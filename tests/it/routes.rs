@@ -21,7 +21,20 @@ fn routes(description: &Value) -> Result<Vec<Route>> {
             if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE" | "PATCH") {
                 continue;
             }
-            let parameters = ["{id}", "{runner}", "{session}", "{thread}", "{turn}", "{entry}", "{question}", "{name}"];
+            let parameters = [
+                "{id}",
+                "{runner}",
+                "{session}",
+                "{thread}",
+                "{turn}",
+                "{entry}",
+                "{question}",
+                "{name}",
+                "{number}",
+                "{window}",
+                "{action}",
+                "{grant}",
+            ];
             let path = parameters.iter().fold(path.clone(), |path, parameter| path.replace(parameter, "some"));
             ensure!(!path.contains('{'), "unknown parameter in {path}");
             routes.push(Route { method, path });
@@ -53,6 +66,20 @@ async fn every_route_refuses_without_the_right_token() -> Result<()> {
         "/api/v1/sessions/some/logs",
         "/api/v1/sessions/some/timeline",
         "/api/v1/sessions/some/streams/vnc",
+        "/api/v1/sessions/some/screenshot",
+        "/api/v1/sessions/some/input",
+        "/api/v1/sessions/some/windows",
+        "/api/v1/sessions/some/windows/some/some",
+        "/api/v1/sessions/some/clipboard",
+        "/api/v1/sessions/some/display",
+        "/api/v1/sessions/some/cursor",
+        "/api/v1/sessions/some/wait",
+        "/api/v1/sessions/some/files",
+        "/api/v1/sessions/some/files/list",
+        "/api/v1/sessions/some/files/upload",
+        "/api/v1/sessions/some/exec",
+        "/api/v1/sessions/some/terminals",
+        "/api/v1/sessions/some/terminals/some",
         "/api/v1/sessions/some/threads",
         "/api/v1/sessions/some/threads/some",
         "/api/v1/sessions/some/threads/some/prompts",
@@ -62,6 +89,11 @@ async fn every_route_refuses_without_the_right_token() -> Result<()> {
         "/api/v1/sessions/some/threads/some/entries/some",
         "/api/v1/sessions/some/threads/some/questions/some",
         "/api/v1/sessions/some/events",
+        "/api/v1/recordings",
+        "/api/v1/recordings/some",
+        "/api/v1/recordings/some/chunks/some",
+        "/api/v1/recordings/some/events",
+        "/api/v1/recordings/some/heads",
         "/api/v1/spec-tasks",
         "/api/v1/spec-tasks/some",
         "/api/v1/secrets",
@@ -69,6 +101,7 @@ async fn every_route_refuses_without_the_right_token() -> Result<()> {
         "/api/v1/runners",
         "/api/v1/runners/some",
         "/api/v1/runners/enrol",
+        "/api/v1/runners/join-tokens",
         "/api/v1/whoami",
         "/api/v1/status",
         "/api/v1/events",
@@ -113,6 +146,8 @@ async fn every_route_refuses_without_the_right_token() -> Result<()> {
         for route in &closed {
             if may.contains(&route.path.as_str()) && route.method == Method::GET
                 || may.contains(&route.path.as_str()) && name == "enrolment"
+                // Only a runner puts a chunk; it reads none.
+                || name == "runner" && route.path == "/api/v1/recordings/some/chunks/some" && route.method == Method::PUT
             {
                 continue;
             }

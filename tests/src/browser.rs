@@ -44,12 +44,22 @@ pub struct Place {
 impl Browser {
     /// Starts it with a fresh profile in `dir`.
     pub async fn start(dir: &Path) -> Result<Self> {
+        Self::start_as(dir, "desktop").await
+    }
+
+    /// The same as on a phone: a small window, and fingers.
+    pub async fn phone(dir: &Path) -> Result<Self> {
+        Self::start_as(dir, "touch").await
+    }
+
+    async fn start_as(dir: &Path, device: &str) -> Result<Self> {
         let profile = dir.join("browser");
         std::fs::create_dir_all(&profile)?;
         let mut child = Command::new(programs::installed("node")?)
             .arg(repository().join("tests/browser/driver.mjs"))
             .arg(programs::chromium()?)
             .arg(&profile)
+            .arg(device)
             .current_dir(repository().join("web"))
             .env("HOME", &profile)
             .stdin(Stdio::piped())
@@ -116,6 +126,84 @@ impl Browser {
         Ok(())
     }
 
+    /// Presses and releases a key of any layout: what it gives, and where it is.
+    pub async fn key(&mut self, key: &str, code: &str) -> Result<()> {
+        self.command(json!({"do": "key", "key": key, "code": code})).await?;
+        Ok(())
+    }
+
+    /// The same with Control, as far as the page is told.
+    pub async fn control_key(&mut self, key: &str, code: &str) -> Result<()> {
+        for (act, key, code) in [
+            ("key_down", "Control", "ControlLeft"),
+            ("key_down", key, code),
+            ("key_up", key, code),
+            ("key_up", "Control", "ControlLeft"),
+        ] {
+            self.command(json!({"do": act, "key": key, "code": code, "control": true})).await?;
+        }
+        Ok(())
+    }
+
+    /// Presses a key and holds it, or releases it.
+    pub async fn hold(&mut self, key: &str, code: &str, down: bool) -> Result<()> {
+        let act = if down { "key_down" } else { "key_up" };
+        self.command(json!({"do": act, "key": key, "code": code})).await?;
+        Ok(())
+    }
+
+    /// Writes by an input method: what it shows meanwhile, then what it means.
+    pub async fn compose(&mut self, drafts: &[&str], text: &str) -> Result<()> {
+        self.command(json!({"do": "compose", "drafts": drafts, "text": text})).await?;
+        Ok(())
+    }
+
+    /// Puts a text into the clipboard of the browser's machine.
+    pub async fn copy(&mut self, text: &str) -> Result<()> {
+        self.command(json!({"do": "copy", "text": text})).await?;
+        Ok(())
+    }
+
+    /// What is in that clipboard.
+    pub async fn copied(&mut self) -> Result<String> {
+        Ok(serde_json::from_value(self.command(json!({"do": "copied"})).await?)?)
+    }
+
+    /// What a field has.
+    pub async fn value(&mut self, selector: &str) -> Result<String> {
+        Ok(serde_json::from_value(self.command(json!({"do": "value", "selector": selector})).await?)?)
+    }
+
+    /// Touches an element with one finger.
+    pub async fn tap(&mut self, selector: &str) -> Result<()> {
+        self.command(json!({"do": "tap", "selector": selector})).await?;
+        Ok(())
+    }
+
+    /// Puts fingers on the middle of an element, moves them and takes them away.
+    pub async fn touch(&mut self, selector: &str, fingers: u8, (dx, dy): (i32, i32)) -> Result<()> {
+        self.command(json!({"do": "touch", "selector": selector, "fingers": fingers, "dx": dx, "dy": dy})).await?;
+        Ok(())
+    }
+
+    /// Chooses files of this machine in a field for them.
+    pub async fn files(&mut self, selector: &str, paths: &[&Path]) -> Result<()> {
+        self.command(json!({"do": "files", "selector": selector, "paths": paths})).await?;
+        Ok(())
+    }
+
+    /// Drops a file of this text on an element.
+    pub async fn drop_file(&mut self, selector: &str, name: &str, text: &str) -> Result<()> {
+        self.command(json!({"do": "drop", "selector": selector, "name": name, "text": text})).await?;
+        Ok(())
+    }
+
+    /// Clicks on what begins a download and waits until it is at `path`. The name that the page gives it.
+    pub async fn download(&mut self, selector: &str, path: &Path) -> Result<String> {
+        let command = json!({"do": "download", "selector": selector, "path": path});
+        Ok(serde_json::from_value(self.command(command).await?)?)
+    }
+
     /// Fills a form's field.
     pub async fn fill(&mut self, selector: &str, text: &str) -> Result<()> {
         self.command(json!({"do": "fill", "selector": selector, "text": text})).await?;
@@ -162,6 +250,11 @@ impl Browser {
         Ok(Frame { width, height, pixels: bytes.chunks_exact(4).map(pixel).collect() })
     }
 
+    /// Moves a recording's bar to a time in milliseconds. Answers how long it takes until that is shown, in milliseconds.
+    pub async fn seek(&mut self, milliseconds: u64) -> Result<f64> {
+        self.command(json!({"do": "seek", "milliseconds": milliseconds})).await?.as_f64().context("no time")
+    }
+
     /// A picture of the page.
     pub async fn screenshot(&mut self, path: &Path) -> Result<()> {
         self.command(json!({"do": "screenshot", "path": path})).await?;
@@ -178,6 +271,12 @@ impl Browser {
         let all: Vec<String> = serde_json::from_value(self.command(json!({"do": "requests"})).await?)?;
         let own = |url: &String| url.starts_with(origin) || url.starts_with("data:") || url.starts_with("blob:");
         Ok(all.into_iter().filter(|url| !own(url)).collect())
+    }
+
+    /// How often the page asked for an address that ends so.
+    pub async fn asked(&mut self, ending: &str) -> Result<usize> {
+        let all: Vec<String> = serde_json::from_value(self.command(json!({"do": "requests"})).await?)?;
+        Ok(all.iter().filter(|url| url.ends_with(ending)).count())
     }
 
     /// Ends it.

@@ -11,6 +11,7 @@ pub mod eventually;
 pub mod http;
 pub mod leftovers;
 pub mod nats;
+pub mod own_display;
 pub mod parts;
 pub mod ports;
 pub mod process;

@@ -1,5 +1,7 @@
 //! Processes of a session of the process backend, by what they are.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -8,10 +10,20 @@ use crate::{leftovers, x};
 
 /// The X server of the session whose directory is `slice`.
 pub fn display(slice: &Path) -> Result<u32> {
+    named(slice, "Xtigervnc")
+}
+
+/// The process of that program in the session whose directory is `slice`.
+pub fn named(slice: &Path, program: &str) -> Result<u32> {
     let slice = slice.to_str().context("path is not UTF-8")?;
-    let of_session =
-        |pid: &u32| x::environment(*pid).is_ok_and(|env| env.values().any(|value| value.starts_with(slice)));
-    leftovers::processes_saying("Xtigervnc")?.into_iter().find(of_session).context("the session has no display")
+    let is_it = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let first = command.split(|byte| *byte == 0).next().map(OsStr::from_bytes).map(Path::new);
+        first.and_then(Path::file_name) == Some(OsStr::new(program))
+            && x::environment(*pid).is_ok_and(|env| env.values().any(|value| value.starts_with(slice)))
+    };
+    let found = leftovers::processes_saying(program)?.into_iter().find(is_it);
+    found.with_context(|| format!("the session has no {program}"))
 }
 
 /// The bridge of the session whose directory is `slice`, not the window around it.

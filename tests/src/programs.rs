@@ -59,6 +59,12 @@ pub fn old_vulkan_icd() -> Result<PathBuf> {
     icd.context("Debian 12's Mesa is not there: run packaging/setup.sh test")
 }
 
+/// Directory of the Python package vncdotool, a VNC client for scripts: for PYTHONPATH of Debian's own Python.
+pub fn vncdotool() -> Result<PathBuf> {
+    let dir = data().map(|data| data.join("helix/test/vncdotool-1.2.0"));
+    dir.filter(|dir| dir.join("vncdotool").is_dir()).context("vncdotool is not there: run packaging/setup.sh test")
+}
+
 /// What `packaging/setup.sh` put beside the system's own programs.
 fn brought(name: &str) -> Option<PathBuf> {
     Some(data()?.join("helix/bin").join(name)).filter(|path| path.is_file())

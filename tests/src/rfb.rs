@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, BytesMut};
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -18,6 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ENCODING_RAW: i32 = 0;
 /// Keeps the pointer out of the picture: the server sends it apart.
 const ENCODING_CURSOR: i32 = -239;
+
+const KEY_RETURN: u32 = 0xff0d;
+const KEY_SHIFT: u32 = 0xffe1;
+/// What has to be typed with Shift. Xtigervnc does without, X0tigervnc presses the key and no other.
+const SHIFTED: &str = "~!@#$%^&*()_+{}|:\"<>?";
 
 /// A whole picture: 0x00RRGGBB, row by row.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,6 +42,18 @@ impl std::fmt::Debug for Frame {
 }
 
 impl Frame {
+    /// The picture of a PNG file in colour.
+    pub fn of_png(file: &Path) -> Result<Self> {
+        let mut decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(file)?));
+        decoder.set_transformations(png::Transformations::normalize_to_color8());
+        let mut reader = decoder.read_info()?;
+        let mut bytes = vec![0; reader.output_buffer_size().context("a huge picture")?];
+        let info = reader.next_frame(&mut bytes)?;
+        let pixels = bytes[..info.buffer_size()].chunks_exact(info.color_type.samples());
+        let pixels = pixels.map(|pixel| u32::from_be_bytes([0, pixel[0], pixel[1], pixel[2]])).collect();
+        Ok(Self { width: info.width as usize, height: info.height as usize, pixels })
+    }
+
     /// Number of pixels that differ; everything when the sizes do.
     pub fn differs(&self, other: &Self) -> usize {
         if (self.width, self.height) != (other.width, other.height) {
@@ -64,6 +81,7 @@ impl Frame {
 
 enum Pipe {
     Unix(UnixStream),
+    Tcp(TcpStream),
     Web { socket: Box<Socket>, buffer: BytesMut },
 }
 
@@ -74,6 +92,8 @@ pub struct Rfb {
     pub frame: Frame,
     /// The desktop's name.
     pub name: String,
+    /// What was copied on the desktop last, as far as it was told.
+    pub copied: Option<String>,
 }
 
 impl Pipe {
@@ -84,6 +104,11 @@ impl Pipe {
     async fn read_patiently(&mut self, length: usize) -> Result<Vec<u8>> {
         match self {
             Self::Unix(stream) => {
+                let mut bytes = vec![0; length];
+                stream.read_exact(&mut bytes).await?;
+                Ok(bytes)
+            }
+            Self::Tcp(stream) => {
                 let mut bytes = vec![0; length];
                 stream.read_exact(&mut bytes).await?;
                 Ok(bytes)
@@ -104,6 +129,7 @@ impl Pipe {
     async fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
             Self::Unix(stream) => stream.write_all(bytes).await?,
+            Self::Tcp(stream) => stream.write_all(bytes).await?,
             Self::Web { socket, .. } => socket.send(Message::Binary(bytes.to_vec().into())).await?,
         }
         Ok(())
@@ -113,29 +139,40 @@ impl Pipe {
 impl Rfb {
     /// Connects to the display's own socket.
     pub async fn unix(path: &Path) -> Result<Self> {
-        Self::handshake(Pipe::Unix(UnixStream::connect(path).await?)).await
+        Self::handshake(Pipe::Unix(UnixStream::connect(path).await?), None).await
+    }
+
+    /// Speaks over a connection to a port that asks for a password.
+    pub async fn with_password(stream: TcpStream, password: &str) -> Result<Self> {
+        Self::handshake(Pipe::Tcp(stream), Some(password)).await
     }
 
     /// Speaks over a WebSocket that was opened with a ticket.
     pub async fn over(socket: Socket) -> Result<Self> {
-        Self::handshake(Pipe::Web { socket: Box::new(socket), buffer: BytesMut::new() }).await
+        Self::handshake(Pipe::Web { socket: Box::new(socket), buffer: BytesMut::new() }, None).await
     }
 
     /// Connects to a ticket's address.
     pub async fn ticket(url: &str) -> Result<Self> {
-        let (socket, _) = tokio_tungstenite::connect_async(url).await?;
+        // As browsers do it: a key does not wait for the acknowledgement of the one before.
+        let (socket, _) = tokio_tungstenite::connect_async_with_config(url, None, true).await?;
         Self::over(socket).await
     }
 
-    async fn handshake(mut pipe: Pipe) -> Result<Self> {
+    async fn handshake(mut pipe: Pipe, password: Option<&str>) -> Result<Self> {
         let banner = pipe.read(12).await?;
         ensure!(banner == b"RFB 003.008\n", "banner {:?}", String::from_utf8_lossy(&banner));
         pipe.write(&banner).await?;
         let count = pipe.read(1).await?[0];
         ensure!(count > 0, "the RFB server refuses the connection");
         let types = pipe.read(usize::from(count)).await?;
-        ensure!(types.contains(&1), "security type None is not offered: {types:?}");
-        pipe.write(&[1]).await?;
+        let wanted = if password.is_some() { 2 } else { 1 };
+        ensure!(types.contains(&wanted), "security type {wanted} is not offered: {types:?}");
+        pipe.write(&[wanted]).await?;
+        if let Some(password) = password {
+            let challenge = pipe.read(16).await?;
+            pipe.write(&helix_agentd::gate::vnc_answer(password, &challenge.as_slice().try_into()?)).await?;
+        }
         let result = pipe.read(4).await?;
         ensure!(result == [0; 4], "security result {result:?}");
         pipe.write(&[1]).await?; // shared
@@ -157,7 +194,7 @@ impl Rfb {
         setup.extend((width as u16 / 2).to_be_bytes());
         setup.extend((height as u16 / 2).to_be_bytes());
         pipe.write(&setup).await?;
-        Ok(Self { pipe, frame: Frame { width, height, pixels: vec![0; width * height] }, name })
+        Ok(Self { pipe, frame: Frame { width, height, pixels: vec![0; width * height] }, name, copied: None })
     }
 
     /// The whole picture as it is now.
@@ -188,20 +225,37 @@ impl Rfb {
 
     /// Presses and releases a key.
     pub async fn key(&mut self, keysym: u32) -> Result<()> {
-        for down in [1, 0] {
-            let mut event = vec![4, down, 0, 0];
-            event.extend(keysym.to_be_bytes());
-            self.pipe.write(&event).await?;
+        self.press(keysym, true).await?;
+        self.press(keysym, false).await
+    }
+
+    async fn press(&mut self, keysym: u32, down: bool) -> Result<()> {
+        let mut event = vec![4, u8::from(down), 0, 0];
+        event.extend(keysym.to_be_bytes());
+        self.pipe.write(&event).await
+    }
+
+    /// Types Latin text as a person on an American keyboard does; a line end is Return.
+    pub async fn type_text(&mut self, text: &str) -> Result<()> {
+        for character in text.chars() {
+            let shifted = character.is_ascii_uppercase() || SHIFTED.contains(character);
+            if shifted {
+                self.press(KEY_SHIFT, true).await?;
+            }
+            self.key(if character == '\n' { KEY_RETURN } else { u32::from(character) }).await?;
+            if shifted {
+                self.press(KEY_SHIFT, false).await?;
+            }
         }
         Ok(())
     }
 
-    /// Types Latin text; a line end is Return.
-    pub async fn type_text(&mut self, text: &str) -> Result<()> {
-        for character in text.chars() {
-            self.key(if character == '\n' { 0xff0d } else { u32::from(character) }).await?;
-        }
-        Ok(())
+    /// Puts text into the desktop's clipboard.
+    pub async fn paste(&mut self, text: &str) -> Result<()> {
+        let mut message = vec![6, 0, 0, 0];
+        message.extend(u32::try_from(text.len())?.to_be_bytes());
+        message.extend(text.as_bytes());
+        self.pipe.write(&message).await
     }
 
     async fn request(&mut self, incremental: bool) -> Result<()> {
@@ -226,7 +280,8 @@ impl Rfb {
             3 => {
                 let head = self.pipe.read(7).await?;
                 let length = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
-                self.pipe.read(length).await?;
+                let text = self.pipe.read(length).await?;
+                self.copied = Some(text.into_iter().map(char::from).collect());
                 return Ok(0);
             }
             other => bail!("unknown RFB message {other}"),

@@ -24,6 +24,8 @@ pub struct RunnerSpec {
     pub health_port: u16,
     /// Directories with programs that its sessions find first.
     pub programs: Vec<PathBuf>,
+    /// Tables behind its other settings.
+    pub settings: String,
 }
 
 impl RunnerSpec {
@@ -36,7 +38,15 @@ impl RunnerSpec {
             session_timeout: "3600s".to_owned(),
             health_port: 0,
             programs: Vec::new(),
+            settings: String::new(),
         }
+    }
+
+    /// With ports of its sessions open at this address, for the loopback network.
+    #[must_use]
+    pub fn direct(mut self, listen: &str) -> Self {
+        self.settings = format!("[direct]\nlisten = {listen:?}\nallow = [\"127.0.0.0/8\"]\n");
+        self
     }
 
     /// With programs that are not in PATH.
@@ -80,6 +90,7 @@ impl Runner {
         writeln!(text, "state_dir = {}\nworkspace_dir = {}", quoted(&state_dir), quoted(&workspace_dir))?;
         writeln!(text, "display_width = 1024\ndisplay_height = 640")?;
         writeln!(text, "health_port = {}\nlog_level = \"info,helix_agentd=debug,agentd=debug\"", spec.health_port)?;
+        text.push_str(&spec.settings);
         let file = dir.join(format!("{}.toml", spec.id));
         std::fs::write(&file, text)?;
         let mut env = Vec::new();

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use anyhow::{Context, Result, ensure};
 use helix_protocol::api::SessionView;
 use x11rb::connection::Connection;
-use x11rb::protocol::xproto::{ConnectionExt, ImageFormat};
+use x11rb::protocol::xproto::{ConnectionExt, CreateGCAux, ImageFormat, SubwindowMode};
 use x11rb::rust_connection::{DefaultStream, RustConnection};
 
 use crate::rfb::Frame;
@@ -20,19 +20,54 @@ pub fn environment(pid: u32) -> Result<BTreeMap<String, String>> {
 
 /// The whole screen of a session, as the X server has it. Blocking: call it from `spawn_blocking`.
 pub fn screen(view: &SessionView) -> Result<Frame> {
+    let (number, authority) = display(view)?;
+    screen_of(number, &authority)
+}
+
+/// Paints the whole screen of a session in one colour, 0x00RRGGBB, over whatever is there. Blocking.
+pub fn fill(view: &SessionView, colour: u32) -> Result<()> {
+    paint(view, |_, _| colour)
+}
+
+/// The same with a colour for each place. Blocking.
+pub fn paint(view: &SessionView, colour: impl Fn(u32, u32) -> u32) -> Result<()> {
+    /// Rows of one request, which has 256 KiB at most.
+    const ROWS: u16 = 16;
+    let (number, authority) = display(view)?;
+    let connection = connect(number, &authority)?;
+    let screen = &connection.setup().roots[0];
+    let (root, depth, width, height) =
+        (screen.root, screen.root_depth, screen.width_in_pixels, screen.height_in_pixels);
+    let context = connection.generate_id()?;
+    connection.create_gc(context, root, &CreateGCAux::new().subwindow_mode(SubwindowMode::INCLUDE_INFERIORS))?;
+    for top in (0..height).step_by(usize::from(ROWS)) {
+        let rows = ROWS.min(height - top);
+        let places = (top..top + rows).flat_map(|y| (0..width).map(move |x| (u32::from(x), u32::from(y))));
+        let pixels: Vec<u8> = places.flat_map(|(x, y)| colour(x, y).to_le_bytes()).collect();
+        let (y, format) = (i16::try_from(top)?, ImageFormat::Z_PIXMAP);
+        connection.put_image(format, root, context, width, rows, 0, y, 0, depth, &pixels)?.check()?;
+    }
+    Ok(())
+}
+
+/// Number of a session's display, and the content of its Xauthority file.
+fn display(view: &SessionView) -> Result<(u32, Vec<u8>)> {
     let environment = environment(view.pid.context("the session has no process")?)?;
     let number = view.display.as_ref().context("the session has no display")?.number;
     let authority = environment.get("XAUTHORITY").context("XAUTHORITY is not set in the session")?;
-    screen_of(number, &std::fs::read(authority)?)
+    Ok((number, std::fs::read(authority)?))
+}
+
+fn connect(number: u32, authority: &[u8]) -> Result<RustConnection> {
+    let cookie = cookie(authority)?;
+    let socket = UnixStream::connect(format!("/tmp/.X11-unix/X{number}"))?;
+    let (stream, _) = DefaultStream::from_unix_stream(socket)?;
+    Ok(RustConnection::connect_to_stream_with_auth_info(stream, 0, b"MIT-MAGIC-COOKIE-1".to_vec(), cookie)?)
 }
 
 /// The whole screen of display `number`, with the content of its Xauthority file. Blocking.
 pub fn screen_of(number: u32, authority: &[u8]) -> Result<Frame> {
-    let cookie = cookie(authority)?;
-    let socket = UnixStream::connect(format!("/tmp/.X11-unix/X{number}"))?;
-    let (stream, _) = DefaultStream::from_unix_stream(socket)?;
-    let connection =
-        RustConnection::connect_to_stream_with_auth_info(stream, 0, b"MIT-MAGIC-COOKIE-1".to_vec(), cookie)?;
+    let connection = connect(number, authority)?;
     let screen = &connection.setup().roots[0];
     let (root, width, height) = (screen.root, screen.width_in_pixels, screen.height_in_pixels);
     let image = connection.get_image(ImageFormat::Z_PIXMAP, root, 0, 0, width, height, !0)?.reply()?;
@@ -57,47 +92,21 @@ fn cookie(file: &[u8]) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Stdio;
+    use anyhow::{Result, ensure};
 
-    use anyhow::{Context, Result, ensure};
-    use tokio::io::{AsyncBufReadExt, BufReader};
-
-    use super::screen_of;
-    use crate::programs;
+    use crate::own_display::OwnDisplay;
     use crate::rfb::Rfb;
 
     /// The two eyes of the desktop tests must see the same on a display without Helix in between.
     #[tokio::test]
     async fn x_and_rfb_see_the_same_picture() -> Result<()> {
         let dir = tempfile::tempdir()?;
-        // FamilyWild, no address, no number, MIT-MAGIC-COOKIE-1, 16 bytes.
-        let mut authority = vec![0xff, 0xff, 0, 0, 0, 0, 0, 18];
-        authority.extend(b"MIT-MAGIC-COOKIE-1");
-        authority.extend([0, 16]);
-        authority.extend([7; 16]);
-        let file = dir.path().join("Xauthority");
-        std::fs::write(&file, &authority)?;
-        let socket = dir.path().join("vnc.sock");
-        let mut server = tokio::process::Command::new(programs::installed("Xtigervnc")?)
-            .args(["-displayfd", "1", "-geometry", "640x480", "-depth", "24", "-nolisten", "tcp", "-noreset"])
-            .args(["-rfbport", "-1", "-SecurityTypes", "None", "-extension", "GLX", "-auth"])
-            .arg(&file)
-            .arg("-rfbunixpath")
-            .arg(&socket)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut lines = BufReader::new(server.stdout.take().context("no stdout")?).lines();
-        let number = lines.next_line().await?.context("no display")?.trim().parse()?;
-        let mut rfb = Rfb::unix(&socket).await?;
+        let display = OwnDisplay::start(dir.path(), "640x480").await?;
+        let mut rfb = Rfb::unix(&display.socket).await?;
         let seen = rfb.full_frame().await?.clone();
-        let real = tokio::task::spawn_blocking(move || screen_of(number, &authority)).await??;
+        let real = display.screen().await?;
         ensure!((seen.width, seen.height) == (640, 480), "{seen:?}");
         ensure!(real.differs(&seen) == 0, "{} pixels differ", real.differs(&seen));
-        // Asked to end, it removes its sockets.
-        crate::process::signal_pid(server.id().context("it ended")?, rustix::process::Signal::TERM)?;
-        server.wait().await?;
-        Ok(())
+        display.end().await
     }
 }

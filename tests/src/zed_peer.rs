@@ -325,7 +325,7 @@ impl Peer {
 
     /// Waits until everything that it has to say is written.
     pub async fn quiet(&self) -> Result<()> {
-        let quiet = |state: &mut state::State| (state.connected && state.outbox.is_empty()).then_some(());
+        let quiet = |state: &mut state::State| (state.connected && state.has_said_everything()).then_some(());
         self.zed.when("everything is written", quiet).await
     }
 

@@ -41,30 +41,42 @@ export class ApiError extends Error {
   }
 }
 
+/** What a request carries besides its path, for who sends one by other means. */
+export function authorisation() {
+  return { authorization: `Bearer ${sessionStorage.getItem(KEY) ?? ""}` };
+}
+
+/** The problem that an answer tells. @param {number} status @param {{code?: string, detail?: string} | null} problem */
+export function problemOf(status, problem) {
+  return new ApiError(status, problem?.code ?? "unknown", problem?.detail ?? `The server answered ${status}.`);
+}
+
 /**
- * One request. The path is relative to this page's origin.
- * @param {string} path @param {{method?: string, body?: unknown}} [options]
+ * One request. The path is relative to this page's origin; what is not 2xx is an ApiError.
+ * @param {string} path @param {RequestInit} [options] @returns {Promise<Response>}
  */
-export async function api(path, { method = "GET", body } = {}) {
-  const headers = { authorization: `Bearer ${sessionStorage.getItem(KEY) ?? ""}` };
-  if (body !== undefined) headers["content-type"] = "application/json";
+export async function request(path, { headers, ...options } = {}) {
   let answer;
   try {
-    answer = await fetch(path, {
-      method,
-      headers,
-      body: body === undefined ? undefined : JSON.stringify(body),
-      cache: "no-store",
-      credentials: "omit",
-    });
-  } catch {
+    answer = await fetch(path, { ...options, headers: { ...authorisation(), ...headers }, cache: "no-store", credentials: "omit" });
+  } catch (fault) {
+    if (fault.name === "AbortError") throw fault;
     throw new ApiError(0, "unreachable", "The server cannot be reached.");
   }
-  const content = await answer.json().catch(() => null);
-  if (!answer.ok) {
-    throw new ApiError(answer.status, content?.code ?? "unknown", content?.detail ?? `The server answered ${answer.status}.`);
-  }
-  return content;
+  if (!answer.ok) throw problemOf(answer.status, await answer.json().catch(() => null));
+  return answer;
+}
+
+/**
+ * One request that is asked and answered in JSON.
+ * @param {string} path
+ * @param {{method?: string, body?: unknown, headers?: Record<string, string>, keepalive?: boolean}} [options] `keepalive`: it
+ *   may outlive the page
+ */
+export async function api(path, { body, headers = {}, ...options } = {}) {
+  const json = body === undefined ? {} : { body: JSON.stringify(body), headers: { ...headers, "content-type": "application/json" } };
+  const answer = await request(path, { headers, ...options, ...json });
+  return answer.json().catch(() => null);
 }
 
 /** A WebSocket on this page's origin, whatever address the server believes to have. @param {string} target path or URL */

@@ -31,7 +31,8 @@ export function follow({ path = "/api/v1/events", after = null, onItem, onState 
     mine.onmessage = ({ data }) => {
       const item = JSON.parse(data);
       // A gap names the first sequence that follows it; a lower one where the store was emptied and counts anew.
-      after = item.type === "gap" ? item.to - 1 : item.sequence;
+      // What is only told as it happens has none.
+      after = item.type === "gap" ? item.to - 1 : (item.sequence ?? after);
       onItem(item);
     };
     mine.onclose = () => {

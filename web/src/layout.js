@@ -1,70 +1,71 @@
-// Desktop and conversation: side by side with a divider that moves, or, on a phone, one at a time behind tabs.
+// The desktop and what is beside it (conversation, terminals, files): one of those at a time, behind a divider that
+// moves, or, on a phone, in the desktop's place. The buttons in the bar choose.
 
 import { byId } from "./dom.js";
+import { remembered } from "./remembered.js";
 
-/** As in the styles: narrower than this there are tabs. */
+/** As in the styles: narrower than this, one thing is seen at a time. */
 const NARROW = matchMedia("(max-width: 700px)");
 const LEAST = 280;
 /** Of the window's width, as in the styles. */
 const MOST = 0.7;
-const USUAL = 416;
 const STEP = 24;
-const WIDTH = "helix.chat.width";
-const CLOSED = "helix.chat.closed";
 /** With less than this, what is said and the box get all of it. */
 const SHORT = 520;
-const LABELS = { stage: "Desktop", chat: "Conversation" };
-
-/** Storage may be forbidden: then nothing is remembered. */
-const remembered = {
-  get(key) {
-    try {
-      return localStorage.getItem(key);
-    } catch {
-      return null;
-    }
-  },
-  set(key, value) {
-    try {
-      localStorage.setItem(key, value);
-    } catch {
-      // Only a preference.
-    }
-  },
+const OPEN = "helix.side";
+/** What can be beside the desktop: where, and how wide where nobody has moved the divider. */
+const SIDES = {
+  chat: { place: "chat", usual: 416 },
+  terminal: { place: "terminals", usual: 620 },
+  files: { place: "files", usual: 480 },
 };
 
 const split = byId("split");
 const divider = byId("divider");
-const toggle = byId("chat-toggle");
-const tabs = [byId("tab-desktop"), byId("tab-chat")];
+const tab = (name) => byId(`tab-${name}`);
+const widthKey = (name) => `helix.${name}.width`;
+
+/** What is beside the desktop; "" where nothing is. */
+let beside = "";
+/** What is seen on a phone. */
+let alone = "desktop";
+let onShow = () => {};
 
 function setWidth(wanted) {
   const most = Math.max(LEAST, Math.round(split.clientWidth * MOST));
-  showWidth(Math.min(most, Math.max(LEAST, Math.round(wanted))));
+  const width = Math.min(most, Math.max(LEAST, Math.round(wanted)));
+  showWidth(width);
   divider.setAttribute("aria-valuemax", String(most));
-  remembered.set(WIDTH, split.style.getPropertyValue("--chat").replace("px", ""));
+  remembered.set(widthKey(beside), String(width));
 }
 
 function showWidth(pixels) {
-  split.style.setProperty("--chat", `${pixels}px`);
+  split.style.setProperty("--side", `${pixels}px`);
   divider.setAttribute("aria-valuenow", String(pixels));
 }
 
-const width = () => byId("chat").getBoundingClientRect().width;
+const width = () => byId(SIDES[beside].place).getBoundingClientRect().width;
 
-function setClosed(closed) {
-  split.classList.toggle("closed", closed);
-  toggle.setAttribute("aria-expanded", String(!closed));
-  remembered.set(CLOSED, closed ? "yes" : "");
+/** Shows what was chosen, and says so on the buttons. */
+function draw() {
+  split.dataset.side = beside;
+  split.dataset.alone = alone;
+  split.classList.toggle("closed", beside === "");
+  const shown = NARROW.matches ? alone : beside;
+  for (const name of ["desktop", ...Object.keys(SIDES)]) tab(name).setAttribute("aria-pressed", String(name === shown));
+  if (beside) showWidth(Number(remembered.get(widthKey(beside))) || SIDES[beside].usual);
+  if (shown in SIDES && !tab(shown).hidden) onShow(shown);
 }
 
+/** A button was pressed: that, or where it was shown already, nothing beside the desktop. */
 function choose(name) {
-  split.dataset.tab = name;
-  for (const tab of tabs) {
-    const chosen = tab.id === `tab-${name}`;
-    tab.setAttribute("aria-selected", String(chosen));
-    tab.tabIndex = chosen ? 0 : -1;
-  }
+  if (NARROW.matches) alone = name;
+  else beside = name === beside ? "" : name;
+  // A window that becomes wider or narrower shows the same.
+  if (NARROW.matches && name in SIDES) beside = name;
+  if (!NARROW.matches) alone = "desktop";
+  remembered.set(OPEN, beside || "none");
+  draw();
 }
 
 function dragging() {
@@ -84,21 +85,11 @@ function dragging() {
   });
   divider.addEventListener("keydown", (event) => {
     const steps = { ArrowLeft: STEP, ArrowRight: -STEP }[event.key];
-    if (event.key === "Enter") setClosed(true);
+    if (event.key === "Enter") choose(beside);
     if (steps) setWidth(width() + steps);
     if (steps || event.key === "Enter") event.preventDefault();
   });
-  divider.addEventListener("dblclick", () => setClosed(true));
-}
-
-/** What is behind tabs says so; side by side these are regions. */
-function roles() {
-  for (const [place, tab] of [["stage", "tab-desktop"], ["chat", "tab-chat"]]) {
-    if (NARROW.matches) byId(place).setAttribute("role", "tabpanel");
-    else byId(place).removeAttribute("role");
-    byId(place).setAttribute(NARROW.matches ? "aria-labelledby" : "aria-label", NARROW.matches ? tab : LABELS[place]);
-    byId(place).removeAttribute(NARROW.matches ? "aria-label" : "aria-labelledby");
-  }
+  divider.addEventListener("dblclick", () => choose(beside));
 }
 
 /** A phone's keyboard covers the page without telling its layout: only the visual viewport knows. */
@@ -115,40 +106,32 @@ function keyboard() {
   fit();
 }
 
-/** The conversation is shown from now on, or, without a token, not at all. @param {boolean} shown */
-export function showChat(shown) {
-  split.classList.toggle("alone", !shown);
-  byId("tabs").hidden = !shown;
-  toggle.hidden = !shown;
+/** What this token can have beside the desktop. @param {string[]} names */
+export function offer(names) {
+  for (const name of Object.keys(SIDES)) tab(name).hidden = !names.includes(name);
+  byId("tabs").hidden = names.length === 0;
+  if (beside && names.length > 0 && !names.includes(beside)) beside = names[0];
+  if (alone !== "desktop" && !names.includes(alone)) alone = "desktop";
+  split.classList.toggle("alone", names.length === 0);
+  draw();
 }
 
 /** How many questions wait: told where the conversation may be out of sight. @param {number} questions */
 export function showCount(questions) {
   const text = questions > 0 ? `Chat (${questions})` : "Chat";
-  for (const place of [toggle, byId("tab-chat")]) {
-    if (place.textContent !== text) place.textContent = text;
-    place.classList.toggle("asks", questions > 0);
-  }
+  if (tab("chat").textContent !== text) tab("chat").textContent = text;
+  tab("chat").classList.toggle("asks", questions > 0);
 }
 
-/** Sets everything up, once. */
-export function layOut() {
+/** Sets everything up, once. @param {(name: string) => void} shown each time that something is shown beside the desktop */
+export function layOut(shown) {
+  onShow = shown;
   divider.setAttribute("aria-valuemin", String(LEAST));
-  showWidth(Number(remembered.get(WIDTH)) || USUAL);
-  setClosed(remembered.get(CLOSED) === "yes");
-  choose("desktop");
-  toggle.addEventListener("click", () => setClosed(!split.classList.contains("closed")));
-  for (const tab of tabs) {
-    tab.addEventListener("click", () => choose(tab.id.slice(4)));
-    tab.addEventListener("keydown", (event) => {
-      if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-      const other = tabs.find((one) => one !== tab);
-      choose(other.id.slice(4));
-      other.focus();
-    });
-  }
-  roles();
-  NARROW.addEventListener("change", roles);
+  const known = remembered.get(OPEN);
+  beside = known === "none" ? "" : known in SIDES ? known : "chat";
+  for (const name of ["desktop", ...Object.keys(SIDES)]) tab(name).addEventListener("click", () => choose(name));
+  NARROW.addEventListener("change", draw);
+  offer([]);
   dragging();
   keyboard();
 }

@@ -2,15 +2,17 @@
 //
 // A loop: read the session; Ready → a fresh ticket and a connection until it breaks, then again after a growing
 // pause; not yet Ready → say what it waits for; over → say how it ended. The event feed and a slow timer ring the
-// bell that ends a pause early, so the page follows the session without being told what changed. The conversation
-// beside it lives by itself (`threads/panel.js`), also where there is no desktop yet or any more.
+// bell that ends a pause early, so the page follows the session without being told what changed. What is beside it
+// lives by itself: the conversation (`threads/panel.js`) also where there is no desktop yet or any more, terminals and
+// files (`terminals/`, `files/`, loaded when somebody looks) while the session is Ready.
 
 import { api, dropToken, takeToken } from "./api.js";
 import { Backoff, Bell } from "./backoff.js";
-import { openDesktop } from "./desktop.js";
+import { Control } from "./desktop/control.js";
+import { Stage } from "./desktop/stage.js";
 import { byId, element } from "./dom.js";
 import { follow } from "./feed.js";
-import { layOut, showChat, showCount } from "./layout.js";
+import { layOut, offer, showCount } from "./layout.js";
 import { askForToken } from "./sign-in.js";
 import { Panel } from "./threads/panel.js";
 import { over, state } from "./words.js";
@@ -18,11 +20,33 @@ import { over, state } from "./words.js";
 /** The feed may be closed to this token: look by ourselves, too. */
 const LOOK = 5_000;
 
+/** Who may reach into a session; whoever has but a link to its desktop may not. */
+const OWNERS = ["admin", "operator", "user"];
+/** Who may see recordings. */
+const READERS = [...OWNERS, "viewer"];
+const TOOLS = {
+  terminal: async () => {
+    const { Terminals } = await import("./terminals/panel.js");
+    return () => new Terminals(byId("terminals"), id);
+  },
+  files: async () => {
+    const { Files } = await import("./files/panel.js");
+    return () => new Files(byId("files"), id);
+  },
+};
+
 const id = decodeURIComponent(location.pathname.split("/")[2] ?? "");
 const changed = new Bell();
-let desktop = null;
+let known = null;
+let scope = "";
 let feed = null;
+/** What changes is told. */
+let told = false;
 let chat = null;
+/** Terminals and files, by the name of their button, once they were looked at. */
+const tools = new Map();
+const control = new Control(id, byId("control"), byId("control-button"), (may) => stage.mayType(may));
+const stage = new Stage(id, control.seat, (fault) => showStatus("connected", fault));
 
 function showStatus(kind, text) {
   byId("status").dataset.state = kind;
@@ -34,6 +58,18 @@ function showPhase(session) {
   phase.textContent = session.phase;
   phase.dataset.word = session.phase.toLowerCase();
   phase.hidden = false;
+}
+
+/** Whoever looks at a desktop that is recorded is told; who may see recordings gets there. */
+function showRecording(session) {
+  const mark = byId("recording");
+  mark.hidden = !session.recording;
+  if (!session.recording) return;
+  const goesOn = !over(session);
+  mark.textContent = goesOn ? "REC" : "Recording";
+  mark.title = goesOn ? "This desktop is recorded, and what is typed, too" : "Play back what was recorded of this desktop";
+  if (READERS.includes(scope)) mark.href = `/recordings/${encodeURIComponent(session.recording)}/view`;
+  else mark.removeAttribute("href");
 }
 
 /** Fills the panel in the middle; no arguments: takes it away. */
@@ -62,10 +98,10 @@ function showEnd(session) {
 /** One connection, until it breaks or the session is over. @returns {Promise<boolean>} whether it ever stood */
 async function showDesktop() {
   showStatus("connecting", "connecting");
-  desktop = await openDesktop(byId("screen"), id, () => {
+  const desktop = await stage.open((role) => {
     showPanel();
+    control.show(role);
     showStatus("connected", "connected");
-    byId("fullscreen").hidden = !document.fullscreenEnabled;
   });
   let broken = false;
   const ended = desktop.ended.then((end) => {
@@ -78,10 +114,12 @@ async function showDesktop() {
     if (broken) break;
     const session = await readSession().catch(() => null);
     if (session && over(session)) desktop.close();
+    // Its events name the session whose desktop it is, which may have another name here: those of spec tasks have. And an
+    // event can be lost: then it is seen here, later.
+    else if (!told || session?.spec_task || control.isOld) await control.read();
   }
   const { connected } = await ended;
-  desktop = null;
-  byId("fullscreen").hidden = true;
+  control.hide();
   return connected;
 }
 
@@ -96,28 +134,52 @@ async function pause(backoff, why) {
 /** One session as it is now; the feed is followed as soon as the token has opened something. */
 async function readSession() {
   const session = await api(`/api/v1/sessions/${encodeURIComponent(id)}`);
+  known = session;
   showPhase(session);
   if (!over(session)) {
     feed ??= follow({
       onItem: (item) => {
-        if (item.type === "gap" || item.session === id) changed.ring();
+        if (item.type === "control" && item.session === id) control.heard(item);
+        else if (item.type === "gap" || item.session === id) changed.ring();
+        if (item.type === "gap") control.read();
+      },
+      onState: (state) => {
+        told = state === "live";
+        // What was told while nobody heard it.
+        if (told && control.shown) control.read();
       },
     });
   }
   if (!chat) {
     chat = new Panel(byId("chat"), id, { onSession: () => changed.ring(), onCount: showCount });
     chat.start();
-    showChat(true);
+    ({ scope } = await api("/api/v1/whoami").catch(() => ({})));
+    offer(OWNERS.includes(scope) ? ["chat", ...Object.keys(TOOLS)] : ["chat"]);
   }
+  showRecording(session);
   chat.takeSession(session);
+  for (const tool of tools.values()) tool.takeSession(session);
   return session;
+}
+
+/** Something is shown beside the desktop: what has not been there before is loaded. @param {string} name */
+async function showTool(name) {
+  if (!(name in TOOLS)) return;
+  if (!tools.has(name)) {
+    const open = await TOOLS[name]();
+    if (!tools.has(name)) tools.set(name, open());
+    tools.get(name).takeSession(known);
+  }
+  tools.get(name).shown();
 }
 
 /** Another token may be for other eyes: nothing of the former one goes on. */
 function forget() {
   chat?.stop();
   chat = null;
-  showChat(false);
+  for (const tool of tools.values()) tool.stop();
+  tools.clear();
+  offer([]);
 }
 
 /** Follows the session until it is over or the token stops opening it. @returns {Promise<string | null>} why not */
@@ -163,13 +225,9 @@ async function showSession() {
 
 byId("session").textContent = id;
 document.title = `${id} · Helix`;
-byId("fullscreen").addEventListener("click", async () => {
-  await byId("screen").requestFullscreen();
-  desktop?.focus();
-});
 addEventListener("online", () => changed.ring());
 
-layOut();
+layOut((name) => showTool(name).catch(() => showStatus("waiting", "A part of this page cannot be loaded: reload it.")));
 let fault = "";
 for (let token = takeToken(); ; token = null) {
   if (!token) await askForToken(byId("sign-in"), fault);

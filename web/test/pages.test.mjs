@@ -35,7 +35,7 @@ test("a session is told in words", () => {
 });
 
 test("pages carry nothing inline and load nothing from elsewhere", async () => {
-  for (const page of ["index.html", "view.html"]) {
+  for (const page of ["index.html", "view.html", "replay.html"]) {
     const html = await readFile(new URL(`../src/${page}`, import.meta.url), "utf8");
     assert.doesNotMatch(html, /\sstyle=|\son\w+=|<style|<script(?![^>]*\ssrc=)|https?:\/\//);
   }

@@ -132,6 +132,16 @@ test("a snapshot and a feed that overlap lose nothing and double nothing", () =>
   }
 });
 
+test("an entry that was heard late stands where it belongs", () => {
+  const thread = new Thread(detail({ entries: [entryView("5", "five"), entryView("6", "six")], entries_before: 3 }));
+  const [made] = thread.apply(entry(100, 0, "late", { entry: "4", before: "5" }));
+  assert.deepEqual([made.how, made.before], ["new", "5"]);
+  assert.deepEqual([...thread.entries.keys()], ["4", "5", "6"]);
+  // Among what is not here: only counted, until it is read.
+  assert.deepEqual(thread.apply(entry(101, 0, "earlier", { entry: "1", before: "2" })), []);
+  assert.equal(thread.before, 4);
+});
+
 test("a long entry is read on piece by piece while it grows", () => {
   const whole = "0123456789é".repeat(20);
   const thread = new Thread(detail({ entries: [entryView("1", whole.slice(0, 30), { length: Buffer.byteLength(whole), truncated: true })] }));

@@ -246,7 +246,7 @@ impl Run {
                 bytes = pty.output.read() => if let Some(bytes) = bytes {
                     self.output(bytes).await;
                 },
-                () = pty.input.send(), if !idle => {}
+                _ = pty.input.send(), if !idle => {}
             }
         };
         if self.cancelled {

@@ -136,6 +136,11 @@ impl Pty {
 }
 
 impl PtyInput {
+    /// To a command that reads a pipe instead.
+    pub fn pipe(ours: pipe::Sender) -> Self {
+        Self { ours, pending: Bytes::new() }
+    }
+
     /// Takes what the user typed.
     pub fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
@@ -146,17 +151,21 @@ impl PtyInput {
         self.pending.is_empty()
     }
 
-    /// Gives the command a part of what is pending. Cancel-safe.
-    pub async fn send(&mut self) {
-        match self.ours.write(&self.pending).await {
-            Ok(count) => drop(self.pending.drain(..count)),
-            // Nobody is there to read it.
-            Err(_) => self.pending.clear(),
-        }
+    /// Gives the command a part of what is pending; says how much that was. Cancel-safe.
+    pub async fn send(&mut self) -> usize {
+        // Nobody is there to read it: it is as good as taken.
+        let count = self.ours.write(&self.pending).await.unwrap_or(self.pending.len());
+        self.pending.drain(..count);
+        count
     }
 }
 
 impl PtyOutput {
+    /// Our side once more, to tell the command of while its output is read.
+    pub fn handle(&self) -> io::Result<File> {
+        self.ours.try_clone()
+    }
+
     /// Tells the command that its window changed.
     pub fn resize(&self, size: Winsize) {
         // A PTY that nobody uses any more needs no size.
@@ -172,6 +181,11 @@ impl PtyOutput {
         let bytes = read(&mut self.events).await.ok();
         self.closed = bytes.is_none();
         bytes
+    }
+
+    /// Nobody has the command's side open any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// What is there now. Reading, without asking for readiness first, makes the kernel hand over everything that

@@ -37,6 +37,7 @@ pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
         slot_user_first: number(values, "slot_user_first", 1, (1, MAX_SLOTS)),
         default_resources: values.amounts.default_resources,
         max_resources: values.amounts.max_resources,
+        direct: values.direct.take(),
         default_reserve: values.amounts.default_reserve,
         reservable: values.amounts.reservable,
         labels: labels(values),

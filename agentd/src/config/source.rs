@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use helix_protocol::resources::{Reserve, Resources};
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::RunArgs;
+use super::direct::{Direct, DirectTable};
 
 /// The environment as a map, so that loading is a pure function of its inputs.
 pub type Environment = BTreeMap<String, String>;
@@ -39,6 +41,7 @@ const SETTINGS: &[(&str, &[&str])] = &[
     (MAX_RESOURCES, &[]),
     (DEFAULT_RESERVE, &[]),
     (RESERVABLE, &[]),
+    (DIRECT, &[]),
     ("zed_binary", &["ZED_BINARY"]),
     ("vulkan_icd", &["HELIX_VULKAN_ICD"]),
     ("log_level", &["LOG_LEVEL"]),
@@ -48,6 +51,7 @@ const DEFAULT_RESOURCES: &str = "default_resources";
 const MAX_RESOURCES: &str = "max_resources";
 const DEFAULT_RESERVE: &str = "default_reserve";
 const RESERVABLE: &str = "reservable";
+const DIRECT: &str = "direct";
 
 /// The tables of amounts; only a file can have them.
 #[derive(Debug, Default)]
@@ -97,6 +101,7 @@ pub(super) struct Values {
     settings: BTreeMap<&'static str, Value>,
     pub labels: BTreeMap<String, Value>,
     pub amounts: Amounts,
+    pub direct: Option<Direct>,
     faults: Vec<Fault>,
 }
 
@@ -160,6 +165,7 @@ impl Values {
                 (DEFAULT_RESOURCES, _) => self.amounts.default_resources = self.resources(at, name, value),
                 (MAX_RESOURCES, _) => self.amounts.max_resources = self.resources(at, name, value),
                 (DEFAULT_RESERVE, _) => self.amounts.default_reserve = self.table(at, name, value),
+                (DIRECT, _) => self.direct = self.direct(&at, value),
                 (RESERVABLE, _) => self.amounts.reservable = self.table(at, name, value),
                 ("labels", other) => {
                     self.fault(
@@ -186,6 +192,20 @@ impl Values {
             self.fault(at, format!("`{name}`: {}", error.message()), fix);
             T::default()
         })
+    }
+
+    /// Only a file can have it, so that a fault has one place.
+    fn direct(&mut self, at: &str, value: &Spanned<DeValue<'_>>) -> Option<Direct> {
+        let table = DirectTable::deserialize(ValueDeserializer::from(value.clone()));
+        let faults = match table.map(DirectTable::check) {
+            Ok(Ok(direct)) => return Some(direct),
+            Ok(Err(faults)) => faults,
+            Err(error) => vec![(error.message().to_owned(), "write listen, allow and perhaps host")],
+        };
+        for (what, fix) in faults {
+            self.fault(at, format!("`{DIRECT}`: {what}"), fix);
+        }
+        None
     }
 
     fn resources(&mut self, at: String, name: &str, value: &Spanned<DeValue<'_>>) -> Resources {

@@ -10,10 +10,11 @@ use crate::supervisor::process::{procfs, sweep};
 
 /// In this order; those of one step together.
 const STEPS: [&[UnitName]; 4] = [
-    &[UnitName::App, UnitName::Workspace],
+    &[UnitName::App, UnitName::Workspace, UnitName::Tools],
     &[UnitName::Wm],
     &[UnitName::Dbus, UnitName::Forward],
-    &[UnitName::Display],
+    // The recorder sees the last of it.
+    &[UnitName::Display, UnitName::Recorder],
 ];
 
 /// Between SIGTERM and SIGKILL of each step. The app may have something to save.

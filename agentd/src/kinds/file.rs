@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use helix_protocol::resources::{Reserve, Resources};
+use helix_protocol::session::DisplayServer;
 use serde::{Deserialize, Deserializer};
 
 /// A kind's file as written. Unknown keys are refused with their line.
@@ -43,6 +44,9 @@ pub struct KindFile {
     /// Whether a D-Bus session bus is started for it.
     #[serde(default)]
     pub dbus: bool,
+    /// What draws its desktop; a session's spec may say otherwise.
+    #[serde(default)]
+    pub display_server: Option<DisplayServer>,
     /// Whether its first turn's outcome is the session's result (`agentd acp-bridge --result`).
     #[serde(default)]
     pub task: bool,
@@ -76,6 +80,7 @@ impl KindFile {
             secrets: Vec::new(),
             on_exit: OnExit::Keep,
             dbus: false,
+            display_server: None,
             task: false,
             own_sandbox: false,
             resources: Resources::default(),

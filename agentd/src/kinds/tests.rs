@@ -23,6 +23,11 @@ fn paths() -> SessionPaths {
         xauthority: at("Xauthority"),
         workspace: PathBuf::from("/workspaces/s1"),
         sync_socket: at("sync.sock"),
+        tools_socket: at("tools.sock"),
+        notes_socket: PathBuf::from("/s/note.sock"),
+        recorder_apart: false,
+        rdp_socket: at("rdp.sock"),
+        rdp_files: at("rdp"),
         own_network: false,
         private_tmp: false,
     }

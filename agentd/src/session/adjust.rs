@@ -1,4 +1,4 @@
-//! What an order changes while a session runs: its limits, its secrets, and whether it is held still.
+//! What an order changes while a session runs: its limits, its secrets, who comes to its desktop and may type there, and whether it is held still.
 //!
 //! All are level-triggered: every order is compared with what was done, and what failed or was cut off is done again
 //! ([`Done::Again`]), also by the next agentd: the entry says what is meant before it is tried.
@@ -36,7 +36,28 @@ impl<S: Supervisor> Session<S> {
             })
             .await;
         }
-        if order.desired.access.is_some() && order.desired.access != self.entry().desired.access {
+        if order.desired.control.epoch > self.entry().desired.control.epoch {
+            // Enforced before it is reported: whoever took the desktop over waits for that.
+            self.context.gates.set(&self.id(), &order.desired.control);
+            self.commit_or_later(|entry| entry.desired.control.clone_from(&order.desired.control)).await;
+            self.note_control();
+        }
+        if order.desired.grants > self.entry().desired.grants
+            && let Some(access) = &order.desired.access
+        {
+            // The same: who made or revoked one waits for it.
+            self.context.gates.grant(&self.id(), order.desired.grants, &access.grants);
+            self.commit_or_later(|entry| {
+                entry.desired.grants = order.desired.grants;
+                entry.desired.access.clone_from(&order.desired.access);
+            })
+            .await;
+        }
+        let (is_old, differs) = {
+            let known = &self.entry().desired;
+            (order.desired.grants < known.grants, order.desired.access != known.access)
+        };
+        if order.desired.access.is_some() && differs && !is_old {
             // For the agent's next start. Its token is the same under one epoch; its secrets may be others.
             self.commit_or_later(|entry| entry.desired.access.clone_from(&order.desired.access)).await;
         }

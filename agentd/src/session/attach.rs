@@ -11,6 +11,7 @@ use super::plan::{self, Plan};
 use super::state::State;
 use super::{Ending, Exit, RETRY, Session};
 use crate::kinds::Restart;
+use crate::recorder::shelf::{self, About};
 use crate::supervisor::{Adopted, SliceEvent, Supervisor, SupervisorError, UnitName, UnitStatus};
 
 /// A slice that is watched.
@@ -40,6 +41,7 @@ impl<S: Supervisor> Session<S> {
         let (supervisor, id) = (&self.context.supervisor, self.id());
         let known = self.entry().identity.clone();
         let Some(identity) = known else {
+            self.prepare_recording()?;
             let generation = self.entry().desired.generation;
             let opened = tokio::time::timeout(DEADLINE, supervisor.open(&id, &plan.slice)).await;
             let opened = opened.unwrap_or_else(|_| {
@@ -61,6 +63,9 @@ impl<S: Supervisor> Session<S> {
                 entry.limits_generation = Some(generation);
             })
             .await;
+            if plan.recorder.is_some() {
+                self.context.uploads.look();
+            }
             // An order may have changed the limits meanwhile.
             self.set_limits().await;
             let lost = |error: SupervisorError| Ending::failed("slice_failed", error.to_string());
@@ -106,9 +111,27 @@ impl<S: Supervisor> Session<S> {
         }
     }
 
+    /// Makes the place of its recording.
+    fn prepare_recording(&self) -> Result<(), Ending> {
+        let about = {
+            let entry = self.entry();
+            let (session, epoch) = (entry.session().clone(), entry.desired.epoch);
+            entry.recording.as_ref().map(|_| About { session, epoch })
+        };
+        let Some(about) = about else { return Ok(()) };
+        let made = shelf::prepare(&self.context.config.state_dir, &about);
+        let made = made.map_err(|error| {
+            let message = format!("the session is to be recorded, and that cannot begin: {error}");
+            Ending::failed("recorder_failed", message)
+        })?;
+        tracing::info!(recording = %made, "the session is recorded");
+        Ok(())
+    }
+
     pub(super) fn plan(&self) -> Result<Plan, Ending> {
         let entry = self.entry().clone();
         let context = &self.context;
+        let spool = entry.recording.as_ref().map(|recording| (recording, context.supervisor.spool(recording)));
         let inputs = plan::Inputs {
             session: entry.session(),
             runner: &context.config.runner,
@@ -123,6 +146,8 @@ impl<S: Supervisor> Session<S> {
             max_resources: context.config.max_resources,
             forward_port: entry.forward_port.unwrap_or_default(),
             access: entry.desired.access.as_ref(),
+            epoch: entry.desired.epoch,
+            recording: spool.as_ref().map(|(recording, spool)| (*recording, spool.as_path())),
         };
         plan::plan(&inputs).map_err(Ending::from)
     }
@@ -138,6 +163,7 @@ fn missing(plan: &Plan, units: &[UnitStatus]) -> Vec<UnitName> {
         (UnitName::Dbus, plan.dbus.is_some()),
         (UnitName::Wm, true),
         (UnitName::Forward, true),
+        (UnitName::Recorder, plan.recorder.is_some()),
         (UnitName::App, plan.restart != Restart::No),
     ];
     let started = |name: UnitName| units.iter().any(|unit| unit.name == name);

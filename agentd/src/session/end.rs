@@ -67,6 +67,9 @@ impl<S: Supervisor> Session<S> {
             }
         })
         .await;
+        if left.is_none() {
+            self.finish_recording().await;
+        }
         self.context.ended.send_modify(|ended| *ended += 1);
         tracing::info!(took_ms = begun.elapsed().as_millis() as u64, "session ended");
     }
@@ -105,6 +108,7 @@ impl<S: Supervisor> Session<S> {
         match self.context.supervisor.kill(&self.id()).await {
             Ok(()) => {
                 tracing::info!("what a session left behind is gone");
+                self.finish_recording().await;
                 let message = "something of the session could not be ended in time; nothing is left of it now";
                 self.commit_or_later(|entry| entry.cause = Some(Cause::new("ended_late", message))).await;
             }
@@ -148,7 +152,9 @@ impl<S: Supervisor> Session<S> {
             tracing::error!(%error, "the former life of a session is not gone yet");
             tokio::time::sleep(RETRY).await;
         }
+        self.finish_recording().await;
         let entry = new_entry(&self.context, order.desired.clone());
+        self.context.gates.begin(&entry.desired);
         self.held.send_replace(None);
         tracing::info!(epoch = %order.desired.epoch, at = %Timestamp::now(), "session begins anew");
         self.commit(|old| *old = entry).await;

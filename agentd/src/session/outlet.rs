@@ -11,7 +11,7 @@ use helix_protocol::session::Cause;
 
 use super::{RETRY, Session};
 use crate::forward::{self, OWN_NETWORK_PORT, Reservation, host};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, UnitName};
 
 impl<S: Supervisor> Session<S> {
     /// The port that the session will have; held for it as long as this agentd lives.
@@ -58,7 +58,7 @@ impl<S: Supervisor> Session<S> {
 
     async fn serve_forward(&self) -> Infallible {
         loop {
-            match self.context.supervisor.listen(&self.id()).await {
+            match self.context.supervisor.listen(&self.id(), UnitName::Forward).await {
                 Ok(listener) => match host::serve(listener, self.context.servers.clone()).await {},
                 Err(error) => tracing::error!(%error, "the session's agent cannot reach a server"),
             }

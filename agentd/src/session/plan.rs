@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use helix_protocol::assignment::SessionAccess;
 use helix_protocol::resources::Resources;
-use helix_protocol::session::{Cause, Geometry, SessionSpec};
-use helix_protocol::{KindName, RunnerId, SessionId};
+use helix_protocol::session::{Cause, DisplayServer, Geometry, SessionSpec};
+use helix_protocol::{Epoch, KindName, RecordingId, RunnerId, SessionId};
 
 use super::workspace;
-use crate::forward;
 use crate::kinds::{self, KindFile, Kinds, OnExit, Readiness, Restart};
 use crate::supervisor::{SessionFile, SessionPaths, SliceSpec, Stdout, UnitName, UnitSpec};
+use crate::{forward, rdp, recorder, tools, xvfb};
 
 /// Window manager settings: every window maximised and undecorated, no key and hardly a button taken from the agent.
 const OPENBOX_RC: &str = include_str!("rc.xml");
@@ -85,6 +85,10 @@ pub struct Inputs<'a> {
     pub forward_port: u16,
     /// What its agent says who it is by, and its secrets.
     pub access: Option<&'a SessionAccess>,
+    /// The assignment that it runs under.
+    pub epoch: Epoch,
+    /// What is recorded of it, and where its recorder spools that.
+    pub recording: Option<(&'a RecordingId, &'a Path)>,
 }
 
 /// What is started, and what its ends mean.
@@ -100,6 +104,10 @@ pub struct Plan {
     pub dbus: Option<UnitSpec>,
     /// Lets the agent reach the servers.
     pub forward: UnitSpec,
+    /// Records the desktop, where that is asked for.
+    pub recorder: Option<UnitSpec>,
+    /// The desktop for RDP clients.
+    pub rdp: UnitSpec,
     /// When the agent is up.
     pub readiness: Readiness,
     /// When the agent is started again.
@@ -114,6 +122,7 @@ pub struct Plan {
     pub geometry: Geometry,
     wm: UnitSpec,
     app: UnitSpec,
+    tools: UnitSpec,
 }
 
 impl Plan {
@@ -125,6 +134,11 @@ impl Plan {
     /// The agent on display `number`.
     pub fn app(&self, number: u32) -> UnitSpec {
         on_display(&self.app, number)
+    }
+
+    /// Files, commands and terminals, with display `number` where there is one.
+    pub fn tools(&self, number: Option<u32>) -> UnitSpec {
+        number.map_or_else(|| self.tools.clone(), |number| on_display(&self.tools, number))
     }
 
     /// What to say of secrets that its agent may have missed, after the sentence that it failed.
@@ -224,6 +238,15 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
         argv.extend(forward::unit::arguments(inputs.forward_port, &paths.sync_socket));
         unit(UnitName::Forward, argv, Stdout::Ready)
     };
+    let recorder = inputs.recording.map(|(_, spool)| {
+        let mut argv = vec![text(&host.program)];
+        let of = (session, inputs.epoch, inputs.runner);
+        argv.extend(recorder::unit::arguments(&paths.vnc_socket, &paths.notes_socket, spool, of));
+        // No part of the session: nothing of its environment is for it.
+        let kept = ["HELIX_SESSION_ID", "HELIX_RUNNER_ID", "PATH", "LANG"];
+        let env = kept.iter().filter_map(|name| Some(((*name).to_owned(), base.get(*name)?.clone()))).collect();
+        UnitSpec { env, cwd: PathBuf::from("/"), ..unit(UnitName::Recorder, argv, Stdout::Ready) }
+    });
     let way_out = way_out(inputs, &project);
     let app = UnitSpec { argv: rendered.argv, cwd: project, ..unit(UnitName::App, Vec::new(), Stdout::Log) };
     let mut app = UnitSpec { has_task: kind.task, ..app };
@@ -236,15 +259,52 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     // Programs of a desktop would look for a compositor that is not there.
     app.env.remove("WAYLAND_DISPLAY");
 
+    let tools = {
+        let mut argv = vec![text(&host.program)];
+        argv.extend(tools::unit::arguments(&paths.tools_socket, &paths.workspace));
+        let mut unit = UnitSpec { cwd: paths.workspace.clone(), ..unit(UnitName::Tools, argv, Stdout::Log) };
+        // What was asked for is for everybody in the session; its secrets and its token are the agent's.
+        let own = spec.env.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
+        unit.env.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        unit
+    };
+
+    let rfb = rfb_options(session, paths, recorder.is_some());
+    let display = match spec.display_server.or(kind.display_server).unwrap_or_default() {
+        DisplayServer::Xtigervnc => xtigervnc(paths, geometry, rfb),
+        DisplayServer::Xvfb => {
+            let mut argv = vec![text(&host.program)];
+            argv.extend(xvfb::arguments(paths, geometry, rfb));
+            argv
+        }
+    };
+    let rdp = {
+        let mut argv = vec![text(&host.program)];
+        argv.extend(rdp::unit::arguments(&paths.rdp_socket, &paths.rdp_files, paths.own_network));
+        // Nothing of the desktop but what comes through the gate: neither display nor bus.
+        let needed = |(name, _): &(&String, &String)| ["PATH", "HOME", "TMPDIR", "LANG"].contains(&name.as_str());
+        let env = base.iter().filter(needed).map(|(name, value)| (name.clone(), value.clone())).collect();
+        UnitSpec { env, ..unit(UnitName::Rdp, argv, Stdout::Log) }
+    };
+
     let network = spec.network.unwrap_or_default();
     Ok(Plan {
-        slice: SliceSpec { files, resources, network, own_sandbox: kind.own_sandbox },
+        slice: SliceSpec {
+            files,
+            resources,
+            network,
+            own_sandbox: kind.own_sandbox,
+            recording: inputs.recording.map(|(recording, _)| recording.clone()),
+        },
         workspace,
-        display: unit(UnitName::Display, display_command(session, paths, geometry), Stdout::Ready),
+        display: unit(UnitName::Display, display, Stdout::Ready),
         dbus,
         wm: unit(UnitName::Wm, words(&["openbox", "--sm-disable", "--config-file", &text(&rc)]), Stdout::Log),
         app,
+        tools,
         forward,
+        recorder,
+        rdp,
         readiness: kind.readiness,
         restart: kind.restart,
         restart_pause: kind.restart_pause,
@@ -272,19 +332,31 @@ fn resources(inputs: &Inputs<'_>, kind: Resources) -> Result<Resources, Cause> {
     }
 }
 
-/// X and VNC in one process: a unix socket for RFB, no TCP port, no GLX (it costs 50 MiB), its number on stdout. The
-/// RFB socket has no password: it is 0600 in a 0700 directory, and only agentd, which dials viewers, uses it.
-fn display_command(session: &SessionId, paths: &SessionPaths, geometry: Geometry) -> Vec<String> {
-    let (geometry, authority, socket) = (geometry.to_string(), text(&paths.xauthority), text(&paths.vnc_socket));
+/// X and VNC in one process: no TCP port, no GLX (it costs 50 MiB), its number on stdout.
+fn xtigervnc(paths: &SessionPaths, geometry: Geometry, rfb: Vec<String>) -> Vec<String> {
+    let (geometry, authority) = (geometry.to_string(), text(&paths.xauthority));
     let mut argv = words(&["Xtigervnc", "-displayfd", "1", "-geometry", &geometry, "-depth", "24", "-dpi", "96"]);
     argv.extend(words(&["-auth", &authority, "-nolisten", "tcp", "-noreset", "-extension", "GLX"]));
-    argv.extend(words(&["-rfbport", "-1", "-rfbunixpath", &socket, "-rfbunixmode", "0600"]));
     if paths.private_tmp {
         // Nobody else's display can have a number here, and without it no other session can even knock.
         argv.extend(words(&["-nolisten", "local"]));
     }
-    argv.extend(words(&["-SecurityTypes", "None", "-UseBlacklist=0", "-AlwaysShared", "-desktop", session.as_str()]));
+    argv.extend(rfb);
     argv
+}
+
+/// How either display server shows itself to viewers: at a unix socket. It has no password: it is in a directory that
+/// nobody sees but the display, agentd, which dials viewers, and the recorder.
+fn rfb_options(session: &SessionId, paths: &SessionPaths, recorded: bool) -> Vec<String> {
+    let mode = if recorded && paths.recorder_apart { "0666" } else { "0600" };
+    let mut options = words(&["-rfbport", "-1", "-rfbunixpath", &text(&paths.vnc_socket), "-rfbunixmode", mode]);
+    options.extend(words(&["-SecurityTypes", "None", "-UseBlacklist=0", "-AlwaysShared"]));
+    options.extend(words(&["-desktop", session.as_str()]));
+    if recorded {
+        // A dozen lines for each connection otherwise, and the recorder makes one for each segment.
+        options.extend(words(&["-Log", "*:stderr:0"]));
+    }
+    options
 }
 
 fn base_environment(inputs: &Inputs<'_>, project: &Path, dbus: bool) -> BTreeMap<String, String> {

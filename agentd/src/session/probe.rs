@@ -27,7 +27,8 @@ impl ReadyLines {
     }
 }
 
-fn read_line(path: &Path) -> io::Result<Option<String>> {
+/// The line of that file, if it is whole.
+pub fn read_line(path: &Path) -> io::Result<Option<String>> {
     let mut text = String::new();
     match std::fs::File::open(path) {
         Ok(file) => file.take(MAX_LINE_BYTES).read_to_string(&mut text)?,

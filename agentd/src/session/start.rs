@@ -1,4 +1,4 @@
-//! From an order to Ready: (workspace ∥ D-Bus ∥ display → (window manager ∥ forward)) → agent. Each step has a deadline, a
+//! From an order to Ready: (workspace ∥ D-Bus ∥ display → (window manager ∥ forward ∥ recorder)) → agent. Each step has a deadline, a
 //! readiness event and, when it fails, a cause that names step, unit and the unit's last lines.
 
 use std::collections::BTreeMap;
@@ -33,6 +33,7 @@ const DISPLAY: Step = Step { name: "display", unit: UnitName::Display, deadline:
 const DBUS: Step = Step { name: "dbus", unit: UnitName::Dbus, deadline: DESKTOP };
 const WINDOW_MANAGER: Step = Step { name: "window_manager", unit: UnitName::Wm, deadline: DESKTOP };
 const FORWARD: Step = Step { name: "forward", unit: UnitName::Forward, deadline: DESKTOP };
+const RECORDER: Step = Step { name: "recorder", unit: UnitName::Recorder, deadline: DESKTOP };
 const AGENT: Step = Step { name: "agent", unit: UnitName::App, deadline: Duration::from_mins(1) };
 
 type Exits = watch::Receiver<BTreeMap<UnitName, Exit>>;
@@ -86,7 +87,14 @@ impl<S: Supervisor> Session<S> {
             });
             // After the display, whose network it shares where the session has one of its own.
             let forward = self.step(FORWARD, self.line_of(&plan.forward, paths, exits));
-            let ((), _listens) = tokio::try_join!(window_manager, forward)?;
+            // Before the agent, of whom nothing is to be missed.
+            let recorder = async {
+                match &plan.recorder {
+                    Some(unit) => self.step(RECORDER, self.line_of(unit, paths, exits)).await.map(|_: String| ()),
+                    None => Ok(()),
+                }
+            };
+            let ((), _listens, ()) = tokio::try_join!(window_manager, forward, recorder)?;
             Ok((number, pid))
         };
         let ((), (), (number, pid)) = tokio::try_join!(workspace, dbus, desktop)?;

@@ -100,8 +100,16 @@ impl<S: Supervisor> Session<S> {
     ) -> Option<Ending> {
         let policy = match unit {
             UnitName::Workspace => return None,
+            UnitName::Rdp => {
+                tracing::info!(%exit, "the unit for RDP clients ended; it is started again for the next one");
+                return None;
+            }
+            UnitName::Tools => {
+                tracing::warn!(%exit, "the tools ended; they are started again when somebody wants something");
+                return None;
+            }
             UnitName::Display => return Some(self.display_died(exit).await),
-            UnitName::Dbus | UnitName::Wm | UnitName::Forward => Restart::Always,
+            UnitName::Dbus | UnitName::Wm | UnitName::Forward | UnitName::Recorder => Restart::Always,
             UnitName::App => plan.restart,
         };
         let fixed = plan.restart_pause.filter(|_| unit == UnitName::App);
@@ -151,10 +159,12 @@ impl<S: Supervisor> Session<S> {
         let spec = match (unit, display) {
             (UnitName::Dbus, _) => plan.dbus.clone(),
             (UnitName::Forward, _) => Some(plan.forward.clone()),
+            (UnitName::Recorder, _) => plan.recorder.clone(),
             (UnitName::Wm, Some(number)) => Some(plan.wm(number)),
             // As the session is now: its secrets may be others than at its beginning.
             (UnitName::App, Some(number)) => Some(self.plan().as_ref().unwrap_or(plan).app(number)),
-            (UnitName::Workspace | UnitName::Display, _) | (UnitName::Wm | UnitName::App, None) => None,
+            (UnitName::Workspace | UnitName::Display | UnitName::Tools | UnitName::Rdp, _)
+            | (UnitName::Wm | UnitName::App, None) => None,
         };
         let Some(spec) = spec else { return };
         let (supervisor, id) = (&self.context.supervisor, self.id());

@@ -34,10 +34,10 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use helix_protocol::SessionId;
 use helix_protocol::link::LogLine;
 use helix_protocol::resources::{Resources, Usage};
 use helix_protocol::session::SessionResult;
+use helix_protocol::{RecordingId, SessionId};
 use rustix::process::Signal;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -54,6 +54,7 @@ use super::{
 };
 use crate::guest::wire::{Answer, Event, Record, Request};
 use crate::guest::{GuestArgs, detached_command};
+use crate::recorder::shelf;
 
 /// A guest answers at once unless the machine is in trouble.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -204,6 +205,10 @@ impl Supervisor for ProcessSupervisor {
         self.layout(session).session_paths(self.workspace(session))
     }
 
+    fn spool(&self, recording: &RecordingId) -> PathBuf {
+        shelf::spool(&self.inner.config.state_dir, recording)
+    }
+
     fn host_paths(&self, session: &SessionId) -> HostPaths {
         self.layout(session).host_paths(self.workspace(session))
     }
@@ -231,11 +236,15 @@ impl Supervisor for ProcessSupervisor {
         }
         let guest: GuestIdentity = serde_json::from_slice(&output.stdout)
             .map_err(|error| failed(format!("agentd guest answered: {error}")))?;
-        let (paths, files) = (self.paths(session), spec.files.clone());
+        let (paths, files, recording) = (self.paths(session), spec.files.clone(), spec.recording.clone());
+        let state_dir = self.inner.config.state_dir.clone();
         let lock = self.layout(session).open_lock();
         let write = move || {
             // Two that open at once must not make two cookies.
             let _lock = Lock::wait(&lock)?;
+            if let Some(recording) = &recording {
+                shelf::make_spool(&state_dir, recording)?;
+            }
             files::write(&paths, &files)
         };
         blocking(write).await.map_err(|error| failed(error.to_string()))?;
@@ -317,14 +326,21 @@ impl Supervisor for ProcessSupervisor {
         Ok(receiver)
     }
 
-    async fn listen(&self, session: &SessionId) -> Result<UnixListener> {
+    async fn listen(&self, session: &SessionId, unit: UnitName) -> Result<UnixListener> {
         let failed = |reason: String| SupervisorError::Listen { session: session.clone(), reason };
         // The marker goes with the session.
         if !self.layout(session).slice().exists() {
             return Err(failed("it is not open".to_owned()));
         }
         // At once: whoever ends the session meanwhile must not find half of it.
-        listen(&self.paths(session).sync_socket).map_err(|error| failed(error.to_string()))
+        let SessionPaths { sync_socket, tools_socket, notes_socket, rdp_socket, .. } = self.paths(session);
+        listen(match unit {
+            UnitName::Tools => &tools_socket,
+            UnitName::Recorder => &notes_socket,
+            UnitName::Rdp => &rdp_socket,
+            _ => &sync_socket,
+        })
+        .map_err(|error| failed(error.to_string()))
     }
 
     async fn start(&self, session: &SessionId, unit: &UnitSpec) -> Result<UnitStatus> {

@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use helix_protocol::link::LogLine;
 use helix_protocol::resources::{Resources, Usage};
-use helix_protocol::{RunnerId, SessionId};
+use helix_protocol::{RecordingId, RunnerId, SessionId};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
@@ -259,15 +259,19 @@ impl Inner {
         }
     }
 
-    async fn listen(&self, session: &SessionId) -> Result<UnixListener> {
+    async fn listen(&self, session: &SessionId, unit: UnitName) -> Result<UnixListener> {
         let failed = |reason: String| SupervisorError::Listen { session: session.clone(), reason };
         let layout = self.layout(session);
         let record = self.record(&layout).await.map_err(|error| failed(error.to_string()))?;
         let record = record.ok_or_else(|| failed("it is not open".to_owned()))?;
-        let slot = self.slots.by_number(record.slot);
-        let slot = slot.ok_or_else(|| failed(format!("its slot {} does not exist", record.slot)))?;
+        let slot = if unit == UnitName::Recorder {
+            self.slots.recorder().map_err(failed)?.clone()
+        } else {
+            let slot = self.slots.by_number(record.slot);
+            slot.ok_or_else(|| failed(format!("its slot {} does not exist", record.slot)))?
+        };
         // At once: whoever ends the session meanwhile must not find half of it.
-        tree::listen(&layout, &slot).map_err(|error| failed(chain(&error)))
+        tree::listen(&layout, &slot, unit).map_err(|error| failed(chain(&error)))
     }
 
     async fn limit(&self, session: &SessionId, resources: &Resources) -> Result<()> {
@@ -300,6 +304,10 @@ impl Supervisor for SystemdSupervisor {
         Layout::session_paths()
     }
 
+    fn spool(&self, _: &RecordingId) -> PathBuf {
+        PathBuf::from(layout::inside::SPOOL)
+    }
+
     fn host_paths(&self, session: &SessionId) -> HostPaths {
         self.inner.layout(session).host_paths()
     }
@@ -316,8 +324,8 @@ impl Supervisor for SystemdSupervisor {
         self.inner.events(session).await
     }
 
-    async fn listen(&self, session: &SessionId) -> Result<UnixListener> {
-        self.inner.listen(session).await
+    async fn listen(&self, session: &SessionId, unit: UnitName) -> Result<UnixListener> {
+        self.inner.listen(session, unit).await
     }
 
     async fn start(&self, session: &SessionId, unit: &UnitSpec) -> Result<UnitStatus> {

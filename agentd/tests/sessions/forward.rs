@@ -54,7 +54,7 @@ pub fn start(change: impl FnOnce(&mut helix_agentd::config::Config)) -> Runner {
         change(config);
     });
     let secrets = [("MODEL_KEY".to_owned(), SECRET.to_owned())].into();
-    runner.access = Some(SessionAccess { token: TOKEN.to_owned(), secrets });
+    runner.access = Some(SessionAccess { token: TOKEN.to_owned(), secrets, grants: Vec::new() });
     runner
 }
 

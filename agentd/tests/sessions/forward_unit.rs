@@ -114,7 +114,7 @@ async fn a_side_that_does_not_read_costs_neither_memory_nor_time() {
         let (agent, host) = forward.connect();
         // Until nobody takes any more.
         host.set_nonblocking(true).expect("set");
-        let chunk = [b'x'; 64 * 1024];
+        let chunk = vec![b'x'; 64 * 1024];
         let mut sent = 0_u64;
         eventually("it is full", async || {
             loop {

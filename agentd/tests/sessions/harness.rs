@@ -7,15 +7,21 @@ use std::time::Duration;
 
 use helix_agentd::config::{Config, Environment, RunArgs};
 use helix_agentd::daemon;
+use helix_agentd::desktop::Desktops;
 use helix_agentd::forward::host::Servers;
+use helix_agentd::gate::Gates;
 use helix_agentd::kinds::{Kinds, Machine};
 use helix_agentd::ledger::Ledger;
 use helix_agentd::link::reports::Reports;
 use helix_agentd::reconciler::{Inputs, Reconciler};
+use helix_agentd::recorder::notes::Notes;
+use helix_agentd::recorder::upload::Uploads;
 use helix_agentd::session::Context;
 use helix_agentd::session::probe::ReadyLines;
 use helix_agentd::supervisor::process::{ProcessConfig, ProcessSupervisor, reap_all};
 use helix_agentd::supervisor::{Supervisor as _, UnitName};
+use helix_agentd::tools::host::Board;
+use helix_agentd::viewers::Viewers;
 use helix_mesa::Places;
 use helix_protocol::assignment::{DesiredSession, SessionAccess};
 use helix_protocol::session::{Desired, ObservedSession, SessionPhase, SessionSpec};
@@ -36,6 +42,7 @@ type DesiredSet = watch::Sender<Option<Arc<Vec<DesiredSession>>>>;
 pub struct Runner {
     config: Arc<Config>,
     supervisor: ProcessSupervisor,
+    pub gates: Gates,
     reports: Reports,
     desired: DesiredSet,
     daemon: Option<JoinHandle<()>>,
@@ -99,6 +106,7 @@ impl Runner {
             config: Arc::new(config),
             supervisor,
             reports: Reports::default(),
+            gates: Gates::default(),
             desired: watch::Sender::new(None),
             daemon: None,
             stop_all: watch::Sender::new(false),
@@ -116,6 +124,7 @@ impl Runner {
     pub fn start_daemon(&mut self) {
         let (ledger, entries) = Ledger::open(&self.config.state_dir).expect("a ledger");
         let host = daemon::host(&daemon::environment(), PathBuf::from(env!("CARGO_BIN_EXE_agentd")));
+        let notes = Notes::default();
         let context = Arc::new(Context {
             supervisor: self.supervisor.clone(),
             config: self.config.clone(),
@@ -126,6 +135,11 @@ impl Runner {
             ready: ReadyLines::new().expect("inotify"),
             ended: watch::Sender::new(0),
             servers: Arc::new(Servers::new(&self.config.api_hosts)),
+            gates: self.gates.clone(),
+            tools: Board::default(),
+            notes: notes.clone(),
+            uploads: Uploads::new(&self.config.state_dir),
+            viewers: Viewers::new(self.supervisor.clone(), self.gates.clone(), notes, false),
         });
         let inputs = Inputs {
             desired: self.desired.subscribe(),
@@ -180,6 +194,8 @@ impl Runner {
             generation: Generation(1),
             desired,
             spec,
+            control: helix_protocol::control::Control::default(),
+            grants: 0,
             deleted: false,
             access: self.access.clone().filter(|_| desired == Desired::Running),
         };
@@ -278,6 +294,17 @@ impl Runner {
         std::fs::read_to_string(self.config.state_dir.join(file)).expect("readable")
     }
 
+    /// As a server's calls find them. Each has a connection of its own to a display.
+    pub fn desktops(&self) -> Desktops<ProcessSupervisor> {
+        Desktops::new(self.supervisor.clone(), self.gates.clone(), Notes::default())
+    }
+
+    /// Number and cookie file of the session's display.
+    pub fn x(&self, session: &str) -> (u32, PathBuf) {
+        let paths = self.supervisor.host_paths(&id(session));
+        (helix_agentd::display::number(&paths).expect("its number"), paths.xauthority)
+    }
+
     /// Every file of the runner and its sessions with this text in it.
     pub fn files_with(&self, text: &str) -> Vec<PathBuf> {
         let (mut dirs, mut found) = (vec![self.dir().to_owned()], Vec::new());
@@ -371,6 +398,15 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 pub fn kill(pid: u32) {
     signal(pid, rustix::process::Signal::KILL);
+}
+
+/// Stops a process where it is, until [`go_on`].
+pub fn hold(pid: u32) {
+    signal(pid, rustix::process::Signal::STOP);
+}
+
+pub fn go_on(pid: u32) {
+    signal(pid, rustix::process::Signal::CONT);
 }
 
 pub fn terminate(pid: u32) {

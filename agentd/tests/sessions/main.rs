@@ -1,6 +1,7 @@
 //! Real sessions without a server: reconciler, ledger and the process backend, with a desired set made by hand.
 //! Needs Xtigervnc, openbox, xterm, dbus-daemon and git; a missing one fails the tests.
 
+mod desktop;
 mod dies;
 mod forward;
 mod forward_unit;

@@ -27,17 +27,19 @@ pub fn refusal(what: String, place: String, status: StatusCode, body: &[u8]) -> 
 }
 
 /// Class of a code, and what to do where the server's own words do not say it.
-pub(super) fn next_step(code: ErrorCode) -> (Kind, Option<&'static str>) {
+pub fn next_step(code: ErrorCode) -> (Kind, Option<&'static str>) {
     match code {
         ErrorCode::TokenMissing | ErrorCode::TokenInvalid => {
             (Kind::Refused, Some("give the token: --token-file FILE, HELIX_TOKEN, or --state-dir DIR of `helixctl up`"))
         }
+        ErrorCode::OutsideWorkspace | ErrorCode::FileDenied => (Kind::Refused, None),
         ErrorCode::Forbidden | ErrorCode::ForeignOrigin | ErrorCode::TicketInvalid => {
             (Kind::Refused, Some("use a token that allows it: --token-file FILE or HELIX_TOKEN"))
         }
-        ErrorCode::StoreUnavailable | ErrorCode::RunnerUnavailable | ErrorCode::NoRunner => {
-            (Kind::Unreachable, Some("helixctl status"))
-        }
+        ErrorCode::StoreUnavailable
+        | ErrorCode::RunnerUnavailable
+        | ErrorCode::NoRunner
+        | ErrorCode::DisplayUnavailable => (Kind::Unreachable, Some("helixctl status")),
         ErrorCode::WaitTimeout => (Kind::TimedOut, Some("helixctl status")),
         ErrorCode::SessionNotFound => (Kind::Failed, Some("helixctl session list")),
         ErrorCode::SessionEnded => {
@@ -49,11 +51,19 @@ pub(super) fn next_step(code: ErrorCode) -> (Kind, Option<&'static str>) {
         }
         ErrorCode::PromptExists => (Kind::Failed, Some("take another --idempotency-key, or leave it out")),
         ErrorCode::SpecTaskNotFound => (Kind::Failed, Some("helixctl spec-task list")),
+        ErrorCode::GrantNotFound => (Kind::Failed, Some("helixctl session grant ID --list")),
         ErrorCode::SecretNotFound => (Kind::Failed, Some("helixctl secret list; helixctl secret set NAME stores one")),
         ErrorCode::RunnerNotFound | ErrorCode::UnknownKind => (Kind::Failed, Some("helixctl runner list")),
         ErrorCode::SessionExists => (Kind::Failed, Some("take another --id, or leave it out and get a new one")),
         ErrorCode::AboveMaximum => (Kind::Failed, Some("helixctl runner show ID tells the maximum")),
         ErrorCode::SessionNotReady => (Kind::Failed, Some("helixctl session show ID")),
+        ErrorCode::WindowNotFound => (Kind::Failed, Some("helixctl session windows list ID")),
+        ErrorCode::ControlTaken => {
+            (Kind::Failed, Some("helixctl session control ID tells who has it, --take takes it"))
+        }
+        ErrorCode::FileNotFound => (Kind::Failed, Some("helixctl session exec ID -- ls -la")),
+        ErrorCode::RecordingNotFound | ErrorCode::RecordingsFull => (Kind::Failed, Some("helixctl recording list")),
+        ErrorCode::DiskFull => (Kind::Failed, Some("helixctl session exec ID -- df -h .")),
         ErrorCode::Conflict => (Kind::Failed, Some("repeat the command")),
         _ => (Kind::Failed, None),
     }

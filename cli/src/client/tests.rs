@@ -42,11 +42,14 @@ fn every_code_has_a_class() {
     insta::assert_snapshot!(classes.join("\n"), @r"
     4 token_missing
     4 token_invalid
+    4 outside_workspace
+    4 file_denied
     4 forbidden
     4 foreign_origin
     4 ticket_invalid
     3 store_unavailable
     3 runner_unavailable
+    3 display_unavailable
     3 no_runner
     5 wait_timeout
     ");

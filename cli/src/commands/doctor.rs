@@ -91,6 +91,7 @@ struct Looked {
 async fn look(args: &DoctorArgs, report: &mut Report) -> Looked {
     report.add(machine::desktop());
     report.add(machine::git().await);
+    report.add(machine::rdp());
     report.add(machine::nats().await);
     report.add(agents::check());
     let settings = machine::runner_settings();

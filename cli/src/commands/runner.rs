@@ -1,17 +1,18 @@
-//! `helixctl runner list|show`.
+//! `helixctl runner list|show|remove`.
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use helix_protocol::RunnerId;
 use helix_protocol::api::RunnerView;
+use serde::Serialize;
 
 use super::session::limits;
 use crate::client::Client;
 use crate::error::Result;
 use crate::ui::{Ui, age};
 
-/// Look at the machines that run sessions
+/// Look at the machines that run sessions, and remove them
 #[derive(Debug, Subcommand)]
 pub enum RunnerCommand {
     /// List every runner
@@ -21,6 +22,17 @@ pub enum RunnerCommand {
         /// Runner id
         id: RunnerId,
     },
+    /// Remove a runner that is not online, and revoke its token; its id is free then
+    Remove {
+        /// Runner id
+        id: RunnerId,
+    },
+}
+
+/// What `remove` prints with `--json`.
+#[derive(Serialize)]
+struct Removed<'a> {
+    id: &'a RunnerId,
 }
 
 /// Runs one runner command.
@@ -33,6 +45,10 @@ pub async fn run(client: &Client, command: RunnerCommand, ui: &Ui) -> Result<Exi
         RunnerCommand::Show { id } => {
             let runner = client.runner(&id).await?;
             ui.answer(&runner, || show(ui, &runner))?;
+        }
+        RunnerCommand::Remove { id } => {
+            client.delete_runner(&id).await?;
+            ui.answer(&Removed { id: &id }, || ui.line(id.as_str()))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -106,6 +122,9 @@ fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
         }
         for (kind, reason) in &facts.unavailable_kinds {
             rows.push(("unavailable", format!("{kind}: {reason}")));
+        }
+        if let Some(reason) = &facts.no_rdp {
+            rows.push(("unavailable", format!("RDP: {reason}")));
         }
         for (name, value) in &facts.labels {
             rows.push(("label", format!("{name}={value}")));

@@ -1,13 +1,24 @@
-//! `helixctl session …`: create, list, show, prompt, chat, limit, stop, delete, logs, open.
+//! `helixctl session …`: create, list, show, prompt, chat, limit, stop, delete, logs, open, vnc, rdp, grant, control; inside it: cp,
+//! exec, shell; its desktop: screenshot, input, clipboard, windows, display, cursor, wait.
 
 mod chat;
+mod control;
+mod cp;
 pub mod create;
+mod desktop;
+mod exec;
+mod grant;
 mod limit;
 pub mod limits;
 mod logs;
 mod open;
+mod port;
+mod program;
 pub mod prompt;
+mod rdp;
+mod shell;
 mod view;
+mod vnc;
 pub mod wait;
 
 use std::process::ExitCode;
@@ -51,6 +62,39 @@ pub enum SessionCommand {
     Logs(logs::LogsArgs),
     /// Make a link to the session's desktop and open it in the browser
     Open(open::OpenArgs),
+    /// Open a local port for a VNC viewer on the session's desktop, and the viewer where there is one
+    Vnc(port::PortArgs),
+    /// Open a local port for an RDP client on the session's desktop, and the client where there is one
+    Rdp(port::PortArgs),
+    /// Make a password for VNC and RDP clients of the session's desktop, list them, revoke one
+    Grant(grant::GrantArgs),
+    /// Show who may type in the session's desktop, take the control, hand it back
+    Control(control::ControlArgs),
+    /// Take a picture of the desktop
+    Screenshot(desktop::ScreenshotArgs),
+    /// Type, click and move on the desktop (from the seat in HELIX_SEAT, where somebody holds the control)
+    Input(desktop::InputArgs),
+    /// Read or set the text in the clipboard
+    #[command(subcommand)]
+    Clipboard(desktop::ClipboardCommand),
+    /// List the windows on the desktop, focus, maximise, restore or close one
+    #[command(subcommand)]
+    Windows(desktop::WindowsCommand),
+    /// Print the size of the screen, or change it
+    Display(desktop::DisplayArgs),
+    /// Print where the pointer is
+    Cursor {
+        /// Session id
+        id: SessionId,
+    },
+    /// Wait until the desktop has come to rest, or until it changes
+    Wait(desktop::WaitArgs),
+    /// Copy files and directories between this machine and a session's workspace
+    Cp(cp::CpArgs),
+    /// Run a command in a session; its streams and its exit code are the command's
+    Exec(exec::ExecArgs),
+    /// Open a terminal of a session; it stays when you leave, with all that runs in it
+    Shell(shell::ShellArgs),
 }
 
 /// Arguments of `session list`.
@@ -125,6 +169,20 @@ pub async fn run(client: &Client, command: SessionCommand, ui: &Ui) -> Result<Ex
         SessionCommand::Limit(args) => limit::run(client, args, ui).await?,
         SessionCommand::Logs(args) => logs::run(client, args, ui).await?,
         SessionCommand::Open(args) => open::run(client, args, ui).await?,
+        SessionCommand::Vnc(args) => vnc::run(client, args, ui).await?,
+        SessionCommand::Rdp(args) => rdp::run(client, args, ui).await?,
+        SessionCommand::Grant(args) => grant::run(client, args, ui).await?,
+        SessionCommand::Control(args) => control::run(client, args, ui).await?,
+        SessionCommand::Screenshot(args) => desktop::screenshot(client, args, ui).await?,
+        SessionCommand::Input(args) => desktop::input(client, args, ui).await?,
+        SessionCommand::Clipboard(command) => desktop::clipboard(client, command, ui).await?,
+        SessionCommand::Windows(command) => desktop::windows(client, command, ui).await?,
+        SessionCommand::Display(args) => desktop::display(client, args, ui).await?,
+        SessionCommand::Cursor { id } => desktop::cursor(client, &id, ui).await?,
+        SessionCommand::Wait(args) => desktop::wait(client, args, ui).await?,
+        SessionCommand::Cp(args) => Box::pin(cp::run(client, args, ui)).await?,
+        SessionCommand::Exec(args) => return Box::pin(exec::run(client, args, ui)).await,
+        SessionCommand::Shell(args) => return Box::pin(shell::run(client, args, ui)).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ fn turn() -> TurnId {
 fn entry(id: &str, offset: u64, text: &str) -> ThreadEvent {
     ThreadEvent::Entry {
         entry: id.to_owned(),
+        before: None,
         turn: Some(turn()),
         role: Role::Assistant,
         tool: None,
@@ -21,6 +22,7 @@ fn entry(id: &str, offset: u64, text: &str) -> ThreadEvent {
 fn tool(id: &str, name: &str, status: &str) -> ThreadEvent {
     ThreadEvent::Entry {
         entry: id.to_owned(),
+        before: None,
         turn: Some(turn()),
         role: Role::Assistant,
         tool: Some(ToolCall { name: name.to_owned(), status: status.to_owned() }),
@@ -108,10 +110,33 @@ fn a_reading_after_a_gap_shows_what_is_new_and_the_feed_repeats_nothing() {
         length: 26,
         truncated: false,
     };
-    assert!(matches!(transcript.entry_is(&whole), Some(Piece::Text { text, .. }) if text == "swer is here now"));
+    assert!(matches!(&transcript.entries_are(&[whole])[..], [Piece::Text { text, .. }] if text == "swer is here now"));
     // Events that the reading had seen already come all the same.
     let events = [entry("1", 10, "swer is"), entry("1", 17, " here now"), entry("1", 26, ", all of it")];
     assert_eq!(shown(&mut transcript, &events), ["", "", "+, all of it"]);
+}
+
+#[test]
+fn an_entry_that_is_told_late_has_its_place_in_the_answer() {
+    let mut transcript = Transcript::default();
+    let mut late = entry("1", 0, "first");
+    if let ThreadEvent::Entry { before, .. } = &mut late {
+        *before = Some("2".to_owned());
+    }
+    assert_eq!(shown(&mut transcript, &[entry("2", 0, "second"), late]), ["+second", "+first"]);
+    assert_eq!(transcript.answer(&turn()), "first\n\nsecond");
+    // A reading knows of one that no event told.
+    let view = |id: &str, text: &str| EntryView {
+        id: id.to_owned(),
+        turn: Some(turn()),
+        role: Role::Assistant,
+        tool: None,
+        text: text.to_owned(),
+        length: text.len() as u64,
+        truncated: false,
+    };
+    transcript.entries_are(&[view("1", "first"), view("1a", "between"), view("2", "second"), view("3", "third")]);
+    assert_eq!(transcript.answer(&turn()), "first\n\nbetween\n\nsecond\n\nthird");
 }
 
 #[test]
@@ -136,6 +161,7 @@ fn what_names_no_turn_belongs_to_the_one_that_runs() {
     let mut transcript = Transcript::default();
     let text = |id: &str| ThreadEvent::Entry {
         entry: id.to_owned(),
+        before: None,
         turn: None,
         role: Role::Assistant,
         tool: None,

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use helix_protocol::resources::Bytes;
 use helix_protocol::subject;
 
 /// Life of a ticket.
@@ -15,22 +17,54 @@ pub const TICKET_TTL: Duration = Duration::from_mins(1);
 const LIMIT_MARKER_TTL: Duration = Duration::from_secs(5);
 const EVENTS_MAX_AGE: Duration = Duration::from_hours(30 * 24);
 
-/// Makes what is missing, with so many copies. Two servers may do so at once: the same creation twice is one.
-pub async fn ensure(jetstream: &Context, replicas: usize) -> anyhow::Result<()> {
-    for config in configs(replicas) {
+/// What the operator says of streams that are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Copies of each.
+    pub replicas: usize,
+    /// Most that the recordings take.
+    pub recordings: Bytes,
+    /// Rather nothing than recordings without this bound.
+    pub is_chosen: bool,
+}
+
+/// Makes what is missing. Two servers may do so at once: the same creation twice is one.
+pub async fn ensure(jetstream: &Context, wanted: Wanted) -> anyhow::Result<()> {
+    for config in configs(wanted) {
         let name = config.name.clone();
-        ensure_stream(jetstream, config).await.with_context(|| format!("stream {name}"))?;
+        ensure_stream(jetstream, config, wanted.is_chosen).await.with_context(|| format!("stream {name}"))?;
     }
     Ok(())
 }
 
-async fn ensure_stream(jetstream: &Context, config: Config) -> anyhow::Result<()> {
-    let needs_ttl = config.allow_message_ttl;
+async fn ensure_stream(jetstream: &Context, config: Config, bound_is_chosen: bool) -> anyhow::Result<()> {
+    let (needs_ttl, max_bytes) = (config.allow_message_ttl, config.max_bytes);
     let stream = match jetstream.get_stream(&config.name).await {
         Ok(stream) => stream,
-        Err(err) if is_missing(&err.kind()) => jetstream.create_stream(config).await?,
+        Err(err) if is_missing(&err.kind()) => match jetstream.create_stream(config.clone()).await {
+            Err(err) if max_bytes > 0 && has_no_room(&err.kind()) && !bound_is_chosen => {
+                jetstream.create_stream(Config { max_bytes: -1, ..config }).await?
+            }
+            // Another server was faster, with other settings: its are as good.
+            Err(err) if is_taken(&err.kind()) => jetstream.get_stream(&config.name).await?,
+            Err(err) if max_bytes > 0 && has_no_room(&err.kind()) => {
+                return Err(anyhow::Error::new(err).context(format!(
+                    "NATS has no {} to reserve for recordings; fix: write less as [recording] max_store of server.toml, \
+                     or more as max_file_store of nats-server",
+                    Bytes(max_bytes.unsigned_abs())
+                )));
+            }
+            created => created?,
+        },
         Err(err) => return Err(err.into()),
     };
+    if max_bytes > 0 && stream.cached_info().config.max_bytes <= 0 {
+        tracing::warn!(
+            "stream {} has no bound, so that recordings can fill JetStream and stop everything else; fix: nats stream \
+             edit {0} --max-bytes {max_bytes}",
+            stream.cached_info().config.name
+        );
+    }
     // Older servers drop options that they do not know without a word.
     anyhow::ensure!(
         !needs_ttl || stream.cached_info().config.allow_message_ttl,
@@ -41,10 +75,27 @@ async fn ensure_stream(jetstream: &Context, config: Config) -> anyhow::Result<()
 
 fn is_missing(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(err)
-        if err.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND)
+        if err.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-fn configs(replicas: usize) -> Vec<Config> {
+fn is_taken(kind: &CreateStreamErrorKind) -> bool {
+    matches!(kind, CreateStreamErrorKind::JetStream(err) if err.error_code() == ErrorCode::STREAM_NAME_EXIST)
+}
+
+/// What NATS says where it cannot reserve a stream's bytes: by itself, as an account's limit, and in a cluster, where no
+/// server is left that could.
+fn has_no_room(kind: &CreateStreamErrorKind) -> bool {
+    const NO_ROOM: [ErrorCode; 5] = [
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+        ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED,
+        ErrorCode::CLUSTER_NO_PEERS,
+    ];
+    matches!(kind, CreateStreamErrorKind::JetStream(err) if NO_ROOM.contains(&err.error_code()))
+}
+
+fn configs(Wanted { replicas, recordings, .. }: Wanted) -> Vec<Config> {
     let buckets = [
         subject::BUCKET_SESSIONS,
         subject::BUCKET_DESIRED,
@@ -56,6 +107,7 @@ fn configs(replicas: usize) -> Vec<Config> {
         subject::BUCKET_LEASES,
         subject::BUCKET_SECRETS,
         subject::BUCKET_SPEC_TASKS,
+        subject::BUCKET_RECORDINGS,
     ];
     let mut all: Vec<Config> = buckets.into_iter().map(bucket).collect();
     all.push(Config { max_age: TICKET_TTL, ..bucket(subject::BUCKET_TICKETS) });
@@ -66,6 +118,14 @@ fn configs(replicas: usize) -> Vec<Config> {
     // Many sessions' events go to the disk together.
     all.push(Config { allow_atomic_publish: true, ..stream(subject::STREAM_THREADS, &[subject::THREADS_ALL]) });
     all.push(Config { max_messages_per_subject: 1, ..stream(subject::STREAM_IMAGES, &[subject::IMAGE_CHUNKS_ALL]) });
+    // A store that is full refuses a chunk, which its runner keeps; it drops none that it has. The bound is its own: what
+    // fills JetStream's would stop every session with it.
+    all.push(Config {
+        max_messages_per_subject: 1,
+        max_bytes: i64::try_from(recordings.0).unwrap_or(i64::MAX),
+        discard: DiscardPolicy::New,
+        ..stream(subject::STREAM_RECORDINGS, &[subject::RECORDINGS_ALL])
+    });
     all.push(object_store(subject::OBJECTS));
     all.into_iter().map(|config| Config { num_replicas: replicas, ..config }).collect()
 }
@@ -112,7 +172,7 @@ mod tests {
     #[test]
     fn every_stream_has_the_copies_that_are_asked_for() {
         for replicas in [1, 3] {
-            let configs = configs(replicas);
+            let configs = configs(Wanted { replicas, recordings: Bytes(1 << 30), is_chosen: false });
             assert!(configs.len() >= 15, "{}", configs.len());
             assert!(configs.iter().all(|config| config.num_replicas == replicas), "{configs:?}");
         }

@@ -104,7 +104,8 @@ fn replicas(text: &str) -> Checked<usize> {
     }
 }
 
-fn amount(text: &str, range: &RangeInclusive<Bytes>) -> Checked<Bytes> {
+/// An amount of bytes within bounds.
+pub(super) fn amount(text: &str, range: &RangeInclusive<Bytes>) -> Checked<Bytes> {
     match text.parse::<Bytes>() {
         Ok(bytes) if range.contains(&bytes) => Ok(bytes),
         Ok(bytes) => refuse(format!("{bytes} is out of range"), format!("use {} to {}", range.start(), range.end())),

@@ -19,7 +19,11 @@ struct Dist;
 const CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
 pub(super) fn routes(registry: Registry) -> Registry {
-    registry.page("/", get(index)).page("/sessions/{id}/view", get(view)).page("/assets/{*file}", get(asset))
+    registry
+        .page("/", get(index))
+        .page("/sessions/{id}/view", get(view))
+        .page("/recordings/{id}/view", get(replay))
+        .page("/assets/{*file}", get(asset))
 }
 
 async fn index(headers: HeaderMap) -> Result<Response> {
@@ -28,6 +32,10 @@ async fn index(headers: HeaderMap) -> Result<Response> {
 
 async fn view(headers: HeaderMap) -> Result<Response> {
     file("view.html", &headers)
+}
+
+async fn replay(headers: HeaderMap) -> Result<Response> {
+    file("replay.html", &headers)
 }
 
 async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response> {
@@ -59,7 +67,7 @@ mod tests {
 
     #[test]
     fn pages_and_their_files_are_embedded() {
-        for page in ["index.html", "view.html"] {
+        for page in ["index.html", "view.html", "replay.html"] {
             let response = file(page, &HeaderMap::new()).expect("embedded");
             assert!(response.headers()[header::CONTENT_TYPE].to_str().expect("text").starts_with("text/html"));
             let tag = response.headers()[header::ETAG].clone();

@@ -136,13 +136,17 @@ impl Watcher<'_> {
 
     async fn may_see(&mut self, event: &Event) -> Result<bool> {
         let session = match event {
-            Event::Session { session, .. } | Event::SessionDeleted { session, .. } => session,
+            Event::Session { session, .. }
+            | Event::SessionDeleted { session, .. }
+            | Event::Control { session, .. }
+            | Event::Recording { session, .. } => session,
             Event::Runner { .. } => return Ok(Need::Fleet.admits(&self.principal.scope)),
+            Event::Audit { .. } => return Ok(Need::Operate.admits(&self.principal.scope)),
         };
         match &self.principal.scope {
             Scope::Admin | Scope::Operator | Scope::Viewer => Ok(true),
-            Scope::Session(own) | Scope::Desktop(own) => Ok(own == session),
-            Scope::Runner(_) | Scope::Enrol => Ok(false),
+            Scope::Session(own) | Scope::Desktop(own) | Scope::View(own) => Ok(own == session),
+            Scope::Runner(_) | Scope::Enrol | Scope::Join(_) => Ok(false),
             Scope::User => self.may_see_as_user(session, matches!(event, Event::SessionDeleted { .. })).await,
         }
     }

@@ -71,7 +71,10 @@ async fn create(
     let thread = request.labels.get(shapes::THREAD_LABEL).cloned();
     let created = app.spec_tasks.begin(&principal, request, thread.as_deref()).await?;
     let token = app.sessions.auth_token(&principal, &created.view);
-    Ok(Json(shapes::session(&created.view, token, &app.config.public_url)))
+    let mut answer = shapes::session(&created.view, token, &app.config.public_url);
+    // One that has ended meanwhile has no desktop to come to.
+    answer.rdp_password = app.sessions.first_grant(&principal, &created.view.id).await.ok();
+    Ok(Json(answer))
 }
 
 /// Every session that the token may see, and every runner.

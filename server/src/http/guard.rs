@@ -6,12 +6,13 @@ use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use helix_protocol::ErrorCode;
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, Method, Uri, header};
 
+use super::audit::Caller;
 use super::extract::path_id;
 use super::registry::Table;
 use super::urls::authority_of;
-use crate::auth::Need;
+use crate::auth::{Need, Principal};
 use crate::error::{Error, Result};
 use crate::tokens::Tokens;
 
@@ -41,39 +42,63 @@ pub async fn guard(
     mut request: Request,
     next: Next,
 ) -> Result<Response> {
+    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+    let (method, headers, uri) = (request.method(), request.headers(), request.uri());
+    match check(&gate, &pattern, &params, (method, headers, uri), &caller).await {
+        Ok(principal) => {
+            if let Some(principal) = principal {
+                request.extensions_mut().insert(principal);
+            }
+            Ok(next.run(request).await)
+        }
+        Err(error) => {
+            caller.was_refused();
+            Err(error)
+        }
+    }
+}
+
+/// Who it is, on routes that need a bearer.
+async fn check(
+    gate: &Gate,
+    pattern: &MatchedPath,
+    params: &RawPathParams,
+    (method, headers, uri): (&Method, &HeaderMap, &Uri),
+    caller: &Caller,
+) -> Result<Option<Principal>> {
     let need = gate
         .table
-        .need(pattern.as_str(), request.method())
+        .need(pattern.as_str(), method)
         .ok_or_else(|| Error::new(ErrorCode::Internal, format!("route {} has no declared need", pattern.as_str())))?;
     if need == Need::Public {
-        return Ok(next.run(request).await);
+        return Ok(None);
     }
-    check_origin(request.headers(), &gate.public_authority)?;
+    check_origin(headers, &gate.public_authority)?;
     if need == Need::Ticket {
-        return Ok(next.run(request).await);
+        return Ok(None);
     }
     // The documents' runner may learn that its line is gone, whatever its token is for.
-    let (secret, need) = match (bearer(request.headers()), need) {
-        (None, Need::Superseded) => (access_token(request.uri()), Need::Any),
+    let (secret, need) = match (bearer(headers), need) {
+        (None, Need::Superseded) => (access_token(uri), Need::Any),
         found => found,
     };
     let secret = secret.ok_or_else(|| {
         Error::new(ErrorCode::TokenMissing, "send a token as `Authorization: Bearer …`; `helixctl up` prints its file")
     })?;
     let principal = gate.tokens.verify(secret).await?;
+    caller.is(&principal.name);
     if !need.admits(&principal.scope) {
         let scope = crate::auth::scope_word(&principal.scope);
         let detail = format!("token {:?} of scope {scope} may not do this: it needs {}", principal.name, need.words());
         return Err(Error::new(ErrorCode::Forbidden, detail));
     }
     // A token of one session reaches no path of another, whatever the handler looks at first.
-    if let (Some(own), Some(id)) = (principal.session(), path_id(&params))
+    if let (Some(own), Some(id)) = (principal.session(), path_id(params))
         && own.as_str() != id
     {
         return Err(Error::new(ErrorCode::SessionNotFound, format!("there is no session {id}, or it is not yours")));
     }
-    request.extensions_mut().insert(principal);
-    Ok(next.run(request).await)
+    Ok(Some(principal))
 }
 
 /// The bearer of a request: `Authorization`, or for a WebSocket `Sec-WebSocket-Protocol: helix, bearer.<token>`.

@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(query("").expect("no unit"), LogQuery { lines: DEFAULT_LINES, unit: None });
         let error = query("unit=window").expect_err("no such unit");
         assert_eq!(error.code, ErrorCode::InvalidRequest);
-        insta::assert_snapshot!(error.detail, @r#"the query: no unit "window"; units are workspace, dbus, display, wm, forward, app"#);
+        insta::assert_snapshot!(error.detail, @r#"the query: no unit "window"; units are workspace, dbus, display, wm, forward, recorder, app, tools, rdp"#);
     }
 
     #[test]

@@ -37,6 +37,8 @@ fn respond(code: ErrorCode, detail: String) -> Response {
     };
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, axum::Json(problem)).into_response();
+    // For the audit trail.
+    response.extensions_mut().insert(code);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
     if status == StatusCode::UNAUTHORIZED {

@@ -1,17 +1,18 @@
-//! Runners: list, one, enrol, remove.
+//! Runners: list, one, enrol, remove; join tokens.
 
 use axum::Json;
 use axum::extract::State;
 use helix_protocol::RunnerId;
-use helix_protocol::api::{EnrolRunner, Enrolled, RunnerList, RunnerView};
+use helix_protocol::api::{CreateJoinToken, EnrolRunner, Enrolled, JoinToken, RunnerList, RunnerView};
 use http::StatusCode;
 use utoipa_axum::routes;
 
 use super::extract::{Body, Id};
 use super::registry::Registry;
 use crate::app::App;
-use crate::auth::Need;
+use crate::auth::{Need, Principal};
 use crate::error::Result;
+use crate::runners::issue_join_token;
 
 pub(super) fn routes(registry: Registry) -> Registry {
     registry
@@ -19,6 +20,7 @@ pub(super) fn routes(registry: Registry) -> Registry {
         .add(Need::Fleet, routes!(get))
         .add(Need::Operate, routes!(delete))
         .add(Need::Enrol, routes!(enrol))
+        .add(Need::Operate, routes!(join_token))
 }
 
 /// Every runner, by id.
@@ -44,9 +46,20 @@ async fn delete(State(app): State<App>, Id(id): Id<RunnerId>) -> Result<StatusCo
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Exchanges the enrolment token for a runner of its own. Repeating the same request is the same enrolment.
+/// Exchanges the enrolment token or a join token for a runner of its own. Repeating the same request is the same enrolment.
 #[utoipa::path(post, path = "/api/v1/runners/enrol", tag = "runners", request_body = EnrolRunner,
     responses((status = 200, body = Enrolled)))]
-async fn enrol(State(app): State<App>, Body(request): Body<EnrolRunner>) -> Result<Json<Enrolled>> {
-    Ok(Json(app.runners.enrol(request).await?))
+async fn enrol(
+    State(app): State<App>,
+    principal: Principal,
+    Body(request): Body<EnrolRunner>,
+) -> Result<Json<Enrolled>> {
+    Ok(Json(app.runners.enrol(&principal, request).await?))
+}
+
+/// Makes a token with which one runner enrols, once. It is told this once.
+#[utoipa::path(post, path = "/api/v1/runners/join-tokens", tag = "runners", request_body = CreateJoinToken,
+    responses((status = 200, body = JoinToken)))]
+async fn join_token(State(app): State<App>, Body(request): Body<CreateJoinToken>) -> Result<Json<JoinToken>> {
+    Ok(Json(issue_join_token(&app.tokens, &request).await?))
 }

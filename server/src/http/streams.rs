@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use axum::{Extension, Json};
 use helix_protocol::api::{CreateLink, CreateTicket, Link, SessionView, Ticket};
+use helix_protocol::control::{Role, Viewer};
 use helix_protocol::link::Stream;
 use helix_protocol::record::Scope;
 use helix_protocol::runner::Liveness;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 
+use super::audit::Caller;
 use super::extract::{Body, Id, OptionalBody, Query, Upgrade};
 use super::registry::Registry;
 use super::urls;
@@ -26,17 +28,20 @@ use crate::relay::{End, splice};
 
 /// Life of a link where none is given, in seconds.
 const DEFAULT_LINK_TTL: u64 = 12 * 60 * 60;
+/// Characters of a password for VNC authentication.
+const PASSWORD_CHARS: usize = 8;
 /// Longest life of a link in seconds.
 const MAX_LINK_TTL: u64 = 7 * 24 * 60 * 60;
 
 pub(super) fn routes(registry: Registry) -> Registry {
     registry
-        .add(Need::Drive, routes!(create_ticket))
+        .add(Need::Watch, routes!(create_ticket))
         .add(Need::Change, routes!(create_link))
         .add(Need::Ticket, routes!(vnc))
+        .add(Need::Ticket, routes!(rdp))
 }
 
-/// A one-use ticket, 60 s, for a session's desktop: open `url` as a WebSocket.
+/// A one-use ticket, 60 s, for a session's desktop: open `url` as a WebSocket. Who may only look at it gets one to look.
 #[utoipa::path(post, path = "/api/v1/sessions/{id}/tickets", tag = "desktop",
     params(("id" = SessionId, Path, description = "Session id")), request_body = CreateTicket,
     responses((status = 200, body = Ticket)))]
@@ -47,22 +52,32 @@ async fn create_ticket(
     headers: HeaderMap,
     Body(request): Body<CreateTicket>,
 ) -> Result<Json<Ticket>> {
-    if request.stream != Stream::Vnc {
-        let detail = "stream: only `vnc` has tickets; read logs at /api/v1/sessions/{id}/logs";
-        return Err(Error::new(ErrorCode::InvalidRequest, detail));
-    }
+    let invalid = |detail: &str| Err(Error::new(ErrorCode::InvalidRequest, detail));
+    let word = match request.stream {
+        Stream::Vnc => "vnc",
+        Stream::Rdp if request.password.is_some() => {
+            return invalid("password: RDP asks for a grant's; POST /api/v1/sessions/{id}/grants");
+        }
+        Stream::Rdp => "rdp",
+        _ => return invalid("stream: only `vnc` and `rdp` have tickets; read logs at /api/v1/sessions/{id}/logs"),
+    };
+    let password = request.password.map(checked_password).transpose()?;
     let view = app.sessions.get(&principal, &id).await?;
-    if !principal.may_drive(&id, &view.owner) {
-        return Err(forbidden(&principal, "drive this session's desktop"));
-    }
     require_desktop(&view)?;
-    let issued = app.tokens.issue_ticket(&principal, &id, request.stream).await?;
+    if request.stream == Stream::Rdp {
+        require_rdp(&app, &view).await?;
+    }
+    let drives = principal.may_drive(&id, &view.owner) && !request.view_only;
+    let role = if drives { Role::Control } else { Role::View };
+    let viewer = Viewer { by: principal.name.clone(), token: principal.digest(), seat: request.seat, role, password };
+    let issued = app.tokens.issue_ticket(&principal, &id, request.stream, viewer).await?;
     let base = urls::websocket_base(&app.config.public_url, &headers);
-    let url = urls::vnc_stream(&base, &id, &issued.secret);
-    Ok(Json(Ticket { ticket: issued.secret, url, expires_at: issued.expires_at }))
+    let url = urls::desktop_stream(&base, &id, word, &issued.secret);
+    let (recorded, expires_at) = (view.recording.is_some(), issued.expires_at);
+    Ok(Json(Ticket { ticket: issued.secret, url, role, recorded, expires_at }))
 }
 
-/// A link to a session's desktop for a browser. Who has it can drive this one desktop until it ends.
+/// A link to a session's desktop for a browser. Who has it can drive this one desktop until it ends, or only see it.
 #[utoipa::path(post, path = "/api/v1/sessions/{id}/links", tag = "desktop",
     params(("id" = SessionId, Path, description = "Session id")), request_body = CreateLink,
     responses((status = 200, body = Link)))]
@@ -82,7 +97,8 @@ async fn create_link(
         return Err(forbidden(&principal, "share this session's desktop"));
     }
     let name = format!("desktop link of {}", principal.name);
-    let issued = app.tokens.issue(&name, Scope::Desktop(id.clone()), Duration::from_secs(ttl)).await?;
+    let scope = if request.view_only { Scope::View(id.clone()) } else { Scope::Desktop(id.clone()) };
+    let issued = app.tokens.issue(&name, scope, Duration::from_secs(ttl)).await?;
     let url = urls::view_page(&app.config.public_url, &id, &issued.secret);
     Ok(Json(Link { url, expires_at: issued.expires_at }))
 }
@@ -90,45 +106,93 @@ async fn create_link(
 /// How a viewer comes in.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct VncQuery {
+struct StreamQuery {
     /// One-use ticket.
     ticket: Option<String>,
 }
 
-/// WebSocket of a session's desktop: binary frames of RFB, security type None. The ticket is spent before anything
-/// else is looked at; close code 1012 means: come back with a fresh one.
+/// WebSocket of a session's desktop: binary frames of RFB, security type None. The ticket is spent whatever
+/// else is wrong; close code 1012 means: come back with a fresh one.
 #[utoipa::path(get, path = "/api/v1/sessions/{id}/streams/vnc", tag = "desktop",
-    params(("id" = SessionId, Path, description = "Session id"), VncQuery),
+    params(("id" = SessionId, Path, description = "Session id"), StreamQuery),
     responses((status = 101, description = "Binary RFB follows")))]
 async fn vnc(
+    app: State<App>,
+    id: Id<SessionId>,
+    query: Query<StreamQuery>,
+    caller: Option<Extension<Caller>>,
+    upgrade: Result<Upgrade>,
+) -> Result<Response> {
+    by_ticket(app, id, Stream::Vnc, query, caller, upgrade).await
+}
+
+/// WebSocket of a session's desktop: binary frames of RDP, as any RDP client speaks it. The client must know a grant's
+/// password, too (`/grants`). The ticket is spent whatever else is wrong.
+#[utoipa::path(get, path = "/api/v1/sessions/{id}/streams/rdp", tag = "desktop",
+    params(("id" = SessionId, Path, description = "Session id"), StreamQuery),
+    responses((status = 101, description = "Binary RDP follows")))]
+async fn rdp(
+    app: State<App>,
+    id: Id<SessionId>,
+    query: Query<StreamQuery>,
+    caller: Option<Extension<Caller>>,
+    upgrade: Result<Upgrade>,
+) -> Result<Response> {
+    by_ticket(app, id, Stream::Rdp, query, caller, upgrade).await
+}
+
+async fn by_ticket(
     State(app): State<App>,
     Id(id): Id<SessionId>,
-    Query(query): Query<VncQuery>,
+    stream: Stream,
+    Query(query): Query<StreamQuery>,
+    caller: Option<Extension<Caller>>,
     upgrade: Result<Upgrade>,
 ) -> Result<Response> {
     let invalid =
         |why: &str| Error::new(ErrorCode::TicketInvalid, format!("{why}; POST /api/v1/sessions/{id}/tickets"));
     let secret = query.ticket.ok_or_else(|| invalid("the query has no `ticket`"))?;
-    let ticket = app.tokens.consume_ticket(&secret).await?;
-    if ticket.session != id || ticket.stream != Stream::Vnc {
-        return Err(invalid("the ticket is for another stream"));
+    let entry = app.tokens.ticket(&secret).await?;
+    let ticket = &entry.value;
+    if let Some(Extension(caller)) = caller {
+        caller.is(&ticket.viewer.by);
     }
-    let upgrade = upgrade?;
+    let open = async {
+        if ticket.session != id || ticket.stream != stream {
+            return Err(invalid("the ticket is for another stream"));
+        }
+        // What a ticket gives, whoever asked for it.
+        let name = "desktop ticket".to_owned();
+        let bearer = Principal { name, scope: Scope::Desktop(id.clone()), token_hash: ticket.token_hash.clone() };
+        Box::pin(open_desktop(app.clone(), &bearer, &id, stream, ticket.viewer.clone(), upgrade?)).await
+    };
+    // The runner dials while the store's disk takes the ticket; nothing passes before both are done. Of several who come
+    // with one ticket, all but one are dialled in vain.
+    let (spent, opened) = tokio::join!(app.tokens.consume_ticket(&secret, &entry), open);
+    spent?;
+    opened
+}
 
-    // What a ticket gives, whoever asked for it.
-    let name = "desktop ticket".to_owned();
-    let viewer = Principal { name, scope: Scope::Desktop(id.clone()), token_hash: ticket.token_hash.clone() };
-    let at = app.sessions.find(&viewer, &id).await?;
+/// Opens a session's desktop for `viewer`, who may: a socket that lives as long as the token of `bearer`.
+pub(super) async fn open_desktop(
+    app: App,
+    bearer: &Principal,
+    id: &SessionId,
+    stream: Stream,
+    viewer: Viewer,
+    upgrade: Upgrade,
+) -> Result<Response> {
+    let at = app.sessions.find(bearer, id).await?;
     require_desktop(&at.view)?;
     let runner = online_runner(&app, &at.view).await?;
-    let dialled = app.relay.dial_desktop(&runner, &at.desktop).await?;
+    let dialled = app.relay.dial_desktop(&runner, &at.desktop, stream, viewer).await?;
 
-    let span = tracing::info_span!("viewer", session.id = %id, runner.id = %runner);
-    let live = app.relay.track();
+    let span = tracing::info_span!("viewer", session.id = %id, runner.id = %runner, ?stream);
+    let (live, token_hash) = (app.relay.track(), bearer.token_hash.clone());
     upgrade.raw(move |socket| {
         let work = async move {
             tracing::info!("opened");
-            let stop = stop(&app, &ticket.token_hash);
+            let stop = stop(&app, &token_hash);
             let end = splice(socket, dialled, stop).await;
             tracing::info!(?end, "closed");
             drop(live);
@@ -137,8 +201,31 @@ async fn vnc(
     })
 }
 
+/// Refuses where the session's runner cannot serve RDP, and says why.
+pub(super) async fn require_rdp(app: &App, view: &SessionView) -> Result<()> {
+    let Some(id) = &view.runner else { return Ok(()) };
+    let facts = app.runners.get(id).await?.facts;
+    match facts.and_then(|facts| facts.no_rdp) {
+        None => Ok(()),
+        Some(why) => {
+            let detail = format!("runner {id} serves no RDP: {why}; use VNC (helixctl session vnc) or the browser");
+            Err(Error::new(ErrorCode::ServiceUnavailable, detail))
+        }
+    }
+}
+
+/// What native viewers can be asked for: more than eight bytes are not looked at, and fewer would be guessed.
+fn checked_password(password: String) -> Result<String> {
+    if password.len() == PASSWORD_CHARS && password.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(password);
+    }
+    let detail =
+        format!("password: {PASSWORD_CHARS} printable ASCII characters without spaces, made up for this purpose");
+    Err(Error::new(ErrorCode::InvalidRequest, detail))
+}
+
 /// A desktop is up while the session is Ready; of a lost runner nobody knows.
-fn require_desktop(view: &SessionView) -> Result<()> {
+pub(super) fn require_desktop(view: &SessionView) -> Result<()> {
     let (id, phase) = (&view.id, view.phase);
     match phase {
         SessionPhase::Ready => Ok(()),
@@ -179,6 +266,6 @@ pub(super) async fn online_runner(app: &App, view: &SessionView) -> Result<Runne
     Err(Error::new(ErrorCode::RunnerUnavailable, detail))
 }
 
-fn forbidden(principal: &Principal, what: &str) -> Error {
+pub(super) fn forbidden(principal: &Principal, what: &str) -> Error {
     Error::new(ErrorCode::Forbidden, format!("token {:?} may not {what}", principal.name))
 }

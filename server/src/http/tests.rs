@@ -27,7 +27,7 @@ fn the_table_and_the_api_document_name_the_same_routes() {
 }
 
 fn is_page(path: &str) -> bool {
-    ["/", "/sessions/{id}/view", "/assets/{*file}", "/api/openapi.json"].contains(&path)
+    ["/", "/sessions/{id}/view", "/recordings/{id}/view", "/assets/{*file}", "/api/openapi.json"].contains(&path)
         || path.starts_with("/api/docs")
 }
 
@@ -43,6 +43,7 @@ fn what_each_route_needs() {
     Public: GET /api/docs/
     Public: GET /api/docs/{*file}
     Public: GET /api/openapi.json
+    Operate: GET /api/v1/audit
     Runner: GET /api/v1/dial
     Read: GET /api/v1/events
     Fleet: GET /api/v1/external-agents
@@ -59,11 +60,19 @@ fn what_each_route_needs() {
     Change: PUT /api/v1/external-agents/{id}
     Change: POST /api/v1/external-agents/{id}/command
     Read: GET /api/v1/external-agents/{id}/logs
-    Drive: GET /api/v1/external-agents/{id}/rdp
+    Change: GET /api/v1/external-agents/{id}/rdp
     Drive: GET /api/v1/external-agents/{id}/rdp/proxy
     Read: GET /api/v1/external-agents/{id}/stats
+    Fleet: GET /api/v1/recordings
+    Change: DELETE /api/v1/recordings/{id}
+    Fleet: GET /api/v1/recordings/{id}
+    Fleet: GET /api/v1/recordings/{id}/chunks/{number}
+    Runner: PUT /api/v1/recordings/{id}/chunks/{number}
+    Fleet: GET /api/v1/recordings/{id}/events
+    Fleet: GET /api/v1/recordings/{id}/heads
     Fleet: GET /api/v1/runners
     Enrol: POST /api/v1/runners/enrol
+    Operate: POST /api/v1/runners/join-tokens
     Operate: DELETE /api/v1/runners/{id}
     Fleet: GET /api/v1/runners/{id}
     Change: GET /api/v1/secrets
@@ -75,13 +84,38 @@ fn what_each_route_needs() {
     Read: GET /api/v1/sessions/{id}
     Change: PATCH /api/v1/sessions/{id}
     Change: POST /api/v1/sessions/{id}/adopt
+    Drive: GET /api/v1/sessions/{id}/clipboard
+    Drive: PUT /api/v1/sessions/{id}/clipboard
+    Drive: DELETE /api/v1/sessions/{id}/control
+    Watch: GET /api/v1/sessions/{id}/control
+    Drive: PUT /api/v1/sessions/{id}/control
+    Read: GET /api/v1/sessions/{id}/cursor
+    Read: GET /api/v1/sessions/{id}/display
+    Drive: PUT /api/v1/sessions/{id}/display
     Read: GET /api/v1/sessions/{id}/events
+    Change: GET /api/v1/sessions/{id}/exec
+    Change: POST /api/v1/sessions/{id}/exec
+    Change: DELETE /api/v1/sessions/{id}/files
+    Change: GET /api/v1/sessions/{id}/files
+    Change: PUT /api/v1/sessions/{id}/files
+    Change: GET /api/v1/sessions/{id}/files/list
+    Change: GET /api/v1/sessions/{id}/files/upload
+    Change: GET /api/v1/sessions/{id}/grants
+    Change: POST /api/v1/sessions/{id}/grants
+    Change: DELETE /api/v1/sessions/{id}/grants/{grant}
+    Drive: POST /api/v1/sessions/{id}/input
     Change: POST /api/v1/sessions/{id}/links
     Read: GET /api/v1/sessions/{id}/logs
-    Drive: GET /api/v1/sessions/{id}/rdp-connection
+    Watch: GET /api/v1/sessions/{id}/pointer
+    Change: GET /api/v1/sessions/{id}/rdp-connection
     Drive: GET /api/v1/sessions/{id}/rdp/proxy
+    Read: GET /api/v1/sessions/{id}/screenshot
     Change: POST /api/v1/sessions/{id}/stop
+    Ticket: GET /api/v1/sessions/{id}/streams/rdp
     Ticket: GET /api/v1/sessions/{id}/streams/vnc
+    Change: GET /api/v1/sessions/{id}/terminals
+    Change: DELETE /api/v1/sessions/{id}/terminals/{name}
+    Change: GET /api/v1/sessions/{id}/terminals/{name}
     Read: GET /api/v1/sessions/{id}/threads
     Drive: POST /api/v1/sessions/{id}/threads
     Read: GET /api/v1/sessions/{id}/threads/{thread}
@@ -92,8 +126,11 @@ fn what_each_route_needs() {
     Drive: POST /api/v1/sessions/{id}/threads/{thread}/questions/{question}
     Read: GET /api/v1/sessions/{id}/threads/{thread}/turns/{turn}
     Drive: POST /api/v1/sessions/{id}/threads/{thread}/turns/{turn}/resend
-    Drive: POST /api/v1/sessions/{id}/tickets
+    Watch: POST /api/v1/sessions/{id}/tickets
     Read: GET /api/v1/sessions/{id}/timeline
+    Read: POST /api/v1/sessions/{id}/wait
+    Read: GET /api/v1/sessions/{id}/windows
+    Drive: POST /api/v1/sessions/{id}/windows/{window}/{action}
     Fleet: GET /api/v1/spec-tasks
     Change: POST /api/v1/spec-tasks
     Change: DELETE /api/v1/spec-tasks/{id}
@@ -104,6 +141,7 @@ fn what_each_route_needs() {
     Public: GET /assets/{*file}
     Public: GET /healthz
     Public: GET /readyz
+    Public: GET /recordings/{id}/view
     Public: GET /sessions/{id}/view
     ");
 }

@@ -25,9 +25,9 @@ pub fn websocket_base(public_url: &str, headers: &HeaderMap) -> String {
     }
 }
 
-/// WebSocket address of a session's desktop bytes.
-pub fn vnc_stream(base: &str, session: &SessionId, ticket: &str) -> String {
-    format!("{base}/api/v1/sessions/{session}/streams/vnc?ticket={ticket}")
+/// WebSocket address of a session's desktop bytes; `stream` is `vnc` or `rdp`.
+pub fn desktop_stream(base: &str, session: &SessionId, stream: &str, ticket: &str) -> String {
+    format!("{base}/api/v1/sessions/{session}/streams/{stream}?ticket={ticket}")
 }
 
 /// Page of a session's desktop. The token rides in the fragment: browsers keep it to themselves.

@@ -71,7 +71,8 @@ impl Reconciler {
         for entry in &waiting {
             let SessionSpec { kind, resources, reserve, .. } = &entry.value.spec;
             let (kind, pool) = (kind.as_ref(), entry.value.pool.as_ref());
-            let ask = Ask { kind, pool, resources: *resources, reserve: *reserve };
+            let runner = entry.value.on_runner.as_ref();
+            let ask = Ask { kind, pool, runner, resources: *resources, reserve: *reserve };
             let cause = match refused.entry(ask) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(vacant) => match place(&candidates, ask) {
@@ -246,6 +247,7 @@ fn documents_task(desired: &DesiredSession, labels: &BTreeMap<String, String>) -
 
 #[cfg(test)]
 mod tests {
+    use helix_protocol::control::Control;
     use helix_protocol::{Generation, SessionId};
 
     use super::*;
@@ -262,6 +264,8 @@ mod tests {
             generation: Generation(1),
             desired,
             spec: spec.clone(),
+            control: Control::default(),
+            grants: 0,
             deleted: false,
             access: None,
         };

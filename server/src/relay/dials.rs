@@ -106,6 +106,7 @@ mod tests {
             ticket: ticket.to_owned(),
             session: SessionId::parse("s").expect("valid id"),
             stream: Stream::Vnc,
+            viewer: None,
             lines: None,
             unit: None,
             follow: false,

@@ -103,7 +103,7 @@ impl Relay {
         follow: bool,
     ) -> Result<Incoming> {
         let (session, lines, unit) = (session.clone(), Some(query.lines), query.unit.clone());
-        let dial = |url, ticket| Dial { url, ticket, session, stream: Bytes::Logs, lines, unit, follow };
+        let dial = |url, ticket| Dial { url, ticket, session, stream: Bytes::Logs, viewer: None, lines, unit, follow };
         let socket = self.dial_back(runner, dial).await?;
         let limits = WebSocketConfig::default().max_message_size(Some(MAX_BYTES)).max_frame_size(Some(MAX_BYTES));
         let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(limits)).await;

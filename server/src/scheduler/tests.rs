@@ -26,6 +26,7 @@ fn runner(id: &str, used: u32, slots: u32) -> Candidate {
         max_resources: Resources::default(),
         reservable: Reserve::default(),
         kind_reserve: BTreeMap::new(),
+        no_rdp: None,
         memory_bytes: 0,
         cpus: 1,
         labels: BTreeMap::from([("pool".to_owned(), "ci".to_owned())]),
@@ -39,6 +40,7 @@ fn runner(id: &str, used: u32, slots: u32) -> Candidate {
 const ANY: Ask<'static> = Ask {
     kind: None,
     pool: None,
+    runner: None,
     resources: Resources { cpu: None, memory: None, memory_high: None, tasks: None, io_weight: None },
     reserve: Reserve { cpu: None, memory: None },
 };
@@ -111,6 +113,17 @@ fn a_kind_or_pool_that_nobody_has_is_said_so() {
         chosen(&fleet, Ask { pool: Some(&gpu), ..ANY }),
         "no runner of pool gpu can take it (a is not in the pool)"
     );
+}
+
+#[test]
+fn a_named_runner_alone_takes_it() {
+    let fleet = [runner("a", 0, 2), runner("b", 1, 2), runner("c", 2, 2)];
+    let named = |id: &str| RunnerId::parse(id).expect("valid");
+    let (b, c, none) = (named("b"), named("c"), named("none"));
+    assert_eq!(chosen(&fleet, Ask { runner: Some(&b), ..ANY }), "b");
+    // What the others would have to say is beside the point.
+    assert_eq!(chosen(&fleet, Ask { runner: Some(&c), ..ANY }), "all slots taken (c has 2 of 2 slots taken)");
+    assert_eq!(chosen(&fleet, Ask { runner: Some(&none), ..ANY }), "there is no runner none");
 }
 
 #[test]

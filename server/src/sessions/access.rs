@@ -1,4 +1,4 @@
-//! What only the runner of a session is told: the session's own token and its secrets.
+//! What only the runner of a session is told: the session's own token, its secrets and the passwords of its viewers.
 
 use helix_protocol::assignment::{DesiredSession, SessionAccess};
 use helix_protocol::session::Desired;
@@ -23,7 +23,10 @@ impl Sessions {
                 tracing::error!(session.id = %record.id, %error, source = ?error.source, "a session has no secrets");
                 helix_protocol::thread::Secrets::new()
             });
-            desired.access = Some(SessionAccess { token: self.inner.keys.session_token(&record.id, epoch), secrets });
+            // Counter and list of one record: the runner takes no list for a newer one than it is.
+            desired.grants = record.grants.epoch;
+            let (token, grants) = (self.inner.keys.session_token(&record.id, epoch), self.live_grants(record));
+            desired.access = Some(SessionAccess { token, secrets, grants });
         }
     }
 }

@@ -1,6 +1,8 @@
 //! New sessions: what is asked becomes a record, once.
 
 use helix_protocol::api::{CreateSession, SessionView};
+use helix_protocol::control::Control;
+use helix_protocol::grant::Grants;
 use helix_protocol::record::SessionRecord;
 use helix_protocol::session::Desired;
 use helix_protocol::{Epoch, ErrorCode, Generation, KindName, SessionId, ThreadId};
@@ -39,7 +41,9 @@ impl Sessions {
         request: CreateSession,
         continues: Option<ThreadId>,
     ) -> Result<Created> {
-        let Accepted { id, spec, pool, labels, secrets, spec_task, request_hash } = validate::accept(request)?;
+        let Accepted { id, mut spec, leaves_recording, pool, on_runner, labels, secrets, spec_task, request_hash } =
+            validate::accept(request)?;
+        spec.recording = self.inner.recording.fill_in(spec.recording, leaves_recording);
         let secrets_mark = (!secrets.is_empty()).then(|| self.inner.secrets.request_mark(&secrets)).transpose()?;
         let request_hash = validate::joint_hash(request_hash, secrets_mark.as_deref(), spec_task.as_ref());
         if let Some(kind) = &spec.kind {
@@ -68,6 +72,7 @@ impl Sessions {
             owner: by.name.clone(),
             spec,
             pool,
+            on_runner,
             labels,
             request_hash,
             desired: Desired::Running,
@@ -75,6 +80,9 @@ impl Sessions {
             epoch: Epoch(u64::try_from(created_at.as_millisecond()).unwrap_or_default()),
             assignments: 0,
             assignment: None,
+            control: Control::default(),
+            control_expires_at: None,
+            grants: Grants::default(),
             cause: None,
             created_at,
             deleted: false,

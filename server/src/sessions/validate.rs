@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use helix_protocol::api::CreateSession;
 use helix_protocol::ids::{PoolName, hex};
+use helix_protocol::recording::RecordingChoice;
 use helix_protocol::resources::{Reserve, Resources};
 use helix_protocol::session::{MAX_INPUT_CHARS, MAX_PROJECT_PATH_CHARS, Project, SessionSpec};
-use helix_protocol::{ErrorCode, SessionId, SpecTaskId};
+use helix_protocol::{ErrorCode, RunnerId, SessionId, SpecTaskId};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
@@ -27,8 +28,12 @@ pub struct Accepted {
     pub id: Option<SessionId>,
     /// What shall run.
     pub spec: SessionSpec,
+    /// It says nothing of a recording.
+    pub leaves_recording: bool,
     /// Pool it asked for.
     pub pool: Option<PoolName>,
+    /// The one runner that it may run on.
+    pub on_runner: Option<RunnerId>,
     /// Words for filters.
     pub labels: BTreeMap<String, String>,
     /// Secrets that it asked for.
@@ -55,13 +60,16 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
         project_path,
         input,
         geometry,
+        display_server,
         pool,
+        runner: on_runner,
         labels,
         env,
         resources,
         reserve,
         network,
         on_lost,
+        recording,
         secrets,
         spec_task,
     } = request;
@@ -80,10 +88,25 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
     }
     check_labels(&labels)?;
     check_resources(&resources, &reserve)?;
-    let spec = SessionSpec { kind, project, project_path, input, geometry, env, resources, reserve, network, on_lost };
+    let recorded = recording.and_then(RecordingChoice::options);
+    let spec = SessionSpec {
+        kind,
+        project,
+        project_path,
+        input,
+        geometry,
+        display_server,
+        env,
+        resources,
+        reserve,
+        network,
+        on_lost,
+        recording: recorded,
+    };
     check_stored_size(&spec, &labels)?;
-    let request_hash = request_hash(&spec, pool.as_ref(), &labels)?;
-    Ok(Accepted { id, spec, pool, labels, secrets, spec_task, request_hash })
+    let request_hash = request_hash(&spec, pool.as_ref(), on_runner.as_ref(), &labels)?;
+    let leaves_recording = recording.is_none();
+    Ok(Accepted { id, spec, leaves_recording, pool, on_runner, labels, secrets, spec_task, request_hash })
 }
 
 /// The same of the whole request. One without secrets and spec task has the hash that it always had.
@@ -95,9 +118,18 @@ pub fn joint_hash(request_hash: String, secrets_mark: Option<&str>, spec_task: O
     hex(&Sha256::digest(format!("{request_hash}\0{secrets}\0{task}")))
 }
 
-/// SHA-256 of what makes two requests the same.
-pub fn request_hash(spec: &SessionSpec, pool: Option<&PoolName>, labels: &BTreeMap<String, String>) -> Result<String> {
-    let text = serde_json::to_vec(&(spec, pool, labels))
+/// SHA-256 of what makes two requests the same. One that names no runner has the hash that it always had.
+pub fn request_hash(
+    spec: &SessionSpec,
+    pool: Option<&PoolName>,
+    on_runner: Option<&RunnerId>,
+    labels: &BTreeMap<String, String>,
+) -> Result<String> {
+    let text = on_runner
+        .map_or_else(
+            || serde_json::to_vec(&(spec, pool, labels)),
+            |runner| serde_json::to_vec(&(spec, pool, labels, runner)),
+        )
         .map_err(|err| Error::new(ErrorCode::Internal, "cannot encode the request").because(err))?;
     Ok(hex(&Sha256::digest(text)))
 }

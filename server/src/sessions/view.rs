@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use helix_protocol::api::{Endpoints, SessionView, SyncStatus};
 use helix_protocol::assignment::{Assignment, DesiredSession, Lease};
+use helix_protocol::control::Control;
 use helix_protocol::record::SessionRecord;
 use helix_protocol::resources::Usage;
 use helix_protocol::runner::Liveness;
-use helix_protocol::session::{Cause, Desired, ObservedSession, SessionPhase, SessionSpec, TimelineStep};
-use helix_protocol::{SessionId, subject};
+use helix_protocol::session::{Cause, Desired, DirectPorts, ObservedSession, SessionPhase, SessionSpec, TimelineStep};
+use helix_protocol::{RecordingId, SessionId, subject};
 
 use crate::auth::Principal;
 use crate::store::view::Content;
@@ -118,7 +119,11 @@ impl Known<'_> {
         let live = matches!(phase, SessionPhase::Starting | SessionPhase::Ready | SessionPhase::Stopping);
         let display = seen.and_then(|seen| seen.display.clone()).filter(|_| live);
         let endpoints = match (&display, phase) {
-            (Some(_), SessionPhase::Ready) => endpoints(self.id, public_url),
+            (Some(_), SessionPhase::Ready) => {
+                // A runner's word: nothing but a host becomes part of an address.
+                let direct = seen.and_then(|seen| seen.direct.as_ref()).filter(|direct| is_host(&direct.host));
+                endpoints(self.id, public_url, direct)
+            }
             _ => Endpoints::default(),
         };
         SessionView {
@@ -155,6 +160,7 @@ impl Known<'_> {
             frozen: seen.is_some_and(|seen| seen.frozen) && !phase.is_terminal(),
             sync: SyncStatus::default(),
             spec_task: own.and_then(|record| record.spec_task.clone()),
+            recording: record.and_then(recording_of),
             endpoints,
             timeline: self.timeline(),
             created_at: self.created_at(),
@@ -202,6 +208,12 @@ fn alive(phase: SessionPhase, liveness: Option<Liveness>) -> SessionPhase {
     }
 }
 
+/// What its desktop is recorded as, once it has a runner.
+pub fn recording_of(record: &SessionRecord) -> Option<RecordingId> {
+    let assignment = record.assignment.as_ref().filter(|_| record.spec.recording.is_some())?;
+    Some(RecordingId::of(&record.id, assignment.epoch))
+}
+
 fn lost_cause(liveness: Option<Liveness>) -> Cause {
     match liveness {
         None => Cause::new("runner_removed", "its runner was removed; delete the session, or enrol the runner again"),
@@ -209,7 +221,7 @@ fn lost_cause(liveness: Option<Liveness>) -> Cause {
     }
 }
 
-fn endpoints(id: &SessionId, public_url: &str) -> Endpoints {
+fn endpoints(id: &SessionId, public_url: &str, direct: Option<&DirectPorts>) -> Endpoints {
     let socket_url = match public_url.split_once("://") {
         Some(("https", rest)) => format!("wss://{rest}"),
         Some((_, rest)) => format!("ws://{rest}"),
@@ -218,8 +230,18 @@ fn endpoints(id: &SessionId, public_url: &str) -> Endpoints {
     Endpoints {
         view: Some(format!("{public_url}/sessions/{id}/view")),
         vnc: Some(format!("{socket_url}/api/v1/sessions/{id}/streams/vnc")),
-        rdp: None,
+        rdp: direct.and_then(|direct| Some(format!("rdp://{}", address(&direct.host, direct.rdp?)))),
+        direct_vnc: direct.and_then(|direct| Some(format!("vnc://{}", address(&direct.host, direct.vnc?)))),
+        direct_page: direct.and_then(|direct| Some(format!("http://{}/vnc.html", address(&direct.host, direct.page?)))),
     }
+}
+
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':'))
+}
+
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// What a runner reported of a record's assignment, by key.
@@ -256,6 +278,8 @@ pub fn desired_of(record: &SessionRecord, ended: bool) -> Option<DesiredSession>
         generation: record.generation,
         desired,
         spec: if desired == Desired::Stopped { spec_to_end(&record.spec) } else { record.spec.clone() },
+        control: if desired == Desired::Stopped { Control::default() } else { record.control.clone() },
+        grants: if desired == Desired::Stopped { 0 } else { record.grants.epoch },
         deleted: record.deleted,
         access: None,
     })
@@ -275,6 +299,8 @@ pub fn desired_of_deleted(seen: &ObservedSession) -> DesiredSession {
         generation: seen.generation,
         desired: Desired::Stopped,
         spec: seen.unclaimed.as_ref().map_or_else(SessionSpec::default, |unclaimed| spec_to_end(&unclaimed.spec)),
+        control: Control::default(),
+        grants: 0,
         deleted: true,
         access: None,
     }

@@ -137,6 +137,15 @@ struct Held {
     error: String,
 }
 
+/// A change of an entry.
+#[derive(Debug)]
+struct Streamed {
+    at: Instant,
+    entry: String,
+    /// On which socket it was heard.
+    by: PeerId,
+}
+
 /// The last sign of a turn.
 #[derive(Debug, Clone, Copy)]
 struct Heard {
@@ -160,8 +169,8 @@ pub struct Desk {
     awake: Duration,
     /// Since when one is.
     awake_since: Option<Instant>,
-    /// When an entry of a turn changed last, and which.
-    streamed: HashMap<TurnId, (Instant, String)>,
+    /// The last change of a turn's entries.
+    streamed: HashMap<TurnId, Streamed>,
     /// Turns whose last sign was one of those that the editor gives before an end, and when: they may be over.
     flushed: HashMap<TurnId, Instant>,
     /// Turns of which more than one event may have been lost: they may be over as well.

@@ -68,7 +68,7 @@ pub struct Thread {
     pub losses: u32,
     /// Its turns, oldest first.
     pub turns: Vec<Turn>,
-    /// Its entries, in the order of first appearance.
+    /// Its entries, in the order of the agent's numbers.
     pub entries: Vec<Entry>,
     /// Its questions, oldest first.
     pub questions: Vec<Question>,
@@ -339,8 +339,9 @@ impl Thread {
                     turn.cancel_requested = true;
                 }
             }
-            ThreadEvent::Entry { entry, turn, role, tool, offset, text } => {
-                self.apply_entry(keep, entry, turn.as_ref(), *role, tool.as_ref(), *offset, text);
+            ThreadEvent::Entry { entry, before, turn, role, tool, offset, text } => {
+                let place = self.place(entry, before.as_deref(), *role);
+                self.apply_entry(keep, place, turn.as_ref(), *role, tool.as_ref(), *offset, text);
             }
             ThreadEvent::QuestionAsked { question, turn, mode, message, schema, entry } => {
                 if self.question(question).is_none() {
@@ -406,11 +407,27 @@ impl Thread {
         }
     }
 
+    /// Where an entry stands; a new one is made there.
+    fn place(&mut self, id: &str, before: Option<&str>, role: Role) -> usize {
+        if let Some(place) = self.places.get(id) {
+            return *place;
+        }
+        let place = before.and_then(|before| self.places.get(before)).copied().unwrap_or(self.entries.len());
+        if place < self.entries.len() {
+            self.places.values_mut().filter(|later| **later >= place).for_each(|later| *later += 1);
+        }
+        let text = Some(String::new());
+        let entry = Entry { id: id.to_owned(), turn: None, role, tool: None, length: 0, text, digest: None };
+        self.entries.insert(place, entry);
+        self.places.insert(id.to_owned(), place);
+        place
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the fields of one event")]
     fn apply_entry(
         &mut self,
         keep: Keep,
-        id: &str,
+        place: usize,
         turn: Option<&TurnId>,
         role: Role,
         tool: Option<&ToolCall>,
@@ -418,18 +435,6 @@ impl Thread {
         text: &str,
     ) {
         let over = turn.and_then(|turn| self.turn(turn)).is_none_or(|turn| turn.state.is_final());
-        let place = *self.places.entry(id.to_owned()).or_insert_with(|| {
-            self.entries.push(Entry {
-                id: id.to_owned(),
-                turn: None,
-                role,
-                tool: None,
-                length: 0,
-                text: Some(String::new()),
-                digest: None,
-            });
-            self.entries.len() - 1
-        });
         let entry = &mut self.entries[place];
         entry.role = role;
         entry.turn = turn.cloned().or_else(|| entry.turn.take());

@@ -128,11 +128,11 @@ impl Owner {
             }
             self.tell_status(&mut followed).await?;
             if let Some(frame) = self.inbox.pop() {
-                self.deal_with(&mut followed, frame).await?;
-                self.act(&mut followed).await?;
+                Box::pin(self.deal_with(&mut followed, frame)).await?;
+                Box::pin(self.act(&mut followed)).await?;
                 continue;
             }
-            self.act(&mut followed).await?;
+            Box::pin(self.act(&mut followed)).await?;
             if !self.inbox.is_empty() {
                 continue;
             }

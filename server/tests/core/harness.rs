@@ -146,6 +146,13 @@ impl Fleet {
         within("a server", App::build(config)).await.expect("built")
     }
 
+    /// Why a server with these settings of `[recording]` does not start.
+    pub async fn refused_server(&self, settings: &str) -> String {
+        let config = config(self.folder.path(), &self.url(), self.settings, &format!("[recording]\n{settings}"));
+        let refused = within("a server", App::build(config)).await.err().expect("refused");
+        format!("{refused:#}")
+    }
+
     /// Serves the HTTP of a server of this process, until it stops.
     pub async fn serve(&self, app: &App) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -249,7 +256,8 @@ impl SimRunner {
         let id = runner_id(name);
         let token = format!("the-token-of-{name}");
         let request = EnrolRunner { id: id.clone(), token_hash: secret_hash(&token) };
-        app.runners.enrol(request).await.expect("enrolled");
+        let by = app.tokens.verify(ENROLMENT_TOKEN).await.expect("the enrolment token");
+        app.runners.enrol(&by, request).await.expect("enrolled");
         let options = ConnectOptions::with_token(token.clone()).custom_inbox_prefix(subject::inbox_prefix(&id));
         let watched = Watched::connect(options, &fleet.url()).await;
         let client = watched.client.clone();
@@ -302,6 +310,7 @@ impl SimRunner {
             max_resources: Resources::default(),
             reservable: Reserve::default(),
             kind_reserve: BTreeMap::new(),
+            no_rdp: None,
             memory_bytes: 1,
             cpus: 1,
             labels: BTreeMap::new(),
@@ -386,6 +395,9 @@ impl SimRunner {
             pid: None,
             workspace: None,
             limits: None,
+            control: 0,
+            grants: 0,
+            direct: None,
             frozen: false,
             forgotten: false,
             unclaimed: None,

@@ -89,7 +89,7 @@ async fn log_lines_are_asked_of_the_runner_by_unit() {
     assert_eq!((&problem["status"], &problem["code"]), (&400.into(), &"invalid_request".into()));
     insta::assert_snapshot!(
         problem["detail"].as_str().expect("a text"),
-        @r#"the query: no unit "window"; units are workspace, dbus, display, wm, forward, app"#
+        @r#"the query: no unit "window"; units are workspace, dbus, display, wm, forward, recorder, app, tools, rdp"#
     );
     fleet.stop(&[app]).await;
 }

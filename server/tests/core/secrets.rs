@@ -96,7 +96,8 @@ async fn a_secret_reaches_the_runner_of_its_session_and_nobody_else() {
     fleet.stop(&[app]).await;
 }
 
-async fn user(app: &App, root: &Caller, name: &str, scope: Scope) -> Caller {
+/// A caller with a token of its own.
+pub async fn user(app: &App, root: &Caller, name: &str, scope: Scope) -> Caller {
     let issued = app.tokens.issue(name, scope, Duration::from_mins(5)).await.expect("issued");
     root.with_token(&issued.secret)
 }

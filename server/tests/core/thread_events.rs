@@ -28,8 +28,13 @@ const THREADS: &str = "/api/v1/sessions/s/threads";
 type Socket = WebSocketStream<TcpStream>;
 
 async fn open(caller: &Caller, query: &str) -> Socket {
+    open_socket(caller, &format!("events{query}")).await
+}
+
+/// A socket of session `s`.
+async fn open_socket(caller: &Caller, path: &str) -> Socket {
     let socket = TcpStream::connect(caller.address).await.expect("connected");
-    let address = format!("ws://{}/api/v1/sessions/s/events{query}", caller.address);
+    let address = format!("ws://{}/api/v1/sessions/s/{path}", caller.address);
     let mut request = address.into_client_request().expect("a request");
     let bearer = HeaderValue::from_str(&format!("Bearer {}", caller.token)).expect("a header");
     request.headers_mut().insert(::http::header::AUTHORIZATION, bearer);
@@ -221,6 +226,29 @@ async fn a_feed_ends_with_its_token_and_with_its_session() {
         }
     };
     assert_eq!(end, 1000);
+    fleet.stop(&[app]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_a_pointer_is_not_told_of_another_session_of_its_id() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let caller = Caller::admin(fleet.serve(&app).await);
+    let runner = SimRunner::enrol(&fleet, &app, "r1").await;
+    runner.register(1).await;
+    app.sessions.create(&admin(), command("s", "make")).await.expect("created");
+    let epoch = eventually("assigned", async || runner.sync().await.first().map(|order| order.epoch)).await.0;
+    let mut watched = open_socket(&caller, "pointer").await;
+    let moved = json!({"x": 1, "y": 2, "by": "ann", "is_agent": false});
+    let told = app.bus.publish(helix_protocol::subject::pointer(&id("s")), &moved);
+    told.await;
+    assert_eq!(next(&mut watched).await, Ok(moved));
+
+    app.sessions.delete(&admin(), &id("s")).await.expect("deleted");
+    let mut gone = runner.seen("s", epoch, 1, SessionPhase::Stopped);
+    gone.forgotten = true;
+    runner.report(&gone).await;
+    assert_eq!(next(&mut watched).await, Err(1000));
     fleet.stop(&[app]).await;
 }
 

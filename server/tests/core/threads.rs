@@ -43,6 +43,7 @@ pub fn moved(turn: &str, state: TurnState) -> ThreadEvent {
 pub fn said(turn: &str, entry: &str, offset: u64, text: &str) -> ThreadEvent {
     ThreadEvent::Entry {
         entry: entry.to_owned(),
+        before: None,
         turn: Some(turn_id(turn)),
         role: Role::Assistant,
         tool: None,
@@ -193,6 +194,7 @@ async fn a_conversation_is_shown_in_pages_and_its_turns_can_be_waited_for() {
     let tool = ToolCall { name: "grep".to_owned(), status: "Completed".to_owned() };
     let used = ThreadEvent::Entry {
         entry: "3".to_owned(),
+        before: None,
         turn: Some(turn_id(&turn)),
         role: Role::Assistant,
         tool: Some(tool),

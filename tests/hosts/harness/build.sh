@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes what test hosts boot from: OUT/tree for containers, OUT/disk.ext4 for guests (the same files), OUT/id to log in.
+# Makes what test hosts boot from: OUT/tree for containers, OUT/disk.ext4 for guests (the same files), OUT/id to log in, and
+# OUT/debs, packages for hosts to install from.
 #
 #   build.sh SUITE OUT MODULES [MIRROR]
 #
@@ -11,14 +12,19 @@ suite=$1 out=$2 modules=$3 mirror=${4:-} tree=$2/tree
 packages="
   systemd systemd-sysv dbus dbus-user-session libpam-systemd udev kmod openssh-server iproute2 iputils-ping procps sudo nftables
   git ca-certificates python3-minimal
-  tigervnc-standalone-server openbox xterm dbus-daemon xauth x11-xkb-utils xkb-data fonts-dejavu-core
+  tigervnc-standalone-server openbox xterm xrdp dbus-daemon xauth x11-xkb-utils xkb-data fonts-dejavu-core
   supervisor xvfb x11vnc"
 
-mkdir -p "$out"
+# Of the desktops', what a case takes from a host or what none has: it comes by apt there.
+offered="openbox xterm tigervnc-scraping-server"
+
+mkdir -p "$out/debs"
 # A frozen mirror's date may be over; its signature is checked all the same.
 mmdebstrap --mode=root --variant=minbase --include="$(echo $packages | tr ' ' ,)" \
   --aptopt='Acquire::Retries "3"' --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+  --customize-hook="chroot \"\$1\" apt-get install -y -qq --reinstall --download-only --no-install-recommends $offered" \
+  --customize-hook="cp \"\$1\"/var/cache/apt/archives/*.deb '$out/debs/'" \
   "$suite" "$tree" ${mirror:+"$mirror"}
 # The image is for tests, not for installing from: nothing of this machine stays in it, neither mirror nor names.
 rm -rf "$tree"/etc/apt/sources.list* "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/* "$tree"/etc/resolv.conf "$tree/etc/hostname"
@@ -99,7 +105,7 @@ for unit in \
   systemd-hwdb-update.service systemd-update-utmp.service systemd-update-utmp-runlevel.service \
   systemd-random-seed.service systemd-pstore.service systemd-firstboot.service systemd-machine-id-commit.service \
   systemd-binfmt.service proc-sys-fs-binfmt_misc.automount proc-sys-fs-binfmt_misc.mount \
-  systemd-journal-catalog-update.service ldconfig.service nftables.service supervisor.service remote-fs.target \
+  systemd-journal-catalog-update.service ldconfig.service nftables.service supervisor.service xrdp.service xrdp-sesman.service remote-fs.target \
   systemd-udevd.service systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-udev-trigger.service \
   sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount \
   keyboard-setup.service console-setup.service getty@.service getty-static.service serial-getty@.service \

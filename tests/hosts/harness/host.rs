@@ -69,6 +69,11 @@ impl Host {
         Ok(host)
     }
 
+    /// Packages that it may be offered, as files here.
+    pub fn debs(&self) -> PathBuf {
+        self.seat.root.debs()
+    }
+
     /// Runs a command line as root.
     pub async fn run(&self, line: &str) -> Result<Output> {
         self.run_as("root", line).await

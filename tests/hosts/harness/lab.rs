@@ -21,6 +21,8 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const PREFIX: u8 = 16;
 /// What hosts are plugged into.
 pub const BRIDGE: &str = "lab0";
+/// Where X servers have their sockets.
+const X_SOCKETS: &str = "/tmp/.X11-unix";
 const NEEDED: [&str; 10] =
     ["setpriv", "unshare", "mount", "ip", "nft", "ssh", "mmdebstrap", "mke2fs", "systemd-nspawn", "linux.uml"];
 
@@ -66,6 +68,10 @@ pub fn lay(lab: &str) -> Result<()> {
     // The machine's named network namespaces go first: they would live as long as our copies of their mounts.
     let _ = succeed(Command::new("umount").args(["--lazy", "--recursive", "/run/netns"]), "");
     succeed(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755,size=75%", "lab", "/run"]), "")?;
+    // X servers share their sockets' names by the network, and their sockets by this directory: one that is private and one
+    // that is not would give a display of ours the number of another one of the machine.
+    std::fs::create_dir_all(X_SOCKETS)?;
+    succeed(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=1777,size=1M", "lab-x", X_SOCKETS]), "")?;
     for part in ["hosts", "ssh"] {
         std::fs::create_dir_all(dir().join(part))?;
     }

@@ -94,6 +94,11 @@ impl Root {
         self.0.join("disk.ext4")
     }
 
+    /// Packages that its hosts may be offered.
+    pub fn debs(&self) -> PathBuf {
+        self.0.join("debs")
+    }
+
     /// The key of its root and of its operator, `ops`.
     pub fn key(&self) -> PathBuf {
         self.0.join("id")

@@ -47,7 +47,7 @@ async fn units_expose_little(suite: Suite) -> Result<()> {
         let _ = write!(table, "\n  {what:36} {points:.1}  (at most {:.1})", most.unwrap_or(10.0));
     }
     say(&table);
-    for word in ["workspace", "display", "wm", "dbus", "forward", "guest", "app"] {
+    for word in ["workspace", "display", "wm", "dbus", "forward", "guest", "app", "tools"] {
         ensure!(scores.iter().any(|score| score.what.contains(word)), "no {word} was scored\n{table}");
     }
     ensure!(scores.iter().all(|score| score.most.is_none_or(|most| score.points <= most)), "too open\n{table}");
@@ -71,6 +71,8 @@ pub async fn of_ours(fleet: &Fleet, host: &Host) -> Result<Vec<Score>> {
         let id = what.replace(' ', "-");
         body["id"] = json!(id);
         fleet.ready(&body, secs(60)).await?;
+        // Which starts its tools.
+        fleet.api()?.get(&format!("/api/v1/sessions/{id}/terminals")).await?.expect(200)?;
         let key = Units::of(host, &id).key()?;
         let list = format!("systemctl list-units --all --plain --no-legend 'helix-s{key}-*.service' | cut -d' ' -f1");
         let units = host.run_ok(&list).await?;

@@ -29,11 +29,8 @@ async fn everything(host: &Host) -> Result<BTreeSet<String>> {
 
 async fn bring_sources(host: &Host) -> Result<()> {
     let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
-    host.put(&packaging.join("install.sh"), &format!("{SOURCE}/packaging/install.sh"), 0o755).await?;
-    for entry in std::fs::read_dir(packaging.join("kinds"))? {
-        let file = entry?;
-        let remote = format!("{SOURCE}/packaging/kinds/{}", file.file_name().to_string_lossy());
-        host.put(&file.path(), &remote, 0o644).await?;
+    for (name, mode) in [("install.sh", 0o755), ("files.txt", 0o644)] {
+        host.put(&packaging.join(name), &format!("{SOURCE}/packaging/{name}"), mode).await?;
     }
     Ok(())
 }

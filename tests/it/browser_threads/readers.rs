@@ -18,7 +18,13 @@ use crate::conversations::stage::{Talk, chat, impatient, small};
 /// A token of this scope. Nothing but the store can make one of a viewer.
 async fn token(cluster: &Cluster, scope: Scope) -> Result<String> {
     let secret = secret_hex(32)?;
-    let record = TokenRecord { name: "eve".to_owned(), scope, created_at: jiff::Timestamp::now(), expires_at: None };
+    let record = TokenRecord {
+        name: "eve".to_owned(),
+        scope,
+        created_at: jiff::Timestamp::now(),
+        expires_at: None,
+        used_by: None,
+    };
     let store = async_nats::jetstream::new(cluster.bus().await?).get_key_value(BUCKET_TOKENS).await?;
     store.put(secret_hash(&secret), serde_json::to_vec(&record)?.into()).await?;
     Ok(secret)

@@ -92,7 +92,7 @@ async fn a_turn_of_which_nobody_knows_is_a_failure_that_says_so() -> Result<()> 
     ensure!(done.stdout.is_empty() && done.stderr.contains("no_thread_created"), "{:?} {}", done.stdout, done.stderr);
     ensure!(done.stderr.contains("nobody can tell what became of turn int_"), "{}", done.stderr);
     let again = done.stderr.split("ask again: helixctl ").nth(1).context("it does not say how to ask again")?;
-    let again: Vec<_> = again.trim().split_whitespace().collect();
+    let again: Vec<_> = again.split_whitespace().collect();
     cli.plain(0, &again).await?;
     answer(&peer, "whole").await?;
 

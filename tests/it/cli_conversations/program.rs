@@ -88,14 +88,26 @@ impl Program {
         self.input = None;
     }
 
-    /// It has ended.
-    pub fn has_ended(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_some())
+    /// Whether it has ended when so long has gone by.
+    pub async fn has_ended_within(&mut self, patience: Duration) -> bool {
+        timeout(patience, self.child.wait()).await.is_ok()
+    }
+
+    /// The process on the terminal: the first child of what made that.
+    pub fn on_it(&self) -> Result<u32> {
+        let pid = self.pid()?;
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        Ok(children.split_whitespace().next().context("nothing is on the terminal")?.parse()?)
+    }
+
+    /// Its process id; that of what made the terminal, where it is on one.
+    pub fn pid(&self) -> Result<u32> {
+        self.child.id().context("it has ended")
     }
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        signal_pid(self.child.id().context("it has ended")?, signal)
+        signal_pid(self.pid()?, signal)
     }
 
     /// Waits for its end, which must be this exit code.

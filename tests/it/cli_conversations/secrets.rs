@@ -6,12 +6,46 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use helix_tests::Cluster;
 use helix_tests::eventually::{eventually, secs};
+use helix_tests::process::signal_pid;
+use rustix::process::Signal;
+use rustix::termios::{LocalModes, tcgetattr};
 use serde_json::json;
 
 use super::Program;
 use crate::cli::Cli;
 
 const VALUE: &str = "quite-secret-0451";
+
+/// Ctrl-Z gives the terminal back as it was, and whoever goes on types unseen again.
+async fn stopped_and_continued(cli: &Cli) -> Result<()> {
+    let mut typed = Program::on_a_terminal(cli, &["secret", "set", "STOPPED"])?;
+    typed.out.says("it is not shown").await?;
+    let pid = typed.on_it()?;
+    let terminal = std::fs::read_link(format!("/proc/{pid}/fd/0"))?;
+    let echoes = || -> Result<bool> {
+        let terminal = std::fs::OpenOptions::new().read(true).write(true).open(&terminal)?;
+        Ok(tcgetattr(terminal)?.local_modes.contains(LocalModes::ECHO))
+    };
+    ensure!(!echoes()?, "it is shown");
+    typed.types("\x1a").await?;
+    // What made the terminal stops with it, a moment later: before that it would not be woken.
+    eventually("both are stopped", secs(20), || async {
+        for pid in [pid, typed.pid()?] {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            ensure!(stat.contains(") T "), "{stat}");
+        }
+        Ok(())
+    })
+    .await?;
+    ensure!(echoes()?, "the terminal is left without echo");
+    typed.signal(Signal::CONT)?;
+    signal_pid(pid, Signal::CONT)?;
+    typed.out.says("it is not shown").await?;
+    typed.types(&format!("{VALUE}\r")).await?;
+    ensure!(!typed.ends(0).await?.stdout.contains(VALUE), "it was shown");
+    cli.plain(0, &["secret", "delete", "STOPPED"]).await?;
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_is_in_the_environment_and_in_no_log_or_view() -> Result<()> {
@@ -35,6 +69,7 @@ async fn a_secret_is_in_the_environment_and_in_no_log_or_view() -> Result<()> {
     typed.out.says("it is not shown").await?;
     typed.types(&format!("{VALUE}\r")).await?;
     ensure!(!typed.ends(0).await?.stdout.contains(VALUE), "it was shown");
+    stopped_and_continued(&cli).await?;
     let list = cli.plain(0, &["secret", "list"]).await?;
     ensure!(list.contains("MODEL_KEY") && list.contains("TYPED") && !list.contains(VALUE), "{list}");
 
@@ -80,7 +115,7 @@ async fn a_secret_is_in_the_environment_and_in_no_log_or_view() -> Result<()> {
 }
 
 fn is_private(path: &Path) -> bool {
-    path.metadata().is_ok_and(|data| data.permissions().mode() & 0o077 == 0)
+    path.metadata().is_ok_and(|data| data.permissions().mode().trailing_zeros() >= 6)
 }
 
 /// Files below `dir` that have these bytes: logs, records, workspaces, and what NATS stores.

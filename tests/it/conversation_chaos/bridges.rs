@@ -54,11 +54,11 @@ impl Bridge {
         match turn.state {
             TurnState::Completed => {
                 ensure!((begun, done) == (1, 1), "completed, says the API: {begun} {done}");
-                let expected = (0..3).map(|part| format!("part {part} of {}\n", asked.name)).collect::<String>();
+                let expected = [0, 1, 2].map(|part| format!("part {part} of {}\n", asked.name)).concat();
                 ensure!(text.replace('\r', "").trim_end() == expected.trim_end(), "the command said {expected:?}");
             }
-            // A kill of the bridge cuts off what runs.
-            TurnState::Failed => ensure!(by_us && begun == 1, "failed, says the API: {begun}"),
+            // A kill of the bridge cuts off what runs, or what was about to.
+            TurnState::Failed => ensure!(by_us, "failed, says the API, and not why"),
             TurnState::Interrupted => {}
             TurnState::Cancelled => ensure!(asked.cancelled || by_us, "nobody cancelled it"),
             TurnState::Unknown => anyhow::bail!("the bridge knows everything, and still: {turn:?}"),
@@ -71,6 +71,6 @@ impl Bridge {
 /// A prompt of this name, which takes so many milliseconds.
 pub fn prompt(name: &str, milliseconds: u64) -> String {
     let nap = format!("sleep 0.{milliseconds:03}");
-    let parts = (0..3).map(|part| format!("echo part {part} of {name}; {nap}; ")).collect::<String>();
+    let parts = [0, 1, 2].map(|part| format!("echo part {part} of {name}; {nap}; ")).concat();
     format!("echo {name} begins >>{RAN}; {parts}echo {name} ends >>{RAN}")
 }

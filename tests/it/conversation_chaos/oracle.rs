@@ -24,6 +24,9 @@ use super::clients::{Asked, acknowledged};
 use super::editors::Editor;
 use crate::conversations::stage::{self, Talk};
 
+/// A busy store may have to be asked again.
+const BUSY: Duration = secs(120);
+
 /// Judges everything; answers what came of it in one line.
 pub async fn judge(
     apis: &[Api; 2],
@@ -56,8 +59,8 @@ pub async fn judge(
     let mut states: BTreeMap<String, u32> = BTreeMap::new();
     for one in asked {
         let talk = &talks[one.session.as_str()];
-        let turn = talk.turn(&at(one)).await?;
-        let text = talk.text(&at(one)).await?;
+        let read = || async { Ok((talk.turn(&at(one)).await?, talk.text(&at(one)).await?)) };
+        let (turn, text) = eventually("the turn is read", BUSY, read).await?;
         let editor = editors.iter().find(|editor| editor.session == one.session);
         let effects = editor.map(|editor| editor.ledger.of(&one.turn)).unwrap_or_default();
         let build = editor.map_or("bridge", |editor| if editor.newer { "newer" } else { "older" });
@@ -76,9 +79,11 @@ pub async fn judge(
     }
     for editor in editors {
         let talk = &talks[editor.session.as_str()];
-        talk.nothing_is_left(Dialect::Today).await?;
-        let here = talk.replay().await.context("at the first server")?;
-        let there = Talk::of(apis[1].clone(), &editor.session).await?.replay().await.context("at the second server")?;
+        eventually("nothing is left", BUSY, || talk.nothing_is_left(Dialect::Today)).await?;
+        let here = eventually("the feed of the first server", BUSY, || talk.replay()).await?;
+        let other = || Talk::of(apis[1].clone(), &editor.session);
+        let other = eventually("the session at the second server", BUSY, other).await?;
+        let there = eventually("the feed of the second server", BUSY, || other.replay()).await?;
         ensure!(here.items == there.items, "the servers' feeds differ");
         order(editor, asked)?;
         let known = asked.iter().filter(|one| one.session == editor.session).count();

@@ -126,8 +126,8 @@ async fn hit(
             pause(random, 1000).await;
             editor.revive().await;
         }
-        Strike::Break => drop(editor.with(|peer| peer.break_connection()).await),
-        Strike::Lose => drop(editor.with(|peer| peer.lose_next_event()).await),
+        Strike::Break => drop(editor.with(helix_tests::zed_peer::Peer::break_connection).await),
+        Strike::Lose => drop(editor.with(helix_tests::zed_peer::Peer::lose_next_event).await),
         Strike::LoseEnd => drop(editor.with(|peer| peer.lose_next("message_completed")).await),
         Strike::LoseThread => drop(editor.with(|peer| peer.lose_next("thread_created")).await),
         Strike::Cut => editor.cable.cut(),
@@ -184,7 +184,7 @@ pub async fn mend(cluster: &mut Cluster, editors: &[Arc<Editor>]) -> Result<()> 
     }
     for editor in editors {
         editor.revive().await;
-        editor.with(|peer| peer.lose_nothing_more()).await;
+        editor.with(helix_tests::zed_peer::Peer::lose_nothing_more).await;
         editor.cable.plug_into(&cluster.servers[0].address());
     }
     Ok(())

@@ -26,7 +26,7 @@ pub struct Replay {
 pub struct Folded {
     /// Turns in the order of their prompts, each with its states.
     pub turns: Vec<(String, Vec<String>)>,
-    /// Entries in the order of first appearance: id, text, turn.
+    /// Entries where their first appearance put them: id, text, turn.
     pub entries: Vec<(String, String, Option<String>)>,
     /// The agent's id.
     pub acp: Option<String>,
@@ -46,8 +46,8 @@ impl Replay {
 
     /// Items after a sequence, up to the last one that the threads have now.
     pub async fn read_after(api: &Api, session: &str, after: u64) -> Result<Vec<Value>> {
-        let list: ThreadList = api.get(&format!("/api/v1/sessions/{session}/threads")).await?.json()?;
-        let last = list.threads.iter().map(|thread| thread.sequence).max().unwrap_or(0);
+        let all: ThreadList = api.get(&format!("/api/v1/sessions/{session}/threads")).await?.json()?;
+        let last = all.threads.iter().map(|thread| thread.sequence).max().unwrap_or(0);
         let (mut items, mut sequence) = (Vec::new(), after);
         let mut feed = api.socket(&format!("/api/v1/sessions/{session}/events?after={after}")).await?;
         while sequence < last {
@@ -70,8 +70,7 @@ impl Replay {
         if thread != "_" {
             let folded = self.threads.entry(thread).or_default();
             match text("type").context("no type")?.as_str() {
-                "thread_started" => folded.title = text("title"),
-                "thread_renamed" => folded.title = text("title"),
+                "thread_started" | "thread_renamed" => folded.title = text("title"),
                 "thread_bound" => folded.acp = text("acp_thread_id"),
                 "turn_queued" => folded.turns.push((text("turn").context("no turn")?, vec!["queued".to_owned()])),
                 "turn_moved" => {
@@ -125,8 +124,10 @@ impl Folded {
         let turn = item["turn"].as_str().map(str::to_owned);
         let offset = usize::try_from(item["offset"].as_u64().context("no offset")?)?;
         let more = item["text"].as_str().context("no text")?;
-        if self.entries.iter().all(|(known, ..)| *known != id) {
-            self.entries.push((id.clone(), String::new(), None));
+        let place = |id: &str| self.entries.iter().position(|(known, ..)| known == id);
+        if place(&id).is_none() {
+            let place = item["before"].as_str().and_then(place).unwrap_or(self.entries.len());
+            self.entries.insert(place, (id.clone(), String::new(), None));
         }
         let Some((_, text, of)) = self.entries.iter_mut().find(|(known, ..)| *known == id) else { bail!("lost") };
         ensure!(offset <= text.len() && text.is_char_boundary(offset), "offset {offset} of {} bytes", text.len());

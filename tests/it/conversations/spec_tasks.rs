@@ -83,7 +83,7 @@ async fn play(api: helix_tests::Api, dialect: Dialect, number: usize) -> Result<
     ensure!(keys == ["contexts", "helix_session_id", "spec_task_id", "zed_instance_id"], "{keys:?}");
     let list: Value = api.get("/api/v1/spec-tasks").await?.expect(200)?;
     let listed = list["spec_tasks"].as_array().context("no list")?;
-    ensure!(listed.iter().any(|one| *one == mapping), "{list}");
+    ensure!(listed.contains(&mapping), "{list}");
 
     // One name is stopped, the other goes on; then the task is.
     api.stop(&second).await?;
@@ -96,9 +96,9 @@ async fn play(api: helix_tests::Api, dialect: Dialect, number: usize) -> Result<
     api.post(&format!("/api/v1/sessions/{second}/threads"), &json!({"prompt": "x"}))
         .await?
         .problem(409, "session_ended")?;
-    let last = one.prompt(&planned.thread, "go on").await?;
-    peer.expect(&chat(dialect, &last, Some(&plan.thread), "go on")).await?;
-    answers(&one, &peer, &last, "on it goes").await?;
+    let more = one.prompt(&planned.thread, "go on").await?;
+    peer.expect(&chat(dialect, &more, Some(&plan.thread), "go on")).await?;
+    answers(&one, &peer, &more, "on it goes").await?;
     one.replay().await?;
     peer.finish().await?;
     let ended = api.delete(&format!("/api/v1/spec-tasks/{task}")).await?;

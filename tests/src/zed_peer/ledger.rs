@@ -26,8 +26,11 @@ pub struct Effect {
     pub text: String,
     /// The event that told so was lost on the way.
     pub lost: bool,
-    /// An event with some of its text was lost on the way: it heals only where that text is told again.
+    /// An event with some of its text was lost on the way, or may have been on a line that was cut: it heals only where
+    /// that text is told again.
     pub lost_text: bool,
+    /// When some of its text was told last.
+    pub said_at: Option<Instant>,
     /// When it was told, or lost.
     pub told_at: Option<Instant>,
     /// The event that told so died with the editor, or with a line that was cut: it was not sent yet, or a moment ago.
@@ -35,7 +38,7 @@ pub struct Effect {
 }
 
 /// What was sent so long before a break has arrived.
-const ON_THE_LINE: Duration = Duration::from_millis(20);
+const ON_THE_LINE: Duration = Duration::from_millis(50);
 /// What was sent so long before a kill has arrived.
 const UNDERWAY: Duration = Duration::from_millis(100);
 
@@ -73,7 +76,9 @@ impl Ledger {
     pub(super) fn broke(&self, session: &str) {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         for effect in runs.iter_mut().filter(|effect| effect.session == session && !effect.lost) {
-            effect.buried |= effect.told_at.is_some_and(|at| at.elapsed() < ON_THE_LINE);
+            let on_the_line = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < ON_THE_LINE);
+            effect.buried |= on_the_line(effect.told_at);
+            effect.lost_text |= on_the_line(effect.said_at);
         }
     }
 

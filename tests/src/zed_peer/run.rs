@@ -165,7 +165,7 @@ impl Entry {
         let told = |state: &mut State| {
             let entry = state.threads.get(&run.thread)?.entries.get(place)?;
             let told = entry.told.as_ref().is_some_and(|(_, text)| *text == entry.content);
-            (told && state.outbox.is_empty()).then_some(())
+            (told && state.has_said_everything()).then_some(())
         };
         run.zed.when(&what, told).await
     }

@@ -1,6 +1,7 @@
 //! What a running editor holds in memory, and how the parts of the peer share it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -87,6 +88,8 @@ pub(super) struct State {
 
     // Socket
     pub outbox: VecDeque<Outgoing>,
+    /// What was taken from the outbox last is on its way.
+    pub writing: bool,
     pub told: Vec<Value>,
     pub frames: Vec<Frame>,
     pub taken: usize,
@@ -131,6 +134,7 @@ impl Zed {
             workspace: options.workspace.clone(),
             ledger: options.ledger.clone(),
             outbox: VecDeque::new(),
+            writing: false,
             told: Vec::new(),
             frames: Vec::new(),
             taken: 0,
@@ -241,6 +245,17 @@ impl State {
         self.outbox.push_back(Outgoing::Event(frame));
     }
 
+    /// The next to be written. The writer says when it is.
+    pub fn take_outgoing(&mut self) -> Option<Outgoing> {
+        let next = self.outbox.pop_front()?;
+        self.writing = true;
+        Some(next)
+    }
+
+    pub fn has_said_everything(&self) -> bool {
+        self.outbox.is_empty() && !self.writing
+    }
+
     /// `agent_ready`; the seed has no such word.
     pub fn tell_ready(&mut self, agent: &str, thread: Option<&str>) {
         if self.dialect != Dialect::Today {
@@ -339,6 +354,7 @@ impl State {
             text: String::new(),
             lost: false,
             lost_text: false,
+            said_at: None,
             told_at: None,
             buried: false,
         });
@@ -380,7 +396,7 @@ impl State {
     /// Cancels the running turn of a thread; `said` comes before its end.
     pub fn cancel(&mut self, id: &str) {
         self.end_turn(id, End::Cancelled, |state, turn| {
-            state.tell_completed(id, &turn.request_id, &Value::Null, turn.from)
+            state.tell_completed(id, &turn.request_id, &Value::Null, turn.from);
         });
     }
 
@@ -418,13 +434,14 @@ impl State {
         let mut story = String::from("frames of the server:\n");
         for (number, frame) in self.frames.iter().enumerate() {
             let mark = if number < self.taken { " " } else { "*" };
-            story += &format!("{mark} [{}] {}\n", frame.connection, shortened(&frame.json.to_string()));
+            let _ = writeln!(story, "{mark} [{}] {}", frame.connection, shortened(&frame.json.to_string()));
         }
         story += "events of the peer:\n";
         for event in &self.told {
-            story += &format!("  {}\n", shortened(&event.to_string()));
+            let _ = writeln!(story, "  {}", shortened(&event.to_string()));
         }
-        story += &format!(
+        let _ = write!(
+            story,
             "connected {} (number {}), refusals {:?}, closes {:?}, faults {:?}, queue {:?}, underway {:?}, not written {}",
             self.connected,
             self.connections,

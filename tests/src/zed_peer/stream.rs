@@ -42,7 +42,7 @@ impl State {
             self.tell_entry(id, place);
             return None;
         }
-        Some(throttle - since)
+        Some(throttle.saturating_sub(since))
     }
 
     /// Tells an entry as it is.

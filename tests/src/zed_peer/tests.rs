@@ -37,7 +37,7 @@ impl Host {
 
     fn options(&self) -> Options {
         let address = self.listener.local_addr().unwrap().to_string();
-        Options { second: Duration::from_secs(60), ..Options::new(&address, "ses_1", "secret") }
+        Options { second: Duration::from_mins(1), ..Options::new(&address, "ses_1", "secret") }
     }
 
     #[expect(clippy::result_large_err, reason = "the library's own type")]

@@ -15,7 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::state::{Outgoing, Zed};
+use super::state::{Outgoing, State, Zed};
 use super::{Options, commands, events};
 
 /// Pause after a connection that worked, in seconds; it doubles with every failure.
@@ -85,13 +85,15 @@ async fn serve(zed: &Arc<Zed>, mut socket: WebSocketStream<TcpStream>) {
     });
     let mut fallback = Some(Instant::now() + zed.options.second * FALLBACK);
     loop {
-        let due = fallback.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let due = fallback.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
         tokio::select! {
             biased;
             () = zed.until(|state| (state.breaks > breaks).then_some(())) => return,
             // Cancel-safe: what it takes it answers in the same poll.
-            outgoing = zed.until(|state| state.outbox.pop_front()) => {
-                if !write(zed, &mut socket, outgoing).await {
+            outgoing = zed.until(State::take_outgoing) => {
+                let written = write(zed, &mut socket, outgoing).await;
+                zed.change(|state| state.writing = false);
+                if !written {
                     return;
                 }
             }
@@ -146,9 +148,12 @@ async fn write(zed: &Zed, socket: &mut WebSocketStream<TcpStream>, outgoing: Out
             state.lose_named = None;
         }
         let lost = std::mem::take(&mut state.lose_next) || named;
-        if lost && event["event_type"] == "message_added" {
+        if event["event_type"] == "message_added" {
             let request = event["data"]["request_id"].as_str().unwrap_or_default();
-            state.ledger.mark(request, |effect| effect.lost_text = true);
+            state.ledger.mark(request, |effect| {
+                effect.lost_text |= lost;
+                effect.said_at = Some(std::time::Instant::now());
+            });
         }
         if let Some(request) = events::ended_request(&event) {
             state.ledger.mark(request, |effect| {

@@ -27,6 +27,7 @@ export function sumOf(...all) {
  * @property {"thread" | "turn" | "entry" | "question" | "custom"} what
  * @property {object} [turn] @property {object} [question] @property {object} [entry] @property {object} [custom]
  * @property {"new" | "append" | "rewrite" | "same"} [how] of an entry
+ * @property {string} [before] the entry in front of which a new one belongs; none: last
  * @property {string} [text] what was appended
  * @property {number} [from] index from which the text was rewritten
  */
@@ -70,6 +71,14 @@ export class Thread {
     this.entries = new Map(entries.map(({ view, sequence }) => [view.id, entryOf(view, sequence)]));
     // What the feed has told meanwhile is newer.
     for (const [id, entry] of known) this.entries.set(id, entry);
+  }
+
+  /** A new entry, in front of the one that it belongs before. */
+  insert(entry, before) {
+    const later = before ? [...this.entries.keys()].indexOf(before) : -1;
+    const moved = later < 0 ? [] : [...this.entries].slice(later);
+    for (const [id] of moved) this.entries.delete(id);
+    for (const [id, one] of [[entry.id, entry], ...moved]) this.entries.set(id, one);
   }
 
   /** State of the newest turn, as the list tells it. */
@@ -216,6 +225,11 @@ export class Thread {
     this.sequence = Math.max(this.sequence, item.sequence);
     this.lastActivity = item.at;
     const length = item.offset + byteLength(item.text);
+    // It belongs to what was said before what is here.
+    if (!known && item.before && !this.entries.has(item.before)) {
+      if (item.offset === 0) this.before += 1;
+      return [];
+    }
     if (!known) {
       const entry = {
         id: item.entry,
@@ -227,8 +241,8 @@ export class Thread {
         length,
         known: item.sequence,
       };
-      this.entries.set(entry.id, entry);
-      return [{ what: "entry", how: "new", entry }];
+      this.insert(entry, item.before);
+      return [{ what: "entry", how: "new", entry, before: item.before }];
     }
     known.known = item.sequence;
     known.role = item.role;

@@ -77,10 +77,10 @@ export class ThreadView {
     return view;
   }
 
-  place(view, entry) {
+  place(view, entry, before) {
     this.places.set(entry.id, view);
     this.current = view;
-    return view.addEntry(entry);
+    return view.addEntry(entry, before);
   }
 
   offerEarlier() {
@@ -173,7 +173,7 @@ export class ThreadView {
     const { entry } = change;
     const view = this.places.get(entry.id);
     if (view) view.entries.get(entry.id).update(change);
-    else if (change.how === "new") this.place(this.viewOf(entry.turn), entry);
+    else if (change.how === "new") this.place(this.viewOf(entry.turn), entry, change.before);
     if (entry.role !== "assistant") return;
     if (entry.tool) {
       if (change.how === "new") this.announcer.say(`Tool: ${entry.tool.name}`);

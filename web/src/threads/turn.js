@@ -86,15 +86,16 @@ export class TurnView {
     this.fault.hidden = !text;
   }
 
-  /** An entry for the first time. */
-  addEntry(entry) {
-    [...this.entries.values()].at(-1)?.finish();
+  /** An entry for the first time: in front of another one of the turn, or last. */
+  addEntry(entry, before) {
+    const later = this.entries.get(before);
+    if (!later) [...this.entries.values()].at(-1)?.finish();
     const view = new EntryView(entry, this.acts.more);
     // A person's words in the editor are the prompt that stands above already.
     view.root.hidden = entry.role === "user" && entry.text.trim() === this.turn?.prompt.trim();
     this.entries.set(entry.id, view);
-    this.body.append(view.root);
-    if (this.turn && isFinal(this.turn)) view.finish();
+    this.body.insertBefore(view.root, later?.root ?? null);
+    if (later || (this.turn && isFinal(this.turn))) view.finish();
     return view;
   }
 

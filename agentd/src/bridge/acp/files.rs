@@ -1,17 +1,13 @@
-//! The agent's files: reading and writing inside the project's directory and nowhere else.
-//!
-//! The kernel walks each path beneath the directory (`openat2`, `RESOLVE_BENEATH`), so that neither `..` nor a link leads
-//! out of it, whatever changes meanwhile. Under systemd there is no such call (`RestrictSUIDSGID=` takes it away, since a
-//! filter cannot see its mode): there each step is opened by itself, and no link is followed at all.
+//! The agent's files: reading and writing inside the project's directory and nowhere else ([`crate::beneath`]).
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::beneath::Beneath;
 
 /// Largest file that is read for an agent.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -19,17 +15,13 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// A directory that nothing leads out of.
 #[derive(Debug)]
 pub struct Files {
-    root: OwnedFd,
-    /// As it was named, and as it is.
-    names: [PathBuf; 2],
+    beneath: Beneath,
 }
 
 impl Files {
     /// All files below `root`.
     pub fn new(root: &Path) -> io::Result<Self> {
-        let names = [root.to_owned(), root.canonicalize()?];
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self { root: rustix::fs::open(root, flags, Mode::empty())?, names })
+        Beneath::new(root).map(|beneath| Self { beneath })
     }
 
     /// A file's text: all of it, or `limit` lines from line `line` (the first is 1).
@@ -55,12 +47,11 @@ impl Files {
 
     /// Writes a file, and the directories that it needs.
     pub fn write(&self, path: &Path, text: &str) -> Result<(), String> {
-        let relative = self.relative(path).map_err(|error| told(path, error))?;
-        let mut made = PathBuf::new();
-        for part in relative.parent().into_iter().flat_map(Path::components) {
-            made.push(part);
-            self.make_dir(&made).map_err(|error| told(path, error))?;
-        }
+        let made = self
+            .beneath
+            .relative(path)
+            .and_then(|relative| self.beneath.make_parents(&relative, Mode::from_raw_mode(0o777)));
+        made.map_err(|error| told(path, error))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
         let mut file = self.open(path, flags).map_err(|error| told(path, error))?;
         file.write_all(text.as_bytes()).map_err(|error| error.to_string())
@@ -69,61 +60,14 @@ impl Files {
     /// The directory, if it is inside: for programs that are to run there.
     pub fn directory(&self, path: &Path) -> Result<PathBuf, String> {
         self.open(path, OFlags::PATH | OFlags::DIRECTORY).map_err(|error| told(path, error))?;
-        let relative = self.relative(path).map_err(|error| told(path, error))?;
-        Ok(self.names[1].join(relative))
+        let relative = self.beneath.relative(path).map_err(|error| told(path, error))?;
+        Ok(self.beneath.name().join(relative))
     }
 
     fn open(&self, path: &Path, flags: OFlags) -> Result<File, Errno> {
-        let relative = self.relative(path)?;
+        let relative = self.beneath.relative(path)?;
         let mode = if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o666) } else { Mode::empty() };
-        self.beneath(&relative, flags, mode).map(File::from)
-    }
-
-    fn beneath(&self, relative: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match openat2(self.root.as_fd(), relative, flags | OFlags::CLOEXEC, mode, resolve) {
-                // Something was renamed meanwhile.
-                Err(Errno::AGAIN) => {}
-                Err(Errno::NOSYS) => return self.step_by_step(relative, flags, mode),
-                done => return done,
-            }
-        }
-    }
-
-    /// The same where the kernel does not walk: from directory to directory, never through a link.
-    fn step_by_step(&self, relative: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut dir = openat(&self.root, ".", step, Mode::empty())?;
-        for part in relative.parent().into_iter().flat_map(Path::components) {
-            dir = openat(&dir, part.as_os_str(), step, Mode::empty())?;
-        }
-        let name = relative.file_name().unwrap_or(OsStr::new("."));
-        openat(&dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)
-    }
-
-    fn make_dir(&self, relative: &Path) -> Result<(), Errno> {
-        let (parent, name) = (relative.parent().unwrap_or(Path::new("")), relative.file_name().ok_or(Errno::INVAL)?);
-        let parent = if parent == Path::new("") { Path::new(".") } else { parent };
-        let parent = self.beneath(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
-        match mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The path below the directory. One that is elsewhere is refused before anything is opened.
-    fn relative(&self, path: &Path) -> Result<PathBuf, Errno> {
-        let relative = if path.is_absolute() {
-            let inside = self.names.iter().find_map(|name| path.strip_prefix(name).ok());
-            inside.ok_or(Errno::XDEV)?
-        } else {
-            path
-        };
-        if relative.components().any(|part| part == Component::ParentDir) {
-            return Err(Errno::XDEV);
-        }
-        Ok(if relative == Path::new("") { PathBuf::from(".") } else { relative.to_owned() })
+        self.beneath.open(&relative, flags, mode)
     }
 }
 
@@ -132,7 +76,7 @@ fn told(path: &Path, error: Errno) -> String {
         Errno::XDEV => format!("{} is outside the workspace", path.display()),
         // As agents know it.
         Errno::NOENT => format!("Resource not found: {}", path.display()),
-        Errno::LOOP => format!("{} is a link, which is not followed here", path.display()),
+        Errno::LOOP => format!("{} is a link that leads nowhere", path.display()),
         error => format!("{}: {}", path.display(), io::Error::from(error)),
     }
 }
@@ -184,23 +128,5 @@ mod tests {
             files.directory(&dir.path().join("inner")).unwrap(),
             dir.path().canonicalize().unwrap().join("inner")
         );
-    }
-
-    #[test]
-    fn without_openat2_no_link_is_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("project");
-        std::fs::create_dir_all(root.join("a/b")).unwrap();
-        std::fs::write(root.join("a/b/f"), "x").unwrap();
-        std::fs::write(dir.path().join("secret"), "no").unwrap();
-        symlink(dir.path(), root.join("up")).unwrap();
-        symlink("../secret", root.join("link")).unwrap();
-        let files = Files::new(&root).unwrap();
-        let open = |path: &str| files.step_by_step(Path::new(path), OFlags::RDONLY, Mode::empty());
-        assert!(open("a/b/f").is_ok() && open(".").is_ok());
-        assert_eq!(open("link").unwrap_err(), Errno::LOOP);
-        assert_eq!(open("up/secret").unwrap_err(), Errno::NOTDIR);
-        let made = files.step_by_step(Path::new("a/new"), OFlags::WRONLY | OFlags::CREATE, Mode::RUSR);
-        assert!(made.is_ok() && root.join("a/new").exists());
     }
 }

@@ -26,6 +26,11 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         xauthority: at("Xauthority"),
         workspace: PathBuf::from("/w/demo"),
         sync_socket: at("sync.sock"),
+        tools_socket: at("tools.sock"),
+        notes_socket: at("note.sock"),
+        recorder_apart: false,
+        rdp_socket: at("rdp.sock"),
+        rdp_files: at("rdp"),
         own_network: false,
         private_tmp: false,
     };
@@ -52,6 +57,8 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         max_resources: Resources::default(),
         forward_port: 41234,
         access: None,
+        epoch: Epoch(1),
+        recording: None,
     });
 }
 
@@ -114,7 +121,7 @@ fn token_and_secrets_are_the_agents_alone() {
     let mut secrets: BTreeMap<String, String> =
         RESERVED.iter().map(|name| ((*name).to_owned(), "mine".to_owned())).collect();
     secrets.insert("MODEL_KEY".to_owned(), "k-91cc".to_owned());
-    let access = SessionAccess { token: "t-7f3a".to_owned(), secrets };
+    let access = SessionAccess { token: "t-7f3a".to_owned(), secrets, grants: Vec::new() };
     let env = BTreeMap::from([("MODEL_KEY".to_owned(), "of the spec".to_owned())]);
     let mut result = None;
     inputs_of(
@@ -178,4 +185,27 @@ fn what_cannot_run_says_why() {
     let cause = |spec: SessionSpec, kind: &str| planned(&spec, kind).expect_err("no plan").code;
     assert_eq!(cause(SessionSpec { input: input(), ..SessionSpec::default() }, "terminal"), "input_refused");
     assert_eq!(cause(SessionSpec::default(), "nonsense"), "kind_unknown");
+}
+
+#[test]
+fn a_recorder_is_told_what_it_needs_and_sees_nothing_of_its_session() {
+    let recording = RecordingId::of(&SessionId::parse("demo").expect("valid id"), Epoch(1));
+    let planned = |recorder_apart: bool| {
+        let mut result = None;
+        inputs_of(&SessionSpec::default(), "terminal", |inputs| {
+            let paths = SessionPaths { recorder_apart, ..inputs.paths.clone() };
+            let recording = Some((&recording, Path::new("/run/spool")));
+            result = Some(plan(&Inputs { paths: &paths, recording, ..*inputs }).expect("a plan"));
+        });
+        result.expect("ran")
+    };
+    let plan = planned(false);
+    let recorder = plan.recorder.expect("it is recorded");
+    insta::assert_snapshot!(recorder.argv.join(" "), @"/usr/bin/agentd recorder --display=/s/0123/vnc.sock --notes=/s/0123/note.sock --spool=/run/spool --session=demo --epoch=1 --runner=r-1");
+    let env: Vec<&str> = recorder.env.keys().map(String::as_str).collect();
+    assert_eq!(env, ["HELIX_RUNNER_ID", "HELIX_SESSION_ID", "LANG", "PATH"]);
+    assert_eq!(plan.slice.recording, Some(recording.clone()));
+    // Another user reaches the socket by its mode; where there is none it is nobody else's.
+    assert!(plan.display.argv.contains(&"0600".to_owned()));
+    assert!(planned(true).display.argv.contains(&"0666".to_owned()));
 }

@@ -158,9 +158,9 @@ pub async fn limits_usage_and_freezing_say_what_is_there(fixture: &impl Fixture)
 /// Through the forward unit, to whoever listens last.
 pub async fn an_agent_reaches_agentd_and_the_next_one(fixture: &impl Fixture) {
     let (supervisor, session) = (fixture.supervisor().await, session("forward"));
-    assert!(supervisor.listen(&session).await.is_err(), "nothing is open yet");
+    assert!(supervisor.listen(&session, UnitName::Forward).await.is_err(), "nothing is open yet");
     let mut events = open_watched(&supervisor, &session).await;
-    let mut listener = supervisor.listen(&session).await.unwrap();
+    let mut listener = supervisor.listen(&session, UnitName::Forward).await.unwrap();
     let mut unit = shell(UnitName::Forward, "");
     unit.argv = vec![fixture.program().to_string_lossy().into_owned()];
     unit.argv.extend(forward::unit::arguments(0, &supervisor.paths(&session).sync_socket));
@@ -172,7 +172,7 @@ pub async fn an_agent_reaches_agentd_and_the_next_one(fixture: &impl Fixture) {
         if round == 1 {
             // As after kill -9 of agentd: its socket is there and nobody listens.
             drop(listener);
-            listener = fixture.supervisor().await.listen(&session).await.unwrap();
+            listener = fixture.supervisor().await.listen(&session, UnitName::Forward).await.unwrap();
         }
         let mut app = shell(UnitName::App, "");
         app.argv = ["bash", "-c", &script].map(str::to_owned).to_vec();
@@ -190,5 +190,5 @@ pub async fn an_agent_reaches_agentd_and_the_next_one(fixture: &impl Fixture) {
         supervisor.stop(&session, UnitName::App, GRACE).await.unwrap();
     }
     supervisor.kill(&session).await.unwrap();
-    assert!(supervisor.listen(&session).await.is_err(), "it has ended");
+    assert!(supervisor.listen(&session, UnitName::Forward).await.is_err(), "it has ended");
 }

@@ -7,7 +7,9 @@
 //! <root>/guest.sock   the guest's socket, JSON lines (crate::guest::wire)
 //! <root>/guest.json   what the guest knows, kept after its end
 //! <root>/log/         one bounded log per unit, and the guest's own
-//! <root>/sync.sock        agentd's socket for the forward unit
+//! <root>/sync.sock, tools.sock, note.sock, rdp.sock
+//!                     agentd's sockets for the forward, the tools, the recorder and the rdp unit
+//! <root>/rdp/         the rdp unit's own files
 //! <root>/vnc.sock, Xauthority, home/, tmp/, run/, ready/
 //! ```
 
@@ -101,6 +103,11 @@ impl Layout {
             xauthority: at("Xauthority"),
             workspace,
             sync_socket: at("sync.sock"),
+            tools_socket: at("tools.sock"),
+            notes_socket: at("note.sock"),
+            recorder_apart: false,
+            rdp_socket: at("rdp.sock"),
+            rdp_files: at("rdp"),
             own_network: false,
             private_tmp: false,
         }
@@ -122,7 +129,8 @@ pub fn sessions_dir(state_dir: &Path) -> PathBuf {
 pub fn longest_socket_path(state_dir: &Path) -> usize {
     let layout = Layout::new(sessions_dir(state_dir).join("0123456789abcdef"));
     let paths = layout.session_paths(PathBuf::new());
-    let sockets = [layout.guest_socket(), paths.vnc_socket, paths.sync_socket, paths.runtime.join("bus")];
+    let sockets =
+        [layout.guest_socket(), paths.vnc_socket, paths.sync_socket, paths.tools_socket, paths.runtime.join("bus")];
     sockets.iter().map(|path| path.as_os_str().len()).max().unwrap_or(0)
 }
 

@@ -16,8 +16,17 @@
 //! - `/run` is empty but for a name server's `resolv.conf`: no system bus, no systemd, no journal, no other session.
 //! - `/sys/fs/cgroup` names every session of the machine with its processes: hidden.
 //!
+//! The tools unit runs what people and programs start in the session: it has what the agent has, and no namespaces of its
+//! own, and sees the socket that leads to agentd, which believes its main process alone.
+//!
+//! The recorder is no part of the session: another user, who sees nothing of it but the display's socket, and nothing else
+//! of the machine but its own spool and the socket that leads to agentd. It signals nobody: other recorders have its uid.
+//!
 //! The forward unit has what the desktop's units have, and the session's network: it passes bytes on, and alone sees the
 //! socket that leads out.
+//!
+//! The rdp unit has what the desktop's units have, a network of its own with nothing but a loopback, which it shares with
+//! nobody, and a directory for its files that is gone with it.
 //!
 //! Units that need no network have a namespace with nothing but a loopback. The window manager shares the display's,
 //! with `network = none` the agent and its forward, too; the agent always shares its System V memory, for pictures (MIT-SHM).
@@ -93,6 +102,8 @@ pub struct ServiceContext<'a> {
     pub hidden: &'a [PathBuf],
     /// Programs that it needs although they may be in a hidden place: agentd.
     pub programs: &'a [PathBuf],
+    /// Where it spools a recording: of the recorder alone.
+    pub spool: Option<&'a Path>,
 }
 
 /// One property of a unit.
@@ -134,7 +145,15 @@ fn is_desktop(word: &str) -> bool {
 
 /// Ours, and therefore known to need little.
 fn is_small(word: &str) -> bool {
-    is_desktop(word) || is_forward(word)
+    is_desktop(word) || is_forward(word) || is_recorder(word) || is_rdp(word)
+}
+
+fn is_recorder(word: &str) -> bool {
+    word == UnitName::Recorder.as_str()
+}
+
+fn is_rdp(word: &str) -> bool {
+    word == UnitName::Rdp.as_str()
 }
 
 fn is_forward(word: &str) -> bool {
@@ -155,7 +174,7 @@ fn identity(context: &ServiceContext<'_>) -> Vec<Property> {
     // At its memory limit a session loses its agent, not its desktop.
     let oom = match UnitName::parse(word) {
         Some(UnitName::App) => 500,
-        Some(UnitName::Workspace) => 300,
+        Some(UnitName::Workspace | UnitName::Tools | UnitName::Rdp) => 300,
         _ => 0,
     };
     let mut properties = vec![
@@ -169,7 +188,7 @@ fn identity(context: &ServiceContext<'_>) -> Vec<Property> {
     ];
     // Their output is a file of agentd's, which a session must not be able to fill. Not for the display, whose
     // pictures in memory are files, too; its output is its own word alone.
-    if word == GUEST || word == UnitName::Dbus.as_str() || is_forward(word) {
+    if word == GUEST || word == UnitName::Dbus.as_str() || is_forward(word) || is_recorder(word) {
         properties.extend([("LimitFSIZE", Value::U64(OUTPUT_BYTES)), ("LimitFSIZESoft", Value::U64(OUTPUT_BYTES))]);
     }
     properties
@@ -204,30 +223,43 @@ fn privileges(context: &ServiceContext<'_>) -> Vec<Property> {
 
 fn file_system(context: &ServiceContext<'_>) -> Vec<Property> {
     let ServiceContext { word, layout, .. } = *context;
-    let mut binds = vec![
-        (text(&layout.at("tmp")), inside::TMP.to_owned(), false),
-        (text(&layout.at("tmp")), inside::VAR_TMP.to_owned(), false),
-        (text(&layout.at("run")), inside::RUN.to_owned(), false),
-        (text(&layout.at("home")), inside::HOME.to_owned(), false),
-    ];
-    if let Some(workspace) = layout.workspace() {
-        binds.push((text(workspace), inside::WORKSPACE.to_owned(), false));
+    let display = (text(&layout.at("display")), inside::DISPLAY.to_owned(), false);
+    let mut binds = Vec::new();
+    if !is_recorder(word) {
+        binds.extend([
+            (text(&layout.at("tmp")), inside::TMP.to_owned(), false),
+            (text(&layout.at("tmp")), inside::VAR_TMP.to_owned(), false),
+            (text(&layout.at("run")), inside::RUN.to_owned(), false),
+            (text(&layout.at("home")), inside::HOME.to_owned(), false),
+        ]);
+        binds.extend(layout.workspace().map(|workspace| (text(workspace), inside::WORKSPACE.to_owned(), false)));
     }
-    // The RFB socket has no password: nobody but its server and agentd comes near it.
+    binds.extend(context.spool.map(|spool| (text(spool), inside::SPOOL.to_owned(), false)));
+    // The RFB socket has no password: nobody but its server, agentd and the recorder comes near it.
     if word == UnitName::Display.as_str() {
-        binds.push((text(&layout.at("display")), inside::DISPLAY.to_owned(), false));
+        binds.push(display.clone());
     }
     let same = |path: &str, optional| (path.to_owned(), path.to_owned(), optional);
     let mut shown: Vec<_> = NAME_SERVICE.iter().map(|path| same(path, true)).collect();
     if word == GUEST {
         shown.push(same(NOTIFY, true));
     }
-    if is_forward(word) {
-        shown.push((text(&layout.sync_dir()), inside::SYNC.to_owned(), false));
+    if is_recorder(word) {
+        shown.push(display);
+    }
+    if let Some((dir, seen)) = UnitName::parse(word).and_then(|unit| layout.agentd_dir(unit)) {
+        shown.push((text(&dir), seen.to_owned(), false));
     }
     shown.extend(context.programs.iter().map(|program| same(&text(program), false)));
     let own = context.hidden.iter().filter(|path| !REPLACED.iter().any(|replaced| path.starts_with(replaced)));
     let hidden = HIDDEN.iter().map(|path| format!("-{path}")).chain(own.map(|path| format!("-{}", text(path))));
+    let mut temporary = vec![
+        ("/run".to_owned(), "ro,nosuid,nodev,mode=0755".to_owned()),
+        ("/dev/shm".to_owned(), "nosuid,nodev,mode=1777".to_owned()),
+    ];
+    if is_rdp(word) {
+        temporary.push((inside::RDP_FILES.to_owned(), "nosuid,nodev,noexec,mode=1777,size=4M".to_owned()));
+    }
     let mut properties = vec![
         ("ProtectSystem", Value::text("strict")),
         ("ProtectHome", Value::text("tmpfs")),
@@ -235,13 +267,7 @@ fn file_system(context: &ServiceContext<'_>) -> Vec<Property> {
         ("PrivateTmp", Value::Bool(true)),
         ("PrivateDevices", Value::Bool(true)),
         ("DevicePolicy", Value::text("closed")),
-        (
-            "TemporaryFileSystem",
-            Value::Mounts(vec![
-                ("/run".to_owned(), "ro,nosuid,nodev,mode=0755".to_owned()),
-                ("/dev/shm".to_owned(), "nosuid,nodev,mode=1777".to_owned()),
-            ]),
-        ),
+        ("TemporaryFileSystem", Value::Mounts(temporary)),
         ("BindPaths", Value::Binds(binds)),
         ("BindReadOnlyPaths", Value::Binds(shown)),
         ("InaccessiblePaths", Value::Texts(hidden.collect())),
@@ -254,8 +280,10 @@ fn file_system(context: &ServiceContext<'_>) -> Vec<Property> {
 
 fn network(context: &ServiceContext<'_>) -> Vec<Property> {
     let ServiceContext { word, layout, .. } = *context;
-    let alone = is_desktop(word) || word == GUEST;
+    let alone = is_desktop(word) || is_recorder(word) || is_rdp(word) || word == GUEST;
     let families: &[&str] = match word {
+        // libvnc asks for the newer family first.
+        word if is_rdp(word) => &["AF_UNIX", "AF_INET", "AF_INET6"],
         _ if alone => &["AF_UNIX"],
         word if is_forward(word) => &["AF_UNIX", "AF_INET"],
         _ => &["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"],
@@ -276,8 +304,8 @@ fn network(context: &ServiceContext<'_>) -> Vec<Property> {
 /// network, too: namespaces that were first made without a network of their own give none to those who join.
 fn joins_display(context: &ServiceContext<'_>) -> bool {
     match UnitName::parse(context.word) {
-        Some(UnitName::Wm | UnitName::App) => true,
-        Some(UnitName::Workspace | UnitName::Display | UnitName::Dbus) => false,
+        Some(UnitName::Wm | UnitName::App | UnitName::Tools) => true,
+        Some(UnitName::Workspace | UnitName::Display | UnitName::Dbus | UnitName::Recorder | UnitName::Rdp) => false,
         Some(UnitName::Forward) | None => context.network == Network::None,
     }
 }
@@ -291,7 +319,9 @@ fn system_calls(context: &ServiceContext<'_>) -> Vec<Property> {
     }
     if is_desktop(context.word) {
         again.extend(["setuid", "setgid", "setresuid", "setresgid"]);
-    } else if !is_forward(context.word) {
+    } else if is_recorder(context.word) {
+        denied.extend(["kill", "pidfd_send_signal"]);
+    } else if !is_small(context.word) {
         allowed.push("ptrace");
     }
     if owns_sandbox(context) {

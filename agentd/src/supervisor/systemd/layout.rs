@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! <state>/s/<key>/             root's, 0700: nobody but root can put anything directly into it
-//!     home  tmp  run  display  the slot user's, 0700; bound to /home/agent, /tmp, /run/session, /run/display
+//!     home  tmp  run  display  the slot user's, 0700; bound to /home/agent, /tmp, /run/session, /run/display (0711: the
+//!                              recorder, into whose view it is bound, too, passes through)
 //!     ready/<unit>             standard output of units whose first line says that they are ready; root's
 //!     env/<unit>               environments; root's, 0600: unit properties can be read by everybody over D-Bus
-//!     sync/sock                agentd's socket for the forward unit; root's, bound to /run/sync of that unit alone
+//!     sync/sock, tools/sock, notes/sock, rdp/sock
+//!                              agentd's sockets for the forward, the tools, the recorder and the rdp unit; root's, bound
+//!                              to /run/sync, /run/tools, /run/notes and /run/rdp of that unit alone
 //!     Xauthority.agentd        agentd's own copy of the X cookie
 //!     unit.json                what the backend must remember across a restart of agentd
 //! <state>/s/<key>.new/         the same while it is being made
+//! <state>/recordings/<recording>/spool/   the recorder's, bound to its /run/spool ([`crate::recorder::shelf`])
 //! <workspaces>/<session>/      the slot user's, bound to /home/workspace
 //! ```
 //!
@@ -35,6 +39,12 @@ pub(super) mod inside {
     pub const RUN: &str = "/run/session";
     pub const DISPLAY: &str = "/run/display";
     pub const SYNC: &str = "/run/sync";
+    pub const TOOLS: &str = "/run/tools";
+    pub const NOTES: &str = "/run/notes";
+    pub const SPOOL: &str = "/run/spool";
+    pub const RDP: &str = "/run/rdp";
+    /// xrdp looks for this directory, and makes what it misses there.
+    pub const RDP_FILES: &str = "/run/xrdp";
     pub const WORKSPACE: &str = "/home/workspace";
 }
 
@@ -46,11 +56,17 @@ pub fn slice_group(session: &SessionId) -> String {
 /// Directories of one session that its user owns.
 pub const OWNED: [&str; 4] = ["home", "tmp", "run", "display"];
 /// Directories of one session that stay root's.
-pub const ROOTS: [&str; 3] = ["ready", "env", SYNC];
+pub const ROOTS: [&str; 6] = ["ready", "env", SYNC, TOOLS, NOTES, RDP];
 /// Directory of agentd's socket for the forward unit.
 pub const SYNC: &str = "sync";
-/// The socket in it.
-const SOCKET: &str = "sock";
+/// Directory of agentd's socket for the tools unit.
+pub const TOOLS: &str = "tools";
+/// Directory of agentd's socket for the recorder unit.
+pub const NOTES: &str = "notes";
+/// Directory of agentd's socket for the rdp unit.
+pub const RDP: &str = "rdp";
+/// The socket in each.
+pub const SOCKET: &str = "sock";
 
 /// Paths of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,14 +123,15 @@ impl Layout {
         self.at("ready").join(word)
     }
 
-    /// Directory of agentd's socket for the forward unit.
-    pub fn sync_dir(&self) -> PathBuf {
-        self.at(SYNC)
-    }
-
-    /// agentd's socket for the forward unit.
-    pub fn sync_socket(&self) -> PathBuf {
-        self.sync_dir().join(SOCKET)
+    /// Directory of agentd's socket for this unit, and where the unit sees it; None for units without one.
+    pub fn agentd_dir(&self, unit: UnitName) -> Option<(PathBuf, &'static str)> {
+        match unit {
+            UnitName::Forward => Some((self.at(SYNC), inside::SYNC)),
+            UnitName::Tools => Some((self.at(TOOLS), inside::TOOLS)),
+            UnitName::Recorder => Some((self.at(NOTES), inside::NOTES)),
+            UnitName::Rdp => Some((self.at(RDP), inside::RDP)),
+            _ => None,
+        }
     }
 
     /// The backend's record.
@@ -149,6 +166,11 @@ impl Layout {
             vnc_socket: Path::new(inside::DISPLAY).join("vnc.sock"),
             workspace: PathBuf::from(inside::WORKSPACE),
             sync_socket: Path::new(inside::SYNC).join(SOCKET),
+            tools_socket: Path::new(inside::TOOLS).join(SOCKET),
+            notes_socket: Path::new(inside::NOTES).join(SOCKET),
+            recorder_apart: true,
+            rdp_socket: Path::new(inside::RDP).join(SOCKET),
+            rdp_files: PathBuf::from(inside::RDP_FILES),
             own_network: true,
             private_tmp: true,
         }

@@ -74,10 +74,15 @@ impl Inner {
 
     async fn make(&self, session: &SessionId, layout: &Layout, spec: &SliceSpec) -> Result<Identity> {
         let failed = |reason: String| SupervisorError::Open { session: session.clone(), reason };
-        let (slots, built, files) = (self.slots.clone(), layout.clone(), spec.files.clone());
+        let (slots, built, files, recording) =
+            (self.slots.clone(), layout.clone(), spec.files.clone(), spec.recording.clone());
         let (state_dir, workspace_dir) = (self.config.state_dir.clone(), self.config.workspace_dir.clone());
         let slot = blocking(move || {
             let slot = slots.allocate(&state_dir, &workspace_dir, &built).map_err(Refused::NoSlot)?;
+            if let Some(recording) = &recording {
+                let recorder = slots.recorder().map_err(Refused::Failed)?;
+                tree::make_spool(&state_dir, recording, recorder).map_err(|error| Refused::Failed(chain(&error)))?;
+            }
             let authority = new_authority().map_err(|error| Refused::Failed(error.to_string()))?;
             tree::build(&built, &slots, &slot, &files, &authority).map_err(|error| Refused::Failed(chain(&error)))?;
             Ok(slot.number)
@@ -92,6 +97,7 @@ impl Inner {
             slice: None,
             own_sandbox: spec.own_sandbox,
             network: spec.network,
+            recording: spec.recording.clone(),
             units: std::collections::BTreeMap::new(),
         };
         self.save(layout, &record).await.map_err(|error| failed(error.to_string()))?;

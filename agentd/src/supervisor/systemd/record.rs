@@ -12,8 +12,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use helix_protocol::SessionId;
 use helix_protocol::resources::Network;
+use helix_protocol::{RecordingId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::supervisor::UnitName;
@@ -34,6 +34,9 @@ pub struct Record {
     /// Its network.
     #[serde(default)]
     pub network: Network,
+    /// What its recorder spools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingId>,
     /// InvocationIDs of the units that were started and not forgotten.
     #[serde(default)]
     pub units: BTreeMap<UnitName, String>,

@@ -17,6 +17,8 @@ use super::layout::{Layout, OWNED, sessions_dir};
 
 /// Who owns workspaces that outlive their session.
 pub const KEEPER: &str = "helix-keep";
+/// Whom recorders run as: nobody who has anything else.
+pub const RECORDER: &str = "helix-recorder";
 /// Holders that an error names; the rest is a number.
 const NAMED_HOLDERS: usize = 8;
 
@@ -84,6 +86,7 @@ pub struct Slots {
     /// Those that sessions may have: these, and what other settings gave to sessions that go on.
     known: Arc<[SlotUser]>,
     keeper: Owner,
+    recorder: Option<SlotUser>,
     reserved: Arc<Mutex<BTreeSet<u32>>>,
 }
 
@@ -140,13 +143,16 @@ impl Slots {
         });
         let others = others.filter(|other| unfit(other).is_none());
         let known = slots.iter().cloned().chain(others).collect();
-        Ok(Self { users: slots.into(), known, keeper, reserved: Arc::default() })
+        let recorder = users.get(RECORDER).zip(groups.get(RECORDER));
+        let recorder =
+            recorder.map(|(uid, gid)| SlotUser { number: 0, name: RECORDER.to_owned(), uid: *uid, gid: *gid });
+        Ok(Self { users: slots.into(), known, keeper, recorder, reserved: Arc::default() })
     }
 
     /// Given users.
     #[cfg(test)]
     pub(super) fn of(users: Vec<SlotUser>, keeper: Owner) -> Self {
-        Self { known: users.clone().into(), users: users.into(), keeper, reserved: Arc::default() }
+        Self { known: users.clone().into(), users: users.into(), keeper, recorder: None, reserved: Arc::default() }
     }
 
     /// How many sessions can have one.
@@ -157,6 +163,13 @@ impl Slots {
     /// Owner of workspaces that outlive their session.
     pub fn keeper(&self) -> Owner {
         self.keeper
+    }
+
+    /// Whom recorders run as; the reason where nobody can.
+    pub fn recorder(&self) -> Result<&SlotUser, String> {
+        self.recorder.as_ref().ok_or_else(|| {
+            format!("user {RECORDER}, whom recorders run as, does not exist; run systemd-sysusers and restart agentd")
+        })
     }
 
     /// The slot with this number, also one that is not given away any more.

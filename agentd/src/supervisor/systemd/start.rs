@@ -19,6 +19,7 @@ use super::slots::SlotUser;
 use super::tree;
 use super::unit::{CLD_EXITED, Loaded, read_service, read_slice};
 use super::{Inner, blocking, chain, unreachable};
+use crate::recorder::shelf;
 use crate::supervisor::{Result, Stdout, SupervisorError, UnitName, UnitSpec, UnitStatus};
 
 /// Attempts where the bus is lost, or a unit vanishes while it is looked at.
@@ -78,7 +79,10 @@ impl Inner {
         let record = self.record(&layout).await.map_err(|error| unreachable(session, error))?;
         let record = record.ok_or_else(|| unreachable(session, "it is not open"))?;
         let user = self.slots.by_number(record.slot);
-        let user = user.ok_or_else(|| unreachable(session, format!("its slot {} does not exist", record.slot)))?;
+        let mut user = user.ok_or_else(|| unreachable(session, format!("its slot {} does not exist", record.slot)))?;
+        if spec.name == UnitName::Recorder {
+            user = self.slots.recorder().map_err(failed)?.clone();
+        }
 
         if spec.has_task {
             self.start_guest(&layout, &record, &user, spec).await.map_err(failed)?;
@@ -215,7 +219,10 @@ fn properties<'a>(
     program: &Path,
     given: impl Iterator<Item = &'a str>,
 ) -> Vec<(String, OwnedVariant)> {
+    let spool = record.recording.as_ref().filter(|_| service.word == UnitName::Recorder.as_str());
+    let spool = spool.map(|recording| shelf::spool(&inner.config.state_dir, recording));
     let context = ServiceContext {
+        spool: spool.as_deref(),
         word: service.word,
         layout,
         user,

@@ -17,12 +17,15 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown};
 use std::path::{Component, Path, PathBuf};
 
+use helix_protocol::RecordingId;
+
 pub use self::environment::{environment_text, write_env};
 pub use self::remove::{remove, remove_workspace};
 pub use self::socket::listen;
-use super::layout::{Layout, OWNED, ROOTS, SYNC, inside};
+use super::layout::{Layout, NOTES, OWNED, RDP, ROOTS, SYNC, TOOLS, inside};
 use super::slots::{SlotUser, Slots};
-use crate::supervisor::SessionFile;
+use crate::recorder::shelf;
+use crate::supervisor::{SessionFile, UnitName};
 
 /// Why a tree could not be made, removed or handed over.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +97,13 @@ pub fn build(layout: &Layout, slots: &Slots, slot: &SlotUser, files: &[SessionFi
     built
 }
 
+/// Makes the spool of a recording for its recorder, or finds it.
+pub fn make_spool(state_dir: &Path, recording: &RecordingId, recorder: &SlotUser) -> Result<()> {
+    let place = shelf::place(state_dir, recording);
+    let spool = shelf::make_spool(state_dir, recording).map_err(failed("make the spool in", &place))?;
+    lchown(&spool, Some(recorder.uid), Some(recorder.gid)).map_err(failed("give away", &spool))
+}
+
 /// Gives every workspace of a slot whose session has ended to `helix-keep`, so that the slot becomes free.
 pub fn retain_workspaces(workspace_dir: &Path, slots: &Slots, slot: &SlotUser) -> Result<()> {
     let entries = match fs::read_dir(workspace_dir) {
@@ -117,11 +127,17 @@ fn fill(new: &Path, slot: &SlotUser, files: &[SessionFile], authority: &[u8]) ->
     for name in ROOTS {
         make_dir(&new.join(name))?;
     }
-    socket::let_through(&new.join(SYNC))?;
+    let sockets =
+        [(SYNC, UnitName::Forward), (TOOLS, UnitName::Tools), (NOTES, UnitName::Recorder), (RDP, UnitName::Rdp)];
+    for (name, unit) in sockets {
+        socket::let_through(&new.join(name), unit)?;
+    }
     for name in OWNED {
         make_dir(&new.join(name))?;
         given.push(new.join(name));
     }
+    let display = new.join("display");
+    fs::set_permissions(&display, fs::Permissions::from_mode(0o711)).map_err(failed("set mode of", &display))?;
     // Root's, as X servers want it; they cannot make it themselves.
     let sockets = new.join("tmp/.X11-unix");
     make_dir(&sockets)?;

@@ -42,6 +42,15 @@ pub async fn git() -> Check {
     }
 }
 
+/// What serves RDP clients; sessions run without it.
+pub fn rdp() -> Check {
+    match programs::in_path("xrdp") {
+        Some(program) => Check::ok("rdp", program.display().to_string()),
+        None => Check::warn("rdp", "no xrdp in PATH: sessions cannot be reached by RDP clients")
+            .next("packaging/setup.sh runtime"),
+    }
+}
+
 /// The bus of a one-machine Helix.
 pub async fn nats() -> Check {
     let program = match programs::nats_server(&process_env) {

@@ -177,19 +177,16 @@ impl Chat<'_> {
     async fn wait(&mut self) -> Result<()> {
         let takes_lines = !self.input_ended && (self.person || self.lines.is_empty());
         tokio::select! {
-            line = self.input.recv(), if takes_lines => match line {
-                Some(line) => {
-                    let line = Line::parse(&line?);
-                    self.lines.push_back(line);
-                    if self.person {
-                        self.screen.entered();
-                    }
-                    Ok(())
+            line = self.input.recv(), if takes_lines => if let Some(line) = line {
+                let line = Line::parse(&line?);
+                self.lines.push_back(line);
+                if self.person {
+                    self.screen.entered();
                 }
-                None => {
-                    self.input_ended = true;
-                    Ok(())
-                }
+                Ok(())
+            } else {
+                self.input_ended = true;
+                Ok(())
             },
             news = next(&mut self.thread) => {
                 let news = news?;
@@ -278,20 +275,19 @@ impl Chat<'_> {
         let interrupt = interrupt && self.thread.is_some();
         let sent = send(self.client, &self.session, &place, Prompt { text, interrupt, ..Prompt::default() }).await?;
         self.ours.insert(sent.turn.id.clone());
-        match &mut self.thread {
-            Some(thread) => thread.transcript.is_ours(&sent.turn),
-            None => {
-                let id = &sent.turn.thread;
-                self.screen.note(&format!("new thread {id}"))?;
-                let interest = Interest::Except(BTreeSet::new());
-                let mut reading = Reading::open(self.client, &self.session, id, sent.after, interest).await?;
-                if sent.told_before {
-                    reading.read_now().await?;
-                } else {
-                    reading.transcript.is_ours(&sent.turn);
-                }
-                self.thread = Some(reading);
+        if let Some(thread) = &mut self.thread {
+            thread.transcript.is_ours(&sent.turn);
+        } else {
+            let id = &sent.turn.thread;
+            self.screen.note(&format!("new thread {id}"))?;
+            let interest = Interest::Except(BTreeSet::new());
+            let mut reading = Reading::open(self.client, &self.session, id, sent.after, interest).await?;
+            if sent.told_before {
+                reading.read_now().await?;
+            } else {
+                reading.transcript.is_ours(&sent.turn);
             }
+            self.thread = Some(reading);
         }
         if waits {
             self.screen.note("it waits for the running turn; /interrupt TEXT does not")?;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use helix_protocol::api::{CreateSession, ProjectSource, SessionView};
+use helix_protocol::recording::{RecordingChoice, RecordingOptions};
 use helix_protocol::resources::{Network, OnLost};
-use helix_protocol::session::{Geometry, MAX_INPUT_CHARS, Project};
-use helix_protocol::{KindName, PoolName, SessionId, SpecTaskId};
+use helix_protocol::session::{DisplayServer, Geometry, MAX_INPUT_CHARS, Project};
+use helix_protocol::{KindName, PoolName, RunnerId, SessionId, SpecTaskId};
 
 use super::limits::{ReserveArgs, ResourceArgs};
 use super::wait::{Goal, Watch};
@@ -42,9 +43,15 @@ pub struct CreateArgs {
     /// Desktop size, for example 1920x1080
     #[arg(long, value_name = "WxH")]
     geometry: Option<Geometry>,
+    /// What draws the desktop: X and VNC in one process, or Xvfb with a VNC server beside it
+    #[arg(long, value_name = "xtigervnc|xvfb", value_parser = parse_display_server)]
+    display_server: Option<DisplayServer>,
     /// Pool to take it from
     #[arg(long)]
     pool: Option<PoolName>,
+    /// The one runner that it may run on
+    #[arg(long, value_name = "ID")]
+    runner: Option<RunnerId>,
     /// Word for filters; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_pair)]
     labels: Vec<(String, String)>,
@@ -66,6 +73,10 @@ pub struct CreateArgs {
     /// While its runner cannot be heard: run on, or stand still, so that it may be restarted elsewhere
     #[arg(long, value_name = "wait|restart", value_parser = parse_on_lost)]
     on_lost: Option<OnLost>,
+    /// Record the desktop, with what is typed there; keep it for so long after the end (7d), or do not (off)
+    #[arg(long, value_name = "KEEP|off", num_args = 0..=1, require_equals = true, default_missing_value = "on",
+        value_parser = parse_record)]
+    record: Option<RecordingChoice>,
     /// Wait until the desktop is ready, or until the command has a result
     #[arg(long, value_name = "FOR", num_args = 0..=1, require_equals = true, default_missing_value = "ready")]
     wait: Option<WaitFor>,
@@ -91,6 +102,14 @@ pub fn parse_pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn parse_display_server(text: &str) -> Result<DisplayServer, String> {
+    match text {
+        "xtigervnc" => Ok(DisplayServer::Xtigervnc),
+        "xvfb" => Ok(DisplayServer::Xvfb),
+        _ => Err("write xtigervnc or xvfb".to_owned()),
+    }
+}
+
 fn parse_network(text: &str) -> Result<Network, String> {
     match text {
         "host" => Ok(Network::Host),
@@ -104,6 +123,19 @@ fn parse_on_lost(text: &str) -> Result<OnLost, String> {
         "wait" => Ok(OnLost::Wait),
         "restart" => Ok(OnLost::Restart),
         _ => Err("write wait or restart".to_owned()),
+    }
+}
+
+fn parse_record(text: &str) -> Result<RecordingChoice, String> {
+    match text {
+        "on" => Ok(RecordingChoice::Plain(true)),
+        "off" => Ok(RecordingChoice::Plain(false)),
+        keep => match keep.parse() {
+            Ok(keep) => Ok(RecordingChoice::Options(RecordingOptions { keep: Some(keep) })),
+            Err(_) => {
+                Err("write --record, --record=off, or for how long to keep it: --record=7d, at most 30d".to_owned())
+            }
+        },
     }
 }
 
@@ -173,13 +205,16 @@ fn request(args: CreateArgs, read_input: impl FnOnce() -> Result<String>) -> Res
         project_path: args.project_path,
         input,
         geometry: args.geometry,
+        display_server: args.display_server,
         pool: args.pool,
+        runner: args.runner,
         labels: args.labels.into_iter().collect(),
         env: args.env.into_iter().collect(),
         resources: args.resources.into(),
         reserve: args.reserve.into(),
         network: args.network,
         on_lost: args.on_lost,
+        recording: args.record,
         secrets,
         spec_task: args.spec_task,
     })

@@ -27,6 +27,9 @@ pub struct OpenArgs {
     /// Only print the link
     #[arg(long)]
     print: bool,
+    /// A link to look at the desktop and do nothing there
+    #[arg(long)]
+    view_only: bool,
     /// Life of the link in seconds, at most 7 days; 12 hours when left out
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
     ttl: Option<u64>,
@@ -36,7 +39,7 @@ pub struct OpenArgs {
 pub async fn run(client: &Client, args: OpenArgs, ui: &Ui) -> Result<()> {
     let dir = process_env("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     remove_old_pages(&dir);
-    let link = client.create_link(&args.id, &CreateLink { ttl_seconds: args.ttl }).await?;
+    let link = client.create_link(&args.id, &CreateLink { ttl_seconds: args.ttl, view_only: args.view_only }).await?;
     ui.answer(&link, || ui.line(&link.url))?;
     if args.print || ui.json {
         return Ok(());

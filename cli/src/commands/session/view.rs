@@ -131,6 +131,10 @@ pub fn show(ui: &Ui, session: &SessionView, threads: Option<&ThreadList>) -> Res
     if let Some(on_lost) = session.spec.on_lost {
         rows.push(("when lost", format!("{on_lost:?}").to_lowercase()));
     }
+    if let Some(server) = session.spec.display_server {
+        rows.push(("display server", format!("{server:?}").to_lowercase()));
+    }
+    rows.extend(session.recording.iter().map(|id| ("recorded as", id.to_string())));
     rows.extend(session.display.iter().map(|display| ("display", format!(":{} {}", display.number, display.geometry))));
     rows.extend(session.endpoints.view.iter().map(|view| ("desktop", view.clone())));
     rows.extend(session.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));

@@ -202,9 +202,7 @@ async fn follow(client: &Client, args: &ShowArgs, detail: &ThreadDetail, mut scr
     for turn in &detail.recent_turns {
         reading.transcript.turn_is(turn);
     }
-    for entry in &detail.entries {
-        reading.transcript.entry_is(entry);
-    }
+    reading.transcript.entries_are(&detail.entries);
     show_questions(&mut screen, args, &detail.questions)?;
     reading.transcript.questions_are(&detail.questions);
     while !screen.reader_left() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use helix_protocol::api::grants::NewGrant;
 use helix_protocol::api::{CreateSession, RunnerView, SessionView};
 use helix_protocol::assignment::Lease;
 use helix_protocol::external_agents::{Connection, Logs, RDP_USER, RdpConnection, Stats, ZedAgent, ZedAgentResponse};
@@ -73,7 +74,7 @@ pub fn session(view: &SessionView, auth_token: Option<String>, public_url: &str)
     ZedAgentResponse {
         session_id: view.id.to_string(),
         runner_id: view.runner.as_ref().map(ToString::to_string).unwrap_or_default(),
-        rdp_url: None,
+        rdp_url: view.endpoints.rdp.clone(),
         rdp_password: None,
         websocket_url: sync_url(view, public_url),
         auth_token,
@@ -130,7 +131,7 @@ pub fn stats(view: &SessionView, now: Timestamp) -> Stats {
         uptime: uptime.unsigned_abs(),
         workspace_dir: view.workspace.clone(),
         display_num: view.display.as_ref().map(|display| display.number),
-        rdp_port: None,
+        rdp_port: view.endpoints.rdp.as_deref().and_then(|url| url.rsplit_once(':')?.1.parse().ok()),
         status: view.phase.documents_word().to_owned(),
     }
 }
@@ -147,26 +148,45 @@ fn end_of(step: &TimelineStep) -> Timestamp {
     step.at.checked_add(took).unwrap_or(step.at)
 }
 
-/// `/rdp` of a session, while no RDP service exists.
-pub fn rdp(view: &SessionView, public_url: &str) -> RdpConnection {
+/// `/rdp` of a session that can be reached.
+pub fn rdp(view: &SessionView, public_url: &str, grant: NewGrant) -> RdpConnection {
+    let url = view.endpoints.rdp.clone();
+    let address = url.as_deref().and_then(|url| url.strip_prefix("rdp://")?.rsplit_once(':'));
     RdpConnection {
+        rdp_port: address.and_then(|(_, port)| port.parse().ok()),
+        host: address.map(|(host, _)| host.to_owned()),
+        rdp_password: Some(grant.password),
+        rdp_password_expires_at: Some(grant.expires_at.to_string()),
+        status: view.phase.documents_word().to_owned(),
+        reason: None,
+        proxy_url: Some(format!("{}/api/v1/external-agents/{}/rdp/proxy", socket_base(public_url), view.id)),
+        rdp_url: url,
+        ..no_rdp(view, public_url, String::new())
+    }
+}
+
+/// The same for one that cannot, and why.
+pub fn no_rdp(view: &SessionView, public_url: &str, why: String) -> RdpConnection {
+    RdpConnection {
+        session_id: view.id.to_string(),
         display: view.display.as_ref().map(|display| format!(":{}", display.number)),
         websocket_url: sync_url(view, public_url),
         websocket_connected: view.sync.connected,
-        ..no_rdp(view.id.as_str())
+        ..no_desktop(why)
     }
 }
 
 /// The same for what has neither display nor sync socket: a runner.
-pub fn no_rdp(session: &str) -> RdpConnection {
+pub fn no_desktop(why: String) -> RdpConnection {
     RdpConnection {
-        session_id: session.to_owned(),
+        session_id: String::new(),
         rdp_url: None,
         rdp_port: None,
         rdp_password: None,
+        rdp_password_expires_at: None,
         display: None,
         status: "unavailable".to_owned(),
-        reason: Some(NO_RDP.to_owned()),
+        reason: Some(why),
         username: RDP_USER.to_owned(),
         host: None,
         proxy_url: None,
@@ -177,9 +197,13 @@ pub fn no_rdp(session: &str) -> RdpConnection {
 
 /// Where the session's agent connects, while it may.
 fn sync_url(view: &SessionView, public_url: &str) -> Option<String> {
-    let base = public_url.strip_prefix("https://").map(|rest| format!("wss://{rest}"));
-    let base = base.unwrap_or_else(|| format!("ws://{}", public_url.trim_start_matches("http://")));
+    let base = socket_base(public_url);
     (!view.phase.is_terminal()).then(|| format!("{base}/api/v1/external-agents/sync?session_id={}", view.id))
+}
+
+fn socket_base(public_url: &str) -> String {
+    let secure = public_url.strip_prefix("https://").map(|rest| format!("wss://{rest}"));
+    secure.unwrap_or_else(|| format!("ws://{}", public_url.trim_start_matches("http://")))
 }
 
 /// A session's sync socket as the documents list it.
@@ -192,7 +216,3 @@ pub fn connection(session: &str, lease: &Lease) -> Connection {
         status: if sync.ready { "ready" } else { "connected" }.to_owned(),
     }
 }
-
-/// Why RDP is unavailable.
-pub const NO_RDP: &str =
-    "this version has no RDP service; open the desktop in a browser at /sessions/{id}/view, or over VNC with a ticket";

@@ -1,9 +1,11 @@
+use helix_protocol::api::grants::NewGrant;
 use helix_protocol::api::{CreateSession, Endpoints, RunnerView, SessionView, SyncStatus};
+use helix_protocol::control::Role;
 use helix_protocol::external_agents::ZedAgent;
 use helix_protocol::link::LogLine;
 use helix_protocol::runner::{Liveness, RunnerStatus};
 use helix_protocol::session::{Cause, Desired, Display, Geometry, SessionPhase, SessionSpec, TimelineStep};
-use helix_protocol::{Epoch, ErrorCode, Generation, RunnerId, SessionId};
+use helix_protocol::{Epoch, ErrorCode, Generation, GrantId, RunnerId, SessionId};
 use jiff::Timestamp;
 
 use super::shapes;
@@ -42,6 +44,7 @@ fn view(phase: SessionPhase) -> SessionView {
         frozen: false,
         sync: SyncStatus::default(),
         spec_task: None,
+        recording: None,
         endpoints: Endpoints::default(),
         timeline: vec![
             step("accepted", at("2026-11-21T10:00:00Z"), None),
@@ -139,6 +142,7 @@ fn a_session_and_a_runner_have_every_key() {
         slots: 8,
         facts: None,
         enrolled_at: at("2026-11-21T10:00:00Z"),
+        registered_at: None,
         last_seen_at: None,
     };
     insta::assert_json_snapshot!(shapes::runner(&runner), @r#"
@@ -198,20 +202,51 @@ fn no_more_log_lines_are_answered_than_were_asked_for() {
 }
 
 #[test]
-fn rdp_says_what_it_lacks() {
-    insta::assert_json_snapshot!(shapes::rdp(&view(SessionPhase::Ready), "http://h:8080/fleet"), @r#"
+fn rdp_names_an_address_only_where_there_is_one() {
+    let unready = shapes::no_rdp(&view(SessionPhase::Ready), "http://h:8080/fleet", "why".to_owned());
+    insta::assert_json_snapshot!(unready, @r#"
     {
       "session_id": "session_123",
       "rdp_url": null,
       "rdp_port": null,
       "rdp_password": null,
+      "rdp_password_expires_at": null,
       "display": ":7",
       "status": "unavailable",
-      "reason": "this version has no RDP service; open the desktop in a browser at /sessions/{id}/view, or over VNC with a ticket",
+      "reason": "why",
       "username": "zed",
       "host": null,
       "proxy_url": null,
       "websocket_url": "ws://h:8080/fleet/api/v1/external-agents/sync?session_id=session_123",
+      "websocket_connected": false
+    }
+    "#);
+    let grant = || NewGrant {
+        id: GrantId::parse("g").expect("valid id"),
+        username: "zed".to_owned(),
+        password: "hunter22".to_owned(),
+        role: Role::Control,
+        expires_at: at("2026-11-21T22:00:00Z"),
+        enforced: true,
+    };
+    let relayed = shapes::rdp(&view(SessionPhase::Ready), "https://h/fleet", grant());
+    assert_eq!((&relayed.rdp_url, relayed.rdp_port, &relayed.host, &relayed.reason), (&None, None, &None, &None));
+    let mut open = view(SessionPhase::Ready);
+    open.endpoints.rdp = Some("rdp://[fd00::7]:3390".to_owned());
+    insta::assert_json_snapshot!(shapes::rdp(&open, "https://h/fleet", grant()), @r#"
+    {
+      "session_id": "session_123",
+      "rdp_url": "rdp://[fd00::7]:3390",
+      "rdp_port": 3390,
+      "rdp_password": "hunter22",
+      "rdp_password_expires_at": "2026-11-21T22:00:00Z",
+      "display": ":7",
+      "status": "running",
+      "reason": null,
+      "username": "zed",
+      "host": "[fd00::7]",
+      "proxy_url": "wss://h/fleet/api/v1/external-agents/session_123/rdp/proxy",
+      "websocket_url": "wss://h/fleet/api/v1/external-agents/sync?session_id=session_123",
       "websocket_connected": false
     }
     "#);

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
 use helix_protocol::assignment::Assignment;
+use helix_protocol::control::Control;
+use helix_protocol::grant::Grants;
 use helix_protocol::resources::{Bytes, Cpus};
 use helix_protocol::runner::{Liveness, RunnerFacts};
 use helix_protocol::session::{Desired, Geometry, SessionPhase, SessionSpec, Unclaimed};
@@ -40,6 +42,7 @@ fn runner() -> RunnerRecord {
         max_resources: helix_protocol::resources::Resources::default(),
         reservable: Reserve::default(),
         kind_reserve: BTreeMap::from([(kind("terminal"), reserve(100, 10)), (kind("command"), reserve(200, 20))]),
+        no_rdp: None,
         memory_bytes: 0,
         cpus: 1,
         labels: BTreeMap::new(),
@@ -62,6 +65,7 @@ fn session(id: &str, kind: Option<KindName>, reserve: Reserve) -> SessionRecord 
         owner: "o".to_owned(),
         spec: SessionSpec { kind, reserve, ..SessionSpec::default() },
         pool: None,
+        on_runner: None,
         labels: BTreeMap::new(),
         request_hash: String::new(),
         desired: Desired::Running,
@@ -69,6 +73,9 @@ fn session(id: &str, kind: Option<KindName>, reserve: Reserve) -> SessionRecord 
         epoch: Epoch(1),
         assignments: 1,
         assignment: Some(assignment),
+        control: Control::default(),
+        control_expires_at: None,
+        grants: Grants::default(),
         cause: None,
         created_at: Timestamp::UNIX_EPOCH,
         deleted: false,
@@ -97,6 +104,9 @@ fn seen(id: &str, phase: SessionPhase) -> ObservedSession {
         pid: None,
         workspace: None,
         limits: None,
+        control: 0,
+        grants: 0,
+        direct: None,
         frozen: false,
         forgotten: false,
         unclaimed: Some(Unclaimed { spec, received_at: Timestamp::UNIX_EPOCH }),

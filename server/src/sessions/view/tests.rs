@@ -1,3 +1,5 @@
+use helix_protocol::control::Control;
+use helix_protocol::grant::Grants;
 use helix_protocol::session::{Display, Geometry, Unclaimed};
 use helix_protocol::{Epoch, Generation, KindName, RunnerId};
 use jiff::Timestamp;
@@ -20,6 +22,7 @@ fn record(assigned: Option<u64>, desired: Desired) -> SessionRecord {
         owner: "o".to_owned(),
         spec: SessionSpec::default(),
         pool: None,
+        on_runner: None,
         labels: std::collections::BTreeMap::new(),
         request_hash: String::new(),
         desired,
@@ -27,6 +30,9 @@ fn record(assigned: Option<u64>, desired: Desired) -> SessionRecord {
         epoch: Epoch(assigned.unwrap_or(0)),
         assignments: u32::from(assigned.is_some()),
         assignment,
+        control: Control::default(),
+        control_expires_at: None,
+        grants: Grants::default(),
         cause: Some(Cause::new("queued", "all slots taken")),
         created_at: Timestamp::UNIX_EPOCH,
         deleted: false,
@@ -54,6 +60,9 @@ fn seen(epoch: u64, phase: SessionPhase) -> ObservedSession {
         pid: Some(7),
         workspace: Some("/w".to_owned()),
         limits: None,
+        control: 0,
+        grants: 0,
+        direct: None,
         frozen: false,
         forgotten: false,
         unclaimed: None,
@@ -131,6 +140,31 @@ fn addresses_are_shown_only_while_something_answers_there() {
     assert_eq!(view(SessionPhase::Starting, "http://h").endpoints, Endpoints::default());
     let ended = view(SessionPhase::Stopped, "http://h");
     assert_eq!((ended.display, ended.pid, ended.workspace.as_deref()), (None, None, Some("/w")));
+}
+
+#[test]
+fn a_runners_ports_are_named_and_nothing_else_of_what_it_says() {
+    let record = record(Some(1), Desired::Running);
+    let endpoints = |host: &str| {
+        let ports = DirectPorts { host: host.to_owned(), vnc: Some(5901), rdp: None, page: Some(6901) };
+        let observed = ObservedSession { direct: Some(ports), ..seen(1, SessionPhase::Ready) };
+        let known = Known {
+            id: &id(),
+            record: Some(&record),
+            observed: Some(&observed),
+            liveness: Some(Liveness::Online),
+            usage: None,
+            name: None,
+        };
+        known.view(None, "https://h").endpoints
+    };
+    let open = endpoints("fd00::7");
+    assert_eq!(open.direct_vnc.as_deref(), Some("vnc://[fd00::7]:5901"));
+    assert_eq!(open.direct_page.as_deref(), Some("http://[fd00::7]:6901/vnc.html"));
+    assert_eq!(open.rdp, None);
+    for bad in ["", "evil.example/x", "a b", "javascript:alert(1)//", "user@host"] {
+        assert_eq!(endpoints(bad).direct_vnc, None, "{bad}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::bind::derived_turn;
 use super::hear::{custom, moved, moved_to};
 use super::queue::sent_text;
 use super::words::{EntrySaid, Text};
-use super::{Append, CADENCE, Desk, PeerId};
+use super::{Append, CADENCE, Desk, PeerId, Streamed};
 use crate::threads::model::{Conversation, Entry, Thread, Turn};
 use crate::threads::turn::Evidence;
 
@@ -77,7 +77,7 @@ impl Desk {
         };
         if let Some((thread, turn)) = turn.as_ref().and_then(|turn| conversation.turn(turn)) {
             self.show(&turn.id, now);
-            self.note_flush(&turn.id, said, known.is_none(), now);
+            self.note_flush(from, &turn.id, said, known.is_none(), now);
             // What goes on was not given up.
             self.held.remove(&turn.id);
             // Of two turns the agent works on one: the end of what this one interrupted was lost on the way.
@@ -86,23 +86,30 @@ impl Desk {
             appends.extend(before.filter_map(|former| moved(thread, former, Evidence::Interrupted, None)));
             appends.extend(moved(thread, turn, Evidence::Progress, None));
         }
-        appends.extend(pieces(&id, said, turn.as_ref(), offset, text));
+        let before = thread.filter(|_| known.is_none()).and_then(|thread| successor(thread, &said.id));
+        appends.extend(pieces(&id, said, before, turn.as_ref(), offset, text));
         appends
     }
 
-    /// Whether the editor tells this sooner than it would in the middle of a turn.
-    fn note_flush(&mut self, turn: &TurnId, said: &EntrySaid, is_new: bool, now: Instant) {
-        let before = self.streamed.insert(turn.clone(), (now, said.id.clone()));
-        let since = before.filter(|(_, entry)| *entry == said.id).map(|(at, _)| now.duration_since(at));
+    /// Whether the editor tells this sooner than it would in the middle of a turn, or may: the first word of an entry on a
+    /// later socket than the turn was handed over on may have been told on the former one, be lost with it, and be told
+    /// again at the end.
+    fn note_flush(&mut self, from: PeerId, turn: &TurnId, said: &EntrySaid, is_new: bool, now: Instant) {
+        let handed_here = self.peer(from).is_some_and(|peer| peer.handed.contains(turn));
+        let this = Streamed { at: now, entry: said.id.clone(), by: from };
+        let before = self.streamed.insert(turn.clone(), this).filter(|before| before.entry == said.id);
+        let since = before.as_ref().map(|before| now.duration_since(before.at));
         // Heard again because another writer was faster, it is as it was.
         if since == Some(Duration::ZERO) {
             return;
         }
         let hurried = said.tool.is_none() && since.is_some_and(|since| since < CADENCE);
+        let goes_on_here = before.is_some_and(|before| before.by == from);
         // Of several entries that are told again at an end, one may have changed. A new one also follows such a burst, and
         // says that the turn goes on.
         let of_a_burst = || self.flushed.get(turn).is_some_and(|at| now.duration_since(*at) < CADENCE);
-        if hurried || said.flushed || (!is_new && of_a_burst()) {
+        let told_again = !(handed_here || goes_on_here) || (!is_new && of_a_burst());
+        if hurried || said.flushed || told_again {
             self.flushed.insert(turn.clone(), now);
         } else {
             self.flushed.remove(turn);
@@ -157,17 +164,17 @@ impl Desk {
         if thread.turns.iter().rev().filter(|turn| turn.state.is_active()).any(|turn| same(&turn)) {
             return true;
         }
-        // Numbers grow along a thread, from the beginning where it was made anew: what is new has the highest.
-        let (life, this) = number(&said.id);
-        let same_life = thread.entries.iter().map(|entry| number(&entry.id)).filter(|(of, _)| *of == life);
-        let newest = same_life.filter_map(|(_, number)| number).max();
-        if this.zip(newest).is_some_and(|(this, newest)| this < newest) {
+        // What is new has the highest number.
+        if successor(thread, &said.id).is_some() {
             return true;
         }
         // Shown again, on another connection than it was handed over on, a prompt that got no answer is newer.
         let answered = |turn: &TurnId| thread.entries.iter().any(|entry| entry.turn.as_ref() == Some(turn));
-        let unanswered = thread.turns.iter().rev().take_while(|turn| !answered(&turn.id));
         let handed_here = |turn: &TurnId| self.peer(from).is_some_and(|peer| peer.handed.contains(turn));
+        // Latest first. Another order than that of the queue, which an interrupt jumps.
+        let mut handed: Vec<_> = thread.turns.iter().filter(|turn| turn.dispatched_at.is_some()).collect();
+        handed.sort_by_key(|turn| std::cmp::Reverse((turn.dispatched_at, turn.sequence)));
+        let unanswered = handed.into_iter().take_while(|turn| !answered(&turn.id));
         unanswered.filter(|turn| !handed_here(&turn.id)).any(|turn| same(&turn))
     }
 }
@@ -176,6 +183,18 @@ impl Desk {
 fn number(id: &str) -> (&str, Option<u64>) {
     let (life, number) = id.split_once('.').unwrap_or(("", id));
     (life, number.parse().ok())
+}
+
+/// The entry before which one that was not heard yet belongs, if not behind all: numbers grow along a thread, from the
+/// beginning where it was made anew. One is heard late where the first telling of it was lost with a socket.
+fn successor<'a>(thread: &'a Thread, id: &str) -> Option<&'a str> {
+    let (life, this) = number(id);
+    let this = this?;
+    let is_later = |entry: &&Entry| {
+        let (of, number) = number(&entry.id);
+        of == life && number.is_some_and(|number| number > this)
+    };
+    thread.entries.iter().rev().take_while(is_later).last().map(|entry| entry.id.as_str())
 }
 
 enum Typed {
@@ -208,6 +227,7 @@ fn change<'a>(known: Option<&Entry>, said: &'a EntrySaid) -> Option<(u64, &'a st
 fn pieces(
     thread: &ThreadId,
     said: &EntrySaid,
+    before: Option<&str>,
     turn: Option<&TurnId>,
     mut offset: u64,
     mut text: &str,
@@ -217,6 +237,7 @@ fn pieces(
         let (piece, rest) = text.split_at(text.floor_char_boundary(MAX_ENTRY_PIECE_BYTES));
         let event = ThreadEvent::Entry {
             entry: said.id.clone(),
+            before: before.map(str::to_owned),
             turn: turn.cloned(),
             role: said.role,
             tool: said.tool.clone(),

@@ -118,7 +118,7 @@ impl Desk {
             let data = json!({ "request_id": request, "error": error });
             return vec![custom(conversation, "chat_response_error", &data)];
         };
-        let streams = self.streamed.get(&turn.id).map(|(at, _)| *at + STREAMS).filter(|until| *until > now);
+        let streams = self.streamed.get(&turn.id).map(|last| last.at + STREAMS).filter(|until| *until > now);
         if let Some(until) = streams {
             self.held.insert(turn.id.clone(), Held { heard: now, until, error: error.to_owned() });
             return Vec::new();

@@ -46,7 +46,8 @@ impl World {
 
     fn apply(&mut self, append: Append) {
         self.sequence += 1;
-        let record = ThreadRecord { at: jiff::Timestamp::UNIX_EPOCH, event: append.event };
+        let at = jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(self.sequence.cast_signed());
+        let record = ThreadRecord { at, event: append.event };
         self.conversation.apply(self.sequence, &append.thread, &record);
     }
 
@@ -186,6 +187,14 @@ impl World {
     fn wrote(&mut self, peer: PeerId, acp: &str, entry: &str, request: &str, text: &str) -> Vec<Append> {
         let data = json!({
             "acp_thread_id": acp, "message_id": entry, "role": "assistant", "content": text, "request_id": request,
+        });
+        self.say(peer, "message_added", data)
+    }
+
+    fn used_tool(&mut self, peer: PeerId, acp: &str, entry: &str, request: &str, status: &str) -> Vec<Append> {
+        let data = json!({
+            "acp_thread_id": acp, "message_id": entry, "role": "assistant", "content": status, "request_id": request,
+            "entry_type": "tool_call", "tool_name": "build", "tool_status": status,
         });
         self.say(peer, "message_added", data)
     }

@@ -37,7 +37,7 @@ fn moved(state: TurnState) -> ThreadEvent {
 
 fn said(entry: &str, offset: u64, text: &str) -> ThreadEvent {
     let (entry, text) = (entry.to_owned(), text.to_owned());
-    ThreadEvent::Entry { entry, turn: Some(turn()), role: Role::Assistant, tool: None, offset, text }
+    ThreadEvent::Entry { entry, before: None, turn: Some(turn()), role: Role::Assistant, tool: None, offset, text }
 }
 
 #[test]
@@ -63,6 +63,23 @@ fn entries_keep_their_first_place_and_the_text_of_a_finished_turn_is_let_go() {
     let entry = done.threads()[0].entry("3").expect("kept");
     assert_eq!((entry.text.as_deref(), entry.length), (None, 3));
     assert!(entry.is("abc") && !entry.is("abd"));
+}
+
+#[test]
+fn an_entry_that_was_heard_late_stands_where_it_belongs() {
+    let late = |entry: &str, before: &str| match said(entry, 0, entry) {
+        ThreadEvent::Entry { entry, turn, role, tool, offset, text, .. } => {
+            ThreadEvent::Entry { entry, before: Some(before.to_owned()), turn, role, tool, offset, text }
+        }
+        other => other,
+    };
+    let events =
+        vec![queued(), said("4", 0, "b"), said("5", 0, "c"), late("3", "4"), said("4", 1, "b"), said("6", 0, "d")];
+    let conversation = conversation(Keep::All, events);
+    let texts: Vec<_> =
+        conversation.threads()[0].entries.iter().map(|entry| entry.text.as_deref().unwrap_or_default()).collect();
+    assert_eq!(texts, ["3", "bb", "c", "d"]);
+    assert_eq!(conversation.threads()[0].entry("5").map(|entry| entry.id.as_str()), Some("5"));
 }
 
 proptest! {

@@ -64,7 +64,7 @@ mod tests {
 
     fn said() -> ThreadEvent {
         let (entry, text) = ("1".to_owned(), "x".to_owned());
-        ThreadEvent::Entry { entry, turn: None, role: Role::Assistant, tool: None, offset: 0, text }
+        ThreadEvent::Entry { entry, before: None, turn: None, role: Role::Assistant, tool: None, offset: 0, text }
     }
 
     #[test]

@@ -18,7 +18,15 @@ fn thread(events: impl IntoIterator<Item = ThreadEvent>) -> Thread {
 }
 
 fn said(entry: usize, text: String) -> ThreadEvent {
-    ThreadEvent::Entry { entry: entry.to_string(), turn: None, role: Role::Assistant, tool: None, offset: 0, text }
+    ThreadEvent::Entry {
+        entry: entry.to_string(),
+        before: None,
+        turn: None,
+        role: Role::Assistant,
+        tool: None,
+        offset: 0,
+        text,
+    }
 }
 
 fn queued(turn: usize, prompt: String) -> ThreadEvent {

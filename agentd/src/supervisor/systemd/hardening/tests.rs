@@ -7,13 +7,13 @@ use helix_protocol::resources::{Bytes, Cpus};
 
 use super::*;
 
-const WORDS: [&str; 7] = ["workspace", "display", "dbus", "wm", "forward", "app", "guest"];
+const WORDS: [&str; 10] = ["workspace", "display", "dbus", "wm", "forward", "recorder", "app", "tools", "rdp", "guest"];
 
 fn properties(word: &str, network: Network, own_sandbox: bool) -> Vec<Property> {
     let session = SessionId::parse("session").unwrap();
     let layout = Layout::new(Path::new("/var/lib/helix"), Path::new("/srv/workspaces"), &session);
     let user = SlotUser { number: 1, name: "helix-u1".to_owned(), uid: 901, gid: 901 };
-    let stdout = if matches!(word, "display" | "dbus" | "forward") { Stdout::Ready } else { Stdout::Log };
+    let stdout = if matches!(word, "display" | "dbus" | "forward" | "recorder") { Stdout::Ready } else { Stdout::Log };
     let hidden = ["/var/lib/helix", "/srv/workspaces"].map(PathBuf::from);
     let programs = [PathBuf::from("/usr/bin/agentd")];
     let context = ServiceContext {
@@ -25,6 +25,7 @@ fn properties(word: &str, network: Network, own_sandbox: bool) -> Vec<Property> 
         stdout,
         hidden: &hidden,
         programs: &programs,
+        spool: (word == "recorder").then(|| Path::new("/var/lib/helix/recordings/rec_1/spool")),
     };
     service_properties(&context)
 }
@@ -73,9 +74,20 @@ fn no_unit_goes_without_what_separates_sessions() {
         assert!(network == Network::Host || is_set("PrivateNetwork", Value::Bool(true)), "{word} has a network");
         assert!(!sandbox || *word == "app" || is_set("RestrictNamespaces", Value::Namespaces(NO_NAMESPACES)), "{word}");
         let display = unit_file(&properties).contains("/run/display");
-        assert_eq!(display, *word == "display", "{word} sees the RFB socket");
+        assert_eq!(display, matches!(*word, "display" | "recorder"), "{word} sees the RFB socket");
+        let spool = unit_file(&properties).contains("/run/spool");
+        assert_eq!(spool, *word == "recorder", "{word} sees the recording");
+        assert!(
+            *word != "recorder" || !unit_file(&properties).contains("/run/session"),
+            "the recorder sees its session"
+        );
         let way_out = unit_file(&properties).contains("/run/sync");
         assert_eq!(way_out, *word == "forward", "{word} sees the socket that leads out");
+        let way_in = unit_file(&properties).contains("/run/tools");
+        assert_eq!(way_in, *word == "tools", "{word} sees the socket that leads in");
+        let to_the_gate = unit_file(&properties).contains("/run/rdp");
+        assert_eq!(to_the_gate, *word == "rdp", "{word} sees the socket that leads to the gate");
+        assert!(*word != "rdp" || is_set("PrivateNetwork", Value::Bool(true)), "it is in the machine's network");
     }
 }
 
@@ -84,7 +96,8 @@ fn nobody_but_the_display_is_named_by_another_unit() {
     for (word, network) in WORDS.iter().flat_map(|word| [(word, Network::Host), (word, Network::None)]) {
         let text = unit_file(&properties(word, network, false));
         let joined: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("JoinsNamespaceOf=")).collect();
-        let joins = matches!(*word, "wm" | "app") || (matches!(*word, "guest" | "forward") && network == Network::None);
+        let joins = matches!(*word, "wm" | "app" | "tools")
+            || (matches!(*word, "guest" | "forward") && network == Network::None);
         assert_eq!(joined.len(), usize::from(joins), "{word}");
         assert!(joined.iter().all(|named| named.ends_with("-display.service")), "{word}: {joined:?}");
     }
@@ -106,6 +119,7 @@ fn what_the_session_sees_instead_is_not_hidden() {
         stdout: Stdout::Log,
         hidden: &hidden,
         programs: &[],
+        spool: None,
     };
     let hidden = service_properties(&context).into_iter().find(|(name, _)| *name == "InaccessiblePaths").unwrap();
     assert!(!hidden.1.to_string().contains("/home/workspace"), "{}", hidden.1);

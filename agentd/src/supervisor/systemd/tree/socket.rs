@@ -1,4 +1,5 @@
-//! agentd's socket for a session's forward unit, in a directory of root's: nothing of the session can take its place.
+//! agentd's sockets for a session's forward, tools, recorder and rdp units, each in a directory of root's: nothing of the
+//! session can take its place.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, lchown};
@@ -6,17 +7,19 @@ use std::path::Path;
 
 use tokio::net::UnixListener;
 
-use super::super::layout::Layout;
+use super::super::layout::{Layout, SOCKET};
 use super::super::slots::SlotUser;
-use super::{Result, failed, make_dir};
+use super::{Result, TreeError, failed, make_dir};
+use crate::supervisor::UnitName;
 
-/// Listens for the slot's user, in the place of an agentd that is gone. Waits for nothing.
-pub fn listen(layout: &Layout, slot: &SlotUser) -> Result<UnixListener> {
-    let (dir, socket) = (layout.sync_dir(), layout.sync_socket());
+/// Listens for the unit's user, in the place of an agentd that is gone. Waits for nothing.
+pub fn listen(layout: &Layout, slot: &SlotUser, unit: UnitName) -> Result<UnixListener> {
+    let (dir, _) = layout.agentd_dir(unit).ok_or_else(|| TreeError::Outside(unit.as_str().into()))?;
+    let socket = dir.join(SOCKET);
     // A session that an older agentd has opened has no such directory.
     if !dir.exists() {
         make_dir(&dir)?;
-        let_through(&dir)?;
+        let_through(&dir, unit)?;
     }
     // Bound under another name first: whoever can see the socket can connect to it.
     let draft = socket.with_extension("new");
@@ -31,7 +34,9 @@ pub fn listen(layout: &Layout, slot: &SlotUser) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// The unit that the directory is bound into must get to the socket; on the host nobody but root comes this far.
-pub(super) fn let_through(dir: &Path) -> Result<()> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).map_err(failed("set mode of", dir))
+/// The unit that the directory is bound into must get to the socket; tools and recorder, which come again by themselves, also
+/// watch for it. On the host nobody but root comes this far.
+pub(super) fn let_through(dir: &Path, unit: UnitName) -> Result<()> {
+    let mode = if unit == UnitName::Forward { 0o711 } else { 0o755 };
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(failed("set mode of", dir))
 }

@@ -56,9 +56,11 @@ fn a_session_gets_its_directories_whole_and_only_what_is_its_own() {
     assert!(!layout.new_dir().exists() && !layout.at("home/half").exists());
     assert_eq!(fs::read(layout.at("home/.config/a/tool")).unwrap(), b"home/.config/a/tool");
     assert_eq!(mode(&layout.at("home/.config/a/tool")), 0o700);
-    for path in ["home", "tmp", "run", "display", "home/.config", "home/.config/a", "run/deep"] {
+    for path in ["home", "tmp", "run", "home/.config", "home/.config/a", "run/deep"] {
         assert_eq!((mode(&layout.at(path)), uid(&layout.at(path))), (0o700, slot.uid), "{path}");
     }
+    // Whoever it is bound for passes through.
+    assert_eq!((mode(&layout.at("display")), uid(&layout.at("display"))), (0o711, slot.uid));
     for path in ["run/Xauthority", "run/openbox.xml", "run/deep/b"] {
         assert_eq!((mode(&layout.at(path)), uid(&layout.at(path))), (0o600, slot.uid), "{path}");
     }

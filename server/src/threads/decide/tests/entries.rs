@@ -47,6 +47,21 @@ fn snapshots_are_stored_as_what_changed_and_repeats_not_at_all() {
 }
 
 #[test]
+fn a_number_tells_where_an_entry_belongs_and_not_its_arrival() {
+    let (mut world, peer) = running();
+    world.wrote(peer, "th_a", "2", "int_1", "second");
+    world.wrote(peer, "th_a", "10", "int_1", "fourth");
+    // The first telling of these was lost with a socket.
+    world.wrote(peer, "th_a", "1", "int_1", "first");
+    world.wrote(peer, "th_a", "3", "int_1", "third");
+    let texts = |world: &World| -> Vec<_> {
+        let of = world.conversation.thread(&thread("thr_a")).expect("a thread");
+        of.entries.iter().filter_map(|entry| entry.text.clone()).collect()
+    };
+    assert_eq!(texts(&world), ["first", "second", "third", "fourth"]);
+}
+
+#[test]
 fn our_own_bridge_says_what_changed() {
     let (mut world, peer) = running();
     let mut wrote = |offset: u64, content: &str| {
@@ -243,6 +258,28 @@ fn a_prompt_without_an_answer_that_is_shown_again_is_an_echo() {
     let second = world.old_peer();
     world.act();
     assert_eq!(world.typed(second, "th_a", "2", "do int_1"), []);
+}
+
+/// An interrupt that was queued later went out earlier, and was answered.
+#[test]
+fn what_went_out_after_an_interrupt_is_shown_again_too() {
+    let mut world = World::new();
+    let first = world.old_peer();
+    world.used_thread(first, "thr_a", "th_a");
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.prompt("thr_a", "int_2");
+    world.interrupt("thr_a", "int_3");
+    world.act();
+    world.wrote(first, "th_a", "3", "int_3", "done");
+    world.completed(first, "th_a", "int_3");
+    world.act();
+    assert_eq!(world.state("int_2"), TurnState::Dispatched);
+    world.completed(first, "th_a", "int_2");
+    world.desk.lost(first, true, [], world.now);
+    let second = world.old_peer();
+    world.act();
+    assert_eq!(world.typed(second, "th_a", "4", "do int_2"), []);
 }
 
 /// A kill buried the end of an answer; the history tells it, without saying whose it is, while another prompt runs.

@@ -91,6 +91,40 @@ fn a_turn_whose_end_may_have_been_lost_is_not_sent_again() {
     }
 }
 
+/// What is heard for the first time on a later socket was lost with the former one, and told again for the end or not: of
+/// an entry that is new, and of a tool whose use was heard and whose result is new.
+#[test]
+fn what_is_new_on_a_later_socket_may_be_told_for_the_end() {
+    for (known, goes_on, state) in [
+        (false, false, TurnState::Unknown),
+        (false, true, Dispatched),
+        (true, false, TurnState::Unknown),
+        (true, true, Dispatched),
+    ] {
+        let mut world = World::new();
+        let former = world.listing_peer(&[]);
+        world.used_thread(former, "thr_a", "th_a");
+        world.prompt("thr_a", "int_1");
+        world.act();
+        if known {
+            world.used_tool(former, "th_a", "3", "int_1", "In Progress");
+        }
+        world.desk.lost(former, true, [], world.now);
+        let second = world.listing_peer(&["int_1"]);
+        world.later(1);
+        world.used_tool(second, "th_a", "3", "int_1", "Completed");
+        if goes_on {
+            world.later(1);
+            world.used_tool(second, "th_a", "3", "int_1", "Failed");
+        }
+        world.desk.lost(second, true, [], world.now);
+        world.sends();
+        world.listing_peer(&[]);
+        world.sends();
+        assert_eq!(world.state("int_1"), state, "known: {known}, goes on: {goes_on}");
+    }
+}
+
 /// An error that still waits to be believed when the line breaks.
 #[test]
 fn what_the_agent_gave_up_is_not_sent_again() {

@@ -1,0 +1,137 @@
+//! `helixctl provision`: the command line of [`crate::provision`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use clap::Args;
+use helix_protocol::PoolName;
+
+use super::session::create::parse_pair;
+use crate::client::Client;
+use crate::error::{CliError, Kind, Result};
+use crate::provision::inventory::{self, Machine};
+use crate::provision::prompts::Prompts;
+use crate::provision::signing::SigningKey;
+use crate::provision::wanted::Program;
+use crate::provision::{self, Run};
+use crate::settings::process_env;
+use crate::ui::Ui;
+use crate::up::programs;
+
+const AFTER: &str = "\
+The exit code is the worst host's: 0 when all are as wanted. ssh's own settings (~/.ssh/config) count: names, users,
+ports, keys, agents, one jump host, known_hosts. More: docs/provision.md";
+
+/// Arguments of `provision`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub struct ProvisionArgs {
+    /// Machines, as ssh names them
+    #[arg(value_name = "[USER@]HOST[:PORT]", required_unless_present = "inventory")]
+    hosts: Vec<Machine>,
+    /// File of machines with what differs between them ([[host]] tables)
+    #[arg(long, value_name = "FILE")]
+    inventory: Option<PathBuf>,
+    /// Pool that they serve, where the inventory says nothing
+    #[arg(long)]
+    pool: Option<PoolName>,
+    /// Label of their runners; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_pair)]
+    labels: Vec<(String, String)>,
+    /// Sessions at once on each, where the inventory says nothing [default: 8]
+    #[arg(long, value_name = "N")]
+    slots: Option<u32>,
+    /// Only look: what stands in the way and what would change
+    #[arg(long)]
+    check: bool,
+    /// Show how text files differ
+    #[arg(long)]
+    diff: bool,
+    /// Server as the machines reach it, where that is another address than ours
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// NATS as the machines reach it, where that is another address than the server's settings say
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
+    /// Key that signs what is installed [default: ~/.config/helix/provision.key]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Install no packages; say which are missing
+    #[arg(long)]
+    no_packages: bool,
+    /// Pin the key of a host that nothing is known of, in known_hosts
+    #[arg(long)]
+    accept_new_host_key: bool,
+    /// ssh's settings, instead of ~/.ssh/config
+    #[arg(long, value_name = "FILE")]
+    ssh_config: Option<PathBuf>,
+    /// File with the password for sudo; without it a terminal is asked, where sudo wants one
+    #[arg(long, value_name = "FILE")]
+    sudo_password_file: Option<PathBuf>,
+    /// Machines at once
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    parallel: usize,
+    /// Seconds after which a machine undoes a change that was not confirmed
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(10..=600))]
+    confirm_within: u64,
+}
+
+/// Provisions the machines.
+pub async fn run(client: Client, args: ProvisionArgs, ui: &Ui) -> Result<ExitCode> {
+    let machines = machines(&args)?;
+    let key_file = args.key.clone().map_or_else(|| SigningKey::default_path(&process_env), Ok)?;
+    let server = args.server.unwrap_or_else(|| client.connection.url.to_string());
+    let run = Run {
+        server: server.trim_end_matches('/').to_owned(),
+        nats: args.nats,
+        agentd: agentd()?,
+        key: SigningKey::load(&key_file)?,
+        ssh_config: args.ssh_config,
+        policy: provision::policy(args.accept_new_host_key, Prompts::new(ui, args.sudo_password_file)),
+        leave_packages: args.no_packages,
+        confirm_within: args.confirm_within,
+        check_only: args.check,
+        diff: args.diff,
+        owner: owner(),
+        claimed: Mutex::default(),
+        client,
+    };
+    let report = provision::all(run, machines, args.parallel, ui).await?;
+    ui.answer(&report, || report.print(ui))?;
+    Ok(ExitCode::from(report.exit_code()))
+}
+
+/// Arguments and inventory together; what an entry says itself is stronger than a flag.
+fn machines(args: &ProvisionArgs) -> Result<Vec<Machine>> {
+    let mut machines = args.hosts.clone();
+    if let Some(file) = &args.inventory {
+        let place = file.display().to_string();
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            CliError::new(Kind::Usage, "cannot read the inventory").at(&place).because(error).next("name another file")
+        })?;
+        machines.extend(inventory::read(&text, &place)?);
+    }
+    for machine in &mut machines {
+        machine.slots = machine.slots.or(args.slots);
+        machine.pool = machine.pool.take().or_else(|| args.pool.clone());
+        for (name, value) in &args.labels {
+            machine.labels.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    Ok(machines)
+}
+
+fn agentd() -> Result<Program> {
+    let path = programs::own("agentd")?;
+    let bad = |why: String| CliError::failed("cannot read agentd").at(path.display()).because(why).next("make build");
+    let content = std::fs::read(&path).map_err(|error| bad(error.to_string()))?;
+    Program::new(content.into()).ok_or_else(|| bad("it is no program for a 64-bit Linux".to_owned()))
+}
+
+/// For whoever meets our lock.
+fn owner() -> String {
+    let user = process_env("USER").or_else(|| process_env("LOGNAME")).unwrap_or_else(|| "somebody".to_owned());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{user}@{host} (helixctl, process {})", std::process::id())
+}

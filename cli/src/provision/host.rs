@@ -1,0 +1,325 @@
+//! One host's way, step by step: connect, facts, check, plan, lock, packages, upload, apply, confirm, verify.
+//!
+//! Nothing is changed before everything that can be known was checked. A plan that is empty ends after the facts: two
+//! round trips, the shell's greeting and the facts. With the lock the facts are taken again, for somebody else may have
+//! been there. Every failure before `apply` leaves the host as it was; `apply` undoes itself; after it a timer on the
+//! host does, until `confirm` has come over another connection.
+
+mod change;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use helix_protocol::RunnerId;
+use jiff::Timestamp;
+
+use super::check::{self, Finding, Standard};
+use super::diff;
+use super::facts::Facts;
+use super::inventory::Machine;
+use super::plan::{self, Plan};
+use super::prompts::Prompts;
+use super::report::{HostReport, Outcome};
+use super::shell::Shell;
+use super::signing::SigningKey;
+use super::ssh::{Connection, Policy};
+use super::ssh_config::{self, Route};
+use super::verify::{self, Watch};
+use super::wanted::{self, Program, RunnerSettings};
+use crate::client::Client;
+use crate::error::{CliError, Kind, Result};
+use crate::settings::process_env;
+use crate::ui::HostLine;
+
+/// State of provisioning on a host.
+const STATE: &str = "/var/lib/helix/provision";
+const FACTS: &str = include_str!("host_scripts/facts.sh");
+/// Digests of everything on a slow disk.
+const FACTS_WITHIN: Duration = Duration::from_mins(1);
+const SHORT: Duration = Duration::from_mins(2);
+const MIB: u64 = 1 << 20;
+
+/// What is the same for all hosts of a run.
+pub struct Run {
+    /// The server, as we reach it.
+    pub client: Client,
+    /// The server as runners reach it, without a path.
+    pub server: String,
+    /// NATS as runners reach it, where the server's word is not right.
+    pub nats: Option<String>,
+    /// What is brought.
+    pub agentd: Program,
+    /// What signs it.
+    pub key: SigningKey,
+    /// File of ssh's settings instead of the user's.
+    pub ssh_config: Option<PathBuf>,
+    /// How strict, and whom to ask.
+    pub policy: Policy,
+    /// Packages are the operator's matter.
+    pub leave_packages: bool,
+    /// Seconds after which the host undoes what nobody confirmed.
+    pub confirm_within: u64,
+    /// Only look.
+    pub check_only: bool,
+    /// Show differences of text files.
+    pub diff: bool,
+    /// Who we are, for the lock.
+    pub owner: String,
+    /// Runners of this run, each of one host.
+    pub claimed: Mutex<BTreeMap<RunnerId, String>>,
+}
+
+/// A host that is being visited.
+struct Visit<'a> {
+    run: &'a Run,
+    machine: &'a Machine,
+    line: &'a HostLine,
+    report: &'a mut HostReport,
+    route: Route,
+    jump: Option<Route>,
+}
+
+impl Run {
+    /// Provisions one host, whatever happens to others.
+    pub async fn host(&self, machine: &Machine, line: &HostLine) -> HostReport {
+        let begun = Instant::now();
+        let mut report = HostReport::new(&machine.host);
+        if let Err(error) = self.visit(machine, line, &mut report).await {
+            let refused =
+                matches!(report.outcome, Outcome::Failed) && matches!(error.kind, Kind::Refused | Kind::Usage);
+            if refused {
+                report.outcome = Outcome::Refused;
+            }
+            let place = error
+                .place
+                .as_ref()
+                .map_or_else(|| machine.host.clone(), |place| format!("{} ({place})", machine.host));
+            report.error = Some(error.at(place));
+        }
+        report.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        report.tell(line);
+        report
+    }
+
+    async fn visit(&self, machine: &Machine, line: &HostLine, report: &mut HostReport) -> Result<()> {
+        let route = ssh_config::route(machine, self.ssh_config.as_deref(), process_env).await?;
+        if let Some(command) = &route.proxy_command {
+            return Err(CliError::new(Kind::Usage, "ssh's settings go through a program, which is not taken")
+                .at(format!("ProxyCommand {command}"))
+                .next("write it as ProxyJump, or provision from where the host is reached"));
+        }
+        let jump = match &route.jump {
+            Some(jump) if jump.contains(',') => {
+                return Err(CliError::new(Kind::Usage, "more than one jump host is not taken")
+                    .at(format!("ProxyJump {jump}"))
+                    .next("provision from the last of them"));
+            }
+            Some(jump) => {
+                let machine = Machine::parse(jump)
+                    .map_err(|why| CliError::new(Kind::Usage, "cannot read ProxyJump").because(why))?;
+                Some(ssh_config::route(&machine, self.ssh_config.as_deref(), process_env).await?)
+            }
+            None => None,
+        };
+        Visit { run: self, machine, line, report, route, jump }.all().await
+    }
+}
+
+impl Visit<'_> {
+    async fn all(mut self) -> Result<()> {
+        self.line.step("connecting");
+        let connection = self.connect().await?;
+        let mut shell = Shell::open(&connection, &self.run.policy.prompts).await?;
+        let outcome = Box::pin(self.provision(&connection, &mut shell)).await;
+        self.report.round_trips += shell.round_trips;
+        outcome
+    }
+
+    async fn connect(&self) -> Result<Connection> {
+        Connection::open(&self.route, self.jump.as_ref(), &self.run.policy).await
+    }
+
+    async fn provision(&mut self, connection: &Connection, shell: &mut Shell) -> Result<()> {
+        self.line.step("looking");
+        let facts = self.facts(shell).await?;
+        let settings = self.settings(&facts)?;
+        self.report.runner = Some(settings.id.to_string());
+        self.claim(&settings.id)?;
+        let (plan, online) = self.judge(&facts, &settings).await?;
+        if plan.is_empty() && facts.pending.is_none() {
+            return self.as_wanted(shell, &settings.id, online, facts.proved).await;
+        }
+        if self.run.diff {
+            self.report.diffs = self.differences(shell, &plan).await?;
+        }
+        if self.run.check_only {
+            self.report.outcome = Outcome::WouldChange;
+            return Ok(());
+        }
+        self.lock(shell).await?;
+        // Somebody else may have been there meanwhile.
+        let facts = self.facts(shell).await?;
+        let (plan, online) = self.judge(&facts, &settings).await?;
+        if plan.is_empty() {
+            return self.as_wanted(shell, &settings.id, online, facts.proved).await;
+        }
+        self.packages(shell, &plan).await?;
+        if plan.without_packages().is_empty() {
+            self.as_wanted(shell, &settings.id, online, false).await?;
+            self.report.outcome = Outcome::Changed;
+            return Ok(());
+        }
+        let mut watch = Watch::begin(&self.run.client, &settings.id).await?;
+        let id = change::run_id()?;
+        self.apply(connection, shell, &facts, &plan, &settings, &id).await?;
+        self.confirm(shell, &mut watch, &id).await?;
+        self.prove(shell, &mut watch).await?;
+        self.report.outcome = Outcome::Changed;
+        Ok(())
+    }
+
+    /// Each runner is one host: two that took the same name would each be proved by the other.
+    fn claim(&self, id: &RunnerId) -> Result<()> {
+        let mut claimed = self.run.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        match claimed.insert(id.clone(), self.machine.host.clone()) {
+            None => Ok(()),
+            Some(other) => {
+                claimed.insert(id.clone(), other.clone());
+                Err(CliError::new(Kind::Refused, format!("host {other} is to be runner {id}, too"))
+                    .because("both machines have the same host name")
+                    .next("give one of them an id in the inventory: runner = \"…\""))
+            }
+        }
+    }
+
+    /// Nothing is to be changed: it is heard, and it was proved or is proved now.
+    async fn as_wanted(&mut self, shell: &mut Shell, id: &RunnerId, online: bool, proved: bool) -> Result<()> {
+        if !online {
+            return Err(CliError::failed(format!("runner {id} is as wanted, and the server does not hear it"))
+                .because("agentd runs on the host and does not reach the server or its NATS")
+                .next("on the host: systemctl status agentd; journalctl -u agentd"));
+        }
+        if !proved && !self.run.check_only {
+            let mut watch = Watch::begin(&self.run.client, id).await?;
+            self.prove(shell, &mut watch).await?;
+        }
+        self.report.outcome = Outcome::Unchanged;
+        Ok(())
+    }
+
+    /// A session shows its first frame; from then on the host says so of itself.
+    async fn prove(&mut self, shell: &mut Shell, watch: &mut Watch) -> Result<()> {
+        self.line.step("starting a test session");
+        self.report.outcome = Outcome::Failed;
+        let took = watch.first_frame().await?;
+        self.report.first_frame_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        let said = shell.run(&[("state", STATE)], "mkdir -p \"$state\" && : >\"$state/proved\"", SHORT).await?;
+        if said.code != 0 {
+            return Err(CliError::failed("the host cannot note that it was proved").because(said.last_words()));
+        }
+        Ok(())
+    }
+
+    async fn facts(&self, shell: &mut Shell) -> Result<Facts> {
+        let reach: Vec<_> = [("server", Some(&self.run.server)), ("NATS", self.run.nats.as_ref())]
+            .into_iter()
+            .filter_map(|(name, url)| endpoint(url?).map(|endpoint| format!("{name} {endpoint}")))
+            .collect();
+        let reach = reach.join("\n");
+        let any = RunnerSettings {
+            id: RunnerId::parse("any").map_err(|error| CliError::failed("facts").because(error))?,
+            server: String::new(),
+            nats: None,
+            slots: 1,
+            labels: [].into(),
+        };
+        let files = wanted::files(&self.run.agentd, &any);
+        let mut targets: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
+        targets.push(wanted::TOKEN);
+        let (targets, proofs) = (targets.join("\n"), wanted::package_proofs());
+        let given =
+            [("targets", targets.as_str()), ("proofs", proofs.as_str()), ("state", STATE), ("reach", reach.as_str())];
+        let answer = shell.run(&given, FACTS, FACTS_WITHIN).await?;
+        Facts::parse(&answer.stdout).ok_or_else(|| {
+            CliError::failed("what the host says of itself is not whole")
+                .because(answer.last_words())
+                .next("is its login's shell in order?")
+        })
+    }
+
+    fn settings(&self, facts: &Facts) -> Result<RunnerSettings> {
+        let id = match &self.machine.runner {
+            Some(id) => id.clone(),
+            None => RunnerId::from_hostname("", &facts.hostname).map_err(|error| {
+                CliError::new(Kind::Refused, "the host's name is no id for a runner")
+                    .because(error)
+                    .next("give it one in the inventory: runner = \"…\"")
+            })?,
+        };
+        let mut labels = self.machine.labels.clone();
+        if let Some(pool) = &self.machine.pool {
+            labels.insert("pool".to_owned(), pool.to_string());
+        }
+        let slots = self.machine.slots.unwrap_or(super::DEFAULT_SLOTS);
+        Ok(RunnerSettings { id, server: self.run.server.clone(), nats: self.run.nats.clone(), slots, labels })
+    }
+
+    /// The plan, if nothing stands in its way; and whether the server hears the runner.
+    async fn judge(&mut self, facts: &Facts, settings: &RunnerSettings) -> Result<(Plan, bool)> {
+        let known = verify::known(&self.run.client, &settings.id).await?;
+        // One that enrolled and never said a word may be this host, whose answer was lost. If not, the server refuses it.
+        let other = known.as_ref().and_then(|view| view.facts.as_ref()).map(|facts| facts.hostname.as_str());
+        let wanted = wanted::files(&self.run.agentd, settings);
+        let bytes: u64 = wanted.iter().map(|file| file.content.len() as u64).sum();
+        let signer = self.run.key.public();
+        let standard = Standard {
+            agentd: &self.run.agentd,
+            brought_mib: bytes / MIB,
+            settings,
+            signer: &signer,
+            leave_packages: self.run.leave_packages,
+            now: Timestamp::now().as_second(),
+            known_as: other,
+        };
+        self.report.findings = check::check(facts, standard);
+        let plan = plan::plan(facts, wanted, known.is_some(), self.run.leave_packages);
+        self.report.changes = plan.lines();
+        let blocking: Vec<_> = self.report.findings.iter().filter(|finding| finding.blocks).collect();
+        if !blocking.is_empty() {
+            return Err(refused(&blocking));
+        }
+        Ok((plan, known.as_ref().is_some_and(verify::is_online)))
+    }
+
+    async fn differences(&self, shell: &mut Shell, plan: &Plan) -> Result<Vec<String>> {
+        let mut diffs = Vec::new();
+        for (file, _) in plan.files.iter().filter(|(file, _)| !file.secret && file.content.len() < diff::LONGEST) {
+            let Ok(new) = std::str::from_utf8(&file.content) else { continue };
+            let old = shell.run(&[("path", &file.path)], "cat \"$path\" 2>/dev/null", SHORT).await?.stdout;
+            diffs.extend(diff::unified(&format!("{}:{}", self.machine.host, file.path), &old, new));
+        }
+        Ok(diffs)
+    }
+}
+
+fn refused(blocking: &[&Finding]) -> CliError {
+    let why: Vec<_> = blocking.iter().map(|finding| finding.what.as_str()).collect();
+    let next: Vec<_> = blocking.iter().map(|finding| finding.fix.as_str()).collect();
+    CliError::new(Kind::Refused, "the host is not fit; nothing was changed")
+        .because(why.join("\n"))
+        .next(next.join("\n"))
+}
+
+/// `HOST PORT` of a URL; None for one that only its reader understands.
+fn endpoint(url: &str) -> Option<String> {
+    let url = reqwest::Url::parse(url).ok()?;
+    let usual = if url.scheme() == "nats" || url.scheme() == "tls" { Some(4222) } else { url.port_or_known_default() };
+    Some(format!("{} {}", url.host_str()?.trim_matches(['[', ']']), url.port().or(usual)?))
+}
+
+/// Who asks, for prompts of all hosts.
+pub fn policy(accept_new: bool, prompts: Prompts) -> Policy {
+    Policy { accept_new, prompts }
+}

@@ -1,0 +1,174 @@
+//! What changes a host: the lock, packages, upload and `apply.sh`, the confirmation or the way back.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::super::facts::Facts;
+use super::super::plan::Plan;
+use super::super::report::Outcome;
+use super::super::shell::Shell;
+use super::super::ssh::Connection;
+use super::super::verify::{self, Watch};
+use super::super::wanted::{self, RunnerSettings, WantedFile};
+use super::super::{signing, upload};
+use super::{MIB, SHORT, STATE, Visit};
+use crate::error::{CliError, Kind, Result};
+
+const BEGIN: &str = include_str!("../host_scripts/begin.sh");
+const STAGE: &str = include_str!("../host_scripts/stage.sh");
+const PACKAGES: &str = include_str!("../host_scripts/packages.sh");
+const APPLY: &str = include_str!("../host_scripts/apply.sh");
+const REVERT: &str = include_str!("../host_scripts/revert.sh");
+const UNDO: &str = r#"sh "$here/revert.sh" "$why" >>"$here/log" 2>&1
+for word in confirmed reverted; do if [ -e "$here/$word" ]; then echo "$word"; fi; done"#;
+const CONFIRM: &str = include_str!("../host_scripts/confirm.sh");
+/// For another run to end, in seconds.
+const LOCK_PATIENCE: u64 = 60;
+/// For apt's lock, in seconds, and then for the packages.
+const APT_PATIENCE: u64 = 120;
+const PACKAGES_WITHIN: Duration = Duration::from_mins(20);
+/// The host bounds each of its steps itself.
+const APPLY_WITHIN: Duration = Duration::from_mins(3);
+
+impl Visit<'_> {
+    pub(super) async fn lock(&self, shell: &mut Shell) -> Result<()> {
+        self.line.step("waiting for the host");
+        let patience = LOCK_PATIENCE.to_string();
+        let given = [("state", STATE), ("owner", self.run.owner.as_str()), ("patience", patience.as_str())];
+        let within = Duration::from_secs(LOCK_PATIENCE) + APPLY_WITHIN;
+        let answer = shell.run_in_place(&given, BEGIN, within).await?;
+        if let Some(stuck) = answer.stdout.lines().find_map(|line| line.strip_prefix("stuck ")) {
+            return Err(failed("a former run cannot be undone", format!("see {STATE}/runs/{stuck}/log on the host")));
+        }
+        if answer.stdout.lines().any(|line| line == "taken") {
+            return Ok(());
+        }
+        let busy = answer.stdout.lines().find_map(|line| line.strip_prefix("busy "));
+        let why = busy
+            .and_then(|busy| busy.split_once(' '))
+            .map_or_else(|| answer.last_words(), |(age, owner)| format!("{owner} is at work there, since {age} s"));
+        Err(CliError::new(Kind::Refused, "the host is being provisioned by somebody else")
+            .because(why)
+            .next("run it again later"))
+    }
+
+    pub(super) async fn packages(&self, shell: &mut Shell, plan: &Plan) -> Result<()> {
+        if plan.packages.is_empty() {
+            return Ok(());
+        }
+        self.line.step(&format!("installing {} packages", plan.packages.len()));
+        let (packages, patience) = (plan.packages.join(" "), APT_PATIENCE.to_string());
+        let given = [("state", STATE), ("packages", packages.as_str()), ("patience", patience.as_str())];
+        let answer = shell.run(&given, PACKAGES, PACKAGES_WITHIN).await?;
+        if answer.code != 0 {
+            return Err(failed("packages cannot be installed", answer.last_words())
+                .next(format!("on the host: apt-get install {packages}; or leave them out: --no-packages")));
+        }
+        Ok(())
+    }
+
+    /// Brings what the plan says and lets the host change itself.
+    pub(super) async fn apply(
+        &mut self,
+        connection: &Connection,
+        shell: &mut Shell,
+        facts: &Facts,
+        plan: &Plan,
+        settings: &RunnerSettings,
+        id: &str,
+    ) -> Result<()> {
+        let mut files: Vec<WantedFile> = plan.files.iter().map(|(file, _)| file.clone()).collect();
+        if plan.enrol {
+            files.push(wanted::token_file(&verify::join_token(&self.run.client, &settings.id).await?));
+        }
+        let manifest = signing::manifest(settings.id.as_str(), &files);
+        let signature = self.run.key.sign(&manifest)?;
+        let given = [("state", STATE), ("run", id), ("login", facts.login.as_str()), ("revert", REVERT)];
+        let staged = shell.run(&given, STAGE, SHORT).await?;
+        if staged.code != 0 {
+            return Err(failed("there is no room for an upload", staged.last_words()));
+        }
+        let total: usize = files.iter().map(|file| file.content.len()).sum();
+        self.line.step(&format!("uploading {} MiB", (total as u64).div_ceil(MIB)));
+        let mut named: Vec<_> =
+            files.into_iter().enumerate().map(|(number, file)| (number.to_string(), file.content)).collect();
+        named.push(("manifest".to_owned(), manifest.into()));
+        named.push(("manifest.sig".to_owned(), signature.into()));
+        let sent = AtomicU64::new(0);
+        let told = |bytes: u64| {
+            let sent = sent.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            self.line.now(&format!("uploading {} of {} MiB", sent / MIB, total as u64 / MIB));
+        };
+        upload::put(connection, &format!("{STATE}/in-{id}"), &named, &told).await?;
+        self.line.step("changing");
+        let (signers, within) = (self.run.key.allowed_signers(), self.run.confirm_within.to_string());
+        let given = [("state", STATE), ("run", id), ("signers", signers.trim_end()), ("within", within.as_str())];
+        let answer = shell.run(&given, APPLY, APPLY_WITHIN).await?;
+        let (how, why) = answer.stdout.split_once('\n').unwrap_or((answer.stdout.as_str(), ""));
+        let what = match how {
+            "applied" => return Ok(()),
+            "undone" => {
+                self.report.outcome = Outcome::Reverted;
+                "the host was changed back"
+            }
+            "stuck" => "the host could not be changed back",
+            _ => "the host took nothing of it",
+        };
+        let why = if why.trim().is_empty() { answer.last_words() } else { why.trim().to_owned() };
+        Err(failed(what, why).next("correct that and run it again"))
+    }
+
+    /// Over a new connection: what could have broken is proved by it. Until then the host would undo the change.
+    pub(super) async fn confirm(&mut self, shell: &mut Shell, watch: &mut Watch, id: &str) -> Result<()> {
+        self.line.step("waiting for the runner");
+        let proved = async {
+            let connection = self.connect().await?;
+            let mut second = Shell::open(&connection, &self.run.policy.prompts).await?;
+            watch.online(Duration::from_secs(self.run.confirm_within.saturating_sub(5).max(5))).await?;
+            let answer = second.run(&[("state", STATE), ("run", id)], CONFIRM, SHORT).await?;
+            Ok::<_, CliError>((answer, second.round_trips))
+        };
+        let why = match proved.await {
+            Ok((answer, trips)) => {
+                self.report.round_trips += trips;
+                if answer.stdout.lines().any(|line| line == "confirmed") {
+                    return Ok(());
+                }
+                failed("the change was not confirmed in time", answer.last_words())
+            }
+            Err(error) => error,
+        };
+        let what = match self.undo(shell, id, &why.what).await.as_deref() {
+            // It was told in time, and only its answer was lost.
+            Ok("confirmed") => return Ok(()),
+            Ok("reverted") => {
+                self.report.outcome = Outcome::Reverted;
+                "the host was changed back".to_owned()
+            }
+            Ok(_) => format!("the host could not be changed back (see {STATE}/runs/{id}/log there)"),
+            Err(_) => format!("the host changes itself back within {} s", self.run.confirm_within),
+        };
+        Err(CliError { what: format!("{what}: {}", why.what), ..why })
+    }
+
+    /// At once instead of when the timer says; over the first connection, which may be all that is left. Answers what came
+    /// of the change: `confirmed`, `reverted`, or nothing of both.
+    async fn undo(&self, shell: &mut Shell, id: &str, why: &str) -> Result<String> {
+        let given = [("here", format!("{STATE}/runs/{id}")), ("why", why.to_owned())];
+        let given = given.each_ref().map(|(name, value)| (*name, value.as_str()));
+        Ok(shell.run(&given, UNDO, APPLY_WITHIN).await?.stdout.trim().to_owned())
+    }
+}
+
+fn failed(what: &str, why: String) -> CliError {
+    CliError::failed(what).because(why)
+}
+
+/// Names a run on the host.
+pub(super) fn run_id() -> Result<String> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(|error| CliError::failed("cannot get random bytes").because(error))?;
+    Ok(format!("{}-{}", Timestamp::now().as_second(), helix_protocol::ids::hex(&random)))
+}

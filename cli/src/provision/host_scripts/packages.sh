@@ -1,0 +1,43 @@
+# Installs packages. Given: $state, $packages, $patience (seconds to wait for apt's lock). Says on standard error who holds that.
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 APT_LISTCHANGES_FRONTEND=none
+holder() {
+  for file in /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lock; do
+    if [ ! -e "$file" ]; then continue; fi
+    pid=$(awk -v inode=":$(stat -c %i "$file")$" '$6 ~ inode && $5 > 0 { print $5; exit }' /proc/locks)
+    if [ -n "$pid" ]; then
+      echo "$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | cut -c 1-80)(process $pid)"
+      return 0
+    fi
+  done
+  return 1
+}
+waited=0
+while who=$(holder); do
+  if [ "$waited" -ge "$patience" ]; then
+    echo "apt is held for more than $patience s by $who" >&2
+    exit 75
+  fi
+  sleep 1
+  waited=$((waited + 1))
+done
+# xrdp's own service lets in whoever has a login on this machine, at every address. Sessions have an xrdp of their own.
+case " $packages " in
+  *' xrdp '*)
+    for unit in xrdp.service xrdp-sesman.service; do
+      if [ ! -e "/etc/systemd/system/$unit" ]; then ln -s /dev/null "/etc/systemd/system/$unit"; fi
+    done ;;
+esac
+# Neither may lose its output's reader on the way, with the connection: dpkg would end in the middle of a package.
+log=$state/packages.log
+: >"$log" && chmod 600 "$log"
+get() { apt-get -o DPkg::Lock::Timeout="$patience" -o Dpkg::Options::=--force-confold -o Dpkg::Use-Pty=0 -qq "$@"; }
+# Lists that are old are better than none.
+get update >>"$log" 2>&1 || echo 'apt-get update failed; the lists of before are used' >&2
+# What was cut off before, by whomever, goes on first.
+dpkg --configure -a --force-confold </dev/null >>"$log" 2>&1
+# shellcheck disable=SC2086 # a list of words
+get install -y --no-install-recommends $packages </dev/null >>"$log" 2>&1
+code=$?
+if [ "$code" != 0 ]; then tail -n 20 "$log" >&2; fi
+exit "$code"

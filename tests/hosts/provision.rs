@@ -1,0 +1,134 @@
+//! `helixctl provision`: hosts that have sshd and no Helix become runners, and are as they were when it does not work.
+//!
+//! Most of the desktops' packages are in the hosts' image; `packages` takes some away, and they come by apt.
+
+mod faults;
+mod kills;
+mod packages;
+mod stage;
+mod ways;
+
+use anyhow::{Context, Result, ensure};
+use helix_protocol::runner::Liveness;
+use helix_tests::eventually::{eventually, secs};
+
+use self::stage::Stage;
+use crate::harness::{Boot, Case, Suite};
+
+/// All of them.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::always("provision::a_bare_host_becomes_a_runner", a_bare_host_becomes_a_runner),
+        Case::thorough("provision::a_bare_host_of_trixie_becomes_a_runner", a_bare_host_of_trixie_becomes_a_runner),
+        Case::thorough("provision::three_hosts_at_once_and_one_that_is_not_there", three_hosts_at_once),
+        Case::always("provision::packages_come_by_apt", packages::packages_come_by_apt),
+        Case::always("provision::by_jump_host_and_agent", ways::by_jump_host_and_agent),
+        Case::always("provision::two_runs_at_once_take_turns", ways::two_runs_at_once_take_turns),
+        Case::always("provision::who_is_not_known_is_refused", faults::who_is_not_known_is_refused),
+        Case::always("provision::a_change_that_does_not_work_is_undone", faults::a_change_that_does_not_work_is_undone),
+        Case::always("provision::what_is_not_signed_is_not_taken", faults::what_is_not_signed_is_not_taken),
+        Case::always(
+            "provision::a_change_that_nobody_confirms_is_undone",
+            kills::a_change_that_nobody_confirms_is_undone,
+        ),
+        Case::always("provision::a_killed_run_is_finished_by_the_next", kills::a_killed_run_is_finished_by_the_next),
+    ]
+}
+
+async fn a_bare_host_becomes_a_runner() -> Result<()> {
+    becomes_a_runner(Boot::container()).await
+}
+
+async fn a_bare_host_of_trixie_becomes_a_runner() -> Result<()> {
+    becomes_a_runner(Boot::container().suite(Suite::Trixie)).await
+}
+
+async fn becomes_a_runner(boot: Boot) -> Result<()> {
+    let stage = Stage::start([boot]).await?;
+    let host = &stage.hosts[0];
+    let bare = stage::traces(host).await?;
+    ensure!(!bare.contains("/agentd"), "it is not bare:\n{bare}");
+
+    // Only looked at, nothing changes.
+    let looked = stage.provision(&["--check", "--diff"]).await?;
+    looked.expect(0, "would_change")?;
+    ensure!(looked.host(0)["changes"].as_array().is_some_and(|changes| changes.len() > 20), "{}", looked.stdout);
+    ensure!(looked.stdout.contains("+concurrency = 8"), "no difference is shown: {}", looked.stdout);
+    ensure!(stage::traces(host).await? == bare, "a look changed it");
+
+    // Not root, but by sudo.
+    let made = stage.provision_as("ops", &["--label", "site=cellar"]).await?;
+    made.expect(0, "changed")?;
+    ensure!(made.host(0)["first_frame_ms"].as_u64().is_some_and(|ms| ms > 0), "no frame: {}", made.stdout);
+    let runner = stage.runner(0).await?;
+    ensure!(runner.liveness == Liveness::Online, "{runner:?}");
+    let facts = runner.facts.context("an online runner has facts")?;
+    ensure!(facts.labels.get("site").is_some_and(|site| site == "cellar") && facts.backend == "systemd", "{facts:?}");
+    ensure!(stage.fleet.api()?.sessions().await?.is_empty(), "the test session is left");
+    let owners = host.run_ok("stat -c '%a %U' /etc/helix/agentd.toml /etc/helix/agentd.token /usr/bin/agentd").await?;
+    ensure!(owners == "600 root\n600 root\n755 root", "{owners}");
+    let left = host.run_ok("ls /var/lib/helix/provision; systemctl list-timers --all --no-legend 'helix*'").await?;
+    ensure!(left == "lock\nowner\nproved\nruns", "left: {left}");
+
+    // Again: nothing changes, in two round trips.
+    let done = stage::traces(host).await?;
+    let again = stage.provision(&["--label", "site=cellar"]).await?;
+    again.expect(0, "unchanged")?;
+    ensure!(again.host(0)["round_trips"].as_u64() <= Some(2), "{}", again.stdout);
+    ensure!(again.host(0)["changes"].as_array().is_some_and(Vec::is_empty), "{}", again.stdout);
+    ensure!(stage::traces(host).await? == done, "the second run changed something");
+
+    // One difference is one change, and a session lives through it.
+    stage.fleet.command("lives", "while :; do date >> ticks; sleep 0.2; done", host).await?;
+    let changed = stage.provision(&["--label", "site=attic"]).await?;
+    changed.expect(0, "changed")?;
+    let lines: Vec<_> =
+        changed.host(0)["changes"].as_array().into_iter().flatten().map(|line| line["name"].clone()).collect();
+    ensure!(lines == ["/etc/helix/agentd.toml", "agentd.service"], "{lines:?}");
+    let session = stage.fleet.api()?.session("lives").await?;
+    ensure!(session.phase.to_string() == "Ready", "{session:#?}");
+
+    // Stopped by hand, it is started, and no file is brought.
+    host.run_ok("systemctl stop agentd").await?;
+    let started = stage.provision(&["--label", "site=attic"]).await?;
+    started.expect(0, "changed")?;
+    ensure!(started.host(0)["changes"].as_array().is_some_and(|changes| changes.len() == 1), "{}", started.stdout);
+
+    // Removed at the server, which it is not while it runs, and made a runner again: it enrols anew, under its own token.
+    let api = stage.fleet.api()?;
+    let remove = async || {
+        stage.helixctl(&["--url", api.base(), "runner", "remove", &host.name])?.output().await.context("remove")
+    };
+    ensure!(remove().await?.status.code() == Some(1), "a runner was removed that is online");
+    host.run_ok("systemctl stop agentd").await?;
+    eventually("it is removed", secs(60), || async {
+        let output = remove().await?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    })
+    .await?;
+    let again = stage.provision(&["--label", "site=attic"]).await?;
+    again.expect(0, "changed")?;
+    ensure!(stage.runner(0).await?.liveness == Liveness::Online, "it did not come back");
+    stage.stop().await
+}
+
+async fn three_hosts_at_once() -> Result<()> {
+    let stage = Stage::start([Boot::container(), Boot::container().suite(Suite::Trixie), Boot::container()]).await?;
+    stage.hosts[1].partition()?;
+    let run = stage.provision(&[]).await?;
+    ensure!(run.code == 3, "the worst host is one that is not there: {} {}", run.code, run.stderr);
+    for (number, outcome) in [(0, "changed"), (1, "failed"), (2, "changed")] {
+        ensure!(run.host(number)["outcome"] == outcome, "host {number}: {}", run.stdout);
+    }
+    stage.hosts[1].heal()?;
+    let again = stage.provision(&[]).await?;
+    ensure!(again.code == 0, "{} {}", again.stdout, again.stderr);
+    for (number, outcome) in [(0, "unchanged"), (1, "changed"), (2, "unchanged")] {
+        ensure!(again.host(number)["outcome"] == outcome, "host {number}: {}", again.stdout);
+    }
+    for number in 0..3 {
+        ensure!(stage.runner(number).await?.liveness == Liveness::Online, "runner {number}");
+    }
+    stage.stop().await
+}

@@ -1,0 +1,104 @@
+//! helixctl is killed, or its connection ends: the host undoes what nobody confirmed, and the next run ends as one that was
+//! never disturbed. `HELIX_PROVISION_KILLS` makes it longer, `HELIX_CHAOS_SEED` plays a run again.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use helix_tests::eventually::{eventually, secs};
+use helix_tests::random::Random;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Child;
+use tokio::time::timeout;
+
+use super::stage::{self, Stage};
+use crate::harness::Boot;
+
+/// Steps as helixctl tells them, in their order.
+const STEPS: [&str; 7] = [
+    "connecting",
+    "looking",
+    "waiting for the host",
+    "uploading",
+    "changing",
+    "waiting for the runner",
+    "starting a test",
+];
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// A run that is at this step.
+async fn run_until(stage: &Stage, args: &[&str], step: &str) -> Result<Child> {
+    let mut child = stage.command("root", args)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+    let reached = async {
+        while let Some(line) = lines.next_line().await? {
+            if line.contains(step) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("it ended before {step:?}")
+    };
+    timeout(secs(120), reached).await.context("helixctl does not get there")??;
+    // What it says further goes nowhere: it must not fail for that.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok(child)
+}
+
+pub async fn a_change_that_nobody_confirms_is_undone() -> Result<()> {
+    let stage = Stage::start([Boot::container()]).await?;
+    let host = &stage.hosts[0];
+    let bare = stage::traces(host).await?;
+    for round in 0..2 {
+        let before = stage::traces(host).await?;
+        let label = format!("round={round}");
+        let args = ["--confirm-within", "10", "--label", &label];
+        let mut killed = run_until(&stage, &args, "waiting for the runner").await?;
+        killed.kill().await?;
+        let changed = stage::traces(host).await?;
+        ensure!(changed != before, "nothing was changed yet");
+        eventually("the host undid it", secs(60), || async { stage::same(&before, &stage::traces(host).await?) })
+            .await?;
+        let said = host.run_ok("cat /var/lib/helix/provision/runs/*/reverted").await?;
+        ensure!(said.contains("not confirmed within 10 s"), "{said}");
+        stage.provision(&["--label", &label]).await?.expect(0, "changed")?;
+    }
+    ensure!(stage::traces(host).await? != bare, "the second round began on a bare host, too");
+
+    // The connection, not the program: the host's network is gone while it changes.
+    let before = stage::traces(host).await?;
+    let mut cut = run_until(&stage, &["--confirm-within", "10", "--label", "round=cut"], "changing").await?;
+    host.partition()?;
+    let ended = timeout(secs(120), cut.wait()).await.context("helixctl does not notice")??;
+    ensure!(!ended.success(), "it called a host changed that it could not ask");
+    host.heal()?;
+    eventually("the host undid it", secs(60), || async { stage::same(&before, &stage::traces(host).await?) }).await?;
+    stage.stop().await
+}
+
+pub async fn a_killed_run_is_finished_by_the_next() -> Result<()> {
+    let rounds = number("HELIX_PROVISION_KILLS").map_or(Ok(STEPS.len()), usize::try_from)?;
+    let seed = number("HELIX_CHAOS_SEED").unwrap_or(7);
+    let mut random = Random::seeded(seed);
+    let stage = Stage::start([Boot::container()]).await?;
+    for round in 0..rounds {
+        // Each point once before any comes again.
+        let step = STEPS[round % STEPS.len()];
+        let label = format!("round={round}");
+        let mut killed = run_until(&stage, &["--label", &label], step).await?;
+        let moment = Duration::from_millis(random.below(400));
+        let _ = timeout(moment, killed.wait()).await;
+        killed.kill().await?;
+        crate::harness::say(&format!("round {round}: killed {moment:?} after {step:?}"));
+        let run = stage.provision(&["--label", &label]).await?;
+        ensure!(run.code == 0, "round {round}, {step}: {}\n{}", run.stdout, run.stderr);
+        let check = stage.provision(&["--check", "--label", &label]).await?;
+        check.expect(0, "unchanged").with_context(|| format!("round {round}, {step}"))?;
+    }
+    let host = &stage.hosts[0];
+    let left = host.run_ok("ls /var/lib/helix/provision; ls /var/lib/helix/provision/runs | wc -l").await?;
+    ensure!(left == "lock\nowner\nproved\nruns\n1", "left: {left}");
+    stage.stop().await
+}
