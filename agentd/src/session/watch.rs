@@ -16,6 +16,8 @@ use crate::supervisor::{SliceEvent, Supervisor, UnitName};
 const STOP_GRACE: Duration = Duration::from_secs(1);
 /// A unit that ran this long starts a new row of pauses.
 const STEADY: Duration = Duration::from_mins(1);
+/// What dies with its display may be reaped before it; so long is the display's end waited for.
+const LAST_OF_DISPLAY: Duration = Duration::from_millis(500);
 
 /// Starts of a unit in this watch.
 #[derive(Debug)]
@@ -24,6 +26,13 @@ struct Restarts {
     since: Instant,
     /// When it is started again.
     due: Option<Instant>,
+}
+
+/// What the end of a unit means for its session.
+enum Meaning {
+    Ending(Ending),
+    /// The agent ended with an error, of which the display may be the cause.
+    AgentFailed,
 }
 
 impl Default for Restarts {
@@ -48,9 +57,13 @@ impl<S: Supervisor> Session<S> {
             tracing::warn!(unit = unit.as_str(), "unit is missing, will be started again");
             restarts.insert(unit, Restarts { due: Some(Instant::now()), ..Restarts::default() });
         }
+        // The agent's end with an error, told when its display turns out not to be the cause.
+        let mut failed: Option<(Instant, Exit)> = None;
         for (unit, exit) in exits {
-            if let Some(ending) = self.exited(&plan, &mut restarts, unit, exit).await {
-                return ending;
+            match self.exited(&plan, &mut restarts, unit, exit).await {
+                Some(Meaning::Ending(ending)) => return ending,
+                Some(Meaning::AgentFailed) => failed = Some((Instant::now() + LAST_OF_DISPLAY, exit)),
+                None => {}
             }
         }
         loop {
@@ -62,12 +75,15 @@ impl<S: Supervisor> Session<S> {
                     self.start_again(&plan, &mut restarts, unit).await;
                     continue;
                 }
+                exit = after(failed) => return self.agent_failed(&plan, exit).await,
             };
             match event {
                 Some(SliceEvent::UnitExited(status)) => {
                     let exit = Exit::of(&status).unwrap_or_default();
-                    if let Some(ending) = self.exited(&plan, &mut restarts, status.name, exit).await {
-                        return ending;
+                    match self.exited(&plan, &mut restarts, status.name, exit).await {
+                        Some(Meaning::Ending(ending)) => return ending,
+                        Some(Meaning::AgentFailed) => failed = Some((Instant::now() + LAST_OF_DISPLAY, exit)),
+                        None => {}
                     }
                 }
                 Some(SliceEvent::UnitReplaced(status)) => match status.name {
@@ -97,7 +113,7 @@ impl<S: Supervisor> Session<S> {
         restarts: &mut BTreeMap<UnitName, Restarts>,
         unit: UnitName,
         exit: Exit,
-    ) -> Option<Ending> {
+    ) -> Option<Meaning> {
         let policy = match unit {
             UnitName::Workspace => return None,
             UnitName::Rdp => {
@@ -108,7 +124,7 @@ impl<S: Supervisor> Session<S> {
                 tracing::warn!(%exit, "the tools ended; they are started again when somebody wants something");
                 return None;
             }
-            UnitName::Display => return Some(self.display_died(exit).await),
+            UnitName::Display => return Some(Meaning::Ending(self.display_died(exit).await)),
             UnitName::Dbus | UnitName::Wm | UnitName::Forward | UnitName::Recorder => Restart::Always,
             UnitName::App => plan.restart,
         };
@@ -132,18 +148,22 @@ impl<S: Supervisor> Session<S> {
         if self.entry().pid.is_some() {
             self.change(|entry| entry.pid = None);
         }
+        if plan.on_exit == OnExit::Keep {
+            return None;
+        }
         // What dies with its display is told about in any order: the display is the cause.
-        if let (OnExit::End, Some(exit)) = (plan.on_exit, self.display_exit().await) {
-            return Some(self.display_died(exit).await);
+        if let Some(exit) = self.display_exit().await {
+            return Some(Meaning::Ending(self.display_died(exit).await));
         }
-        match plan.on_exit {
-            OnExit::Keep => None,
-            OnExit::End if exit.code == 0 => Some(Ending::stopped("agent_exited", "the agent ended by itself")),
-            OnExit::End => {
-                let message = format!("the agent ended ({exit}){}", plan.lacking());
-                Some(self.cause(exit.code_or("agent_exited"), message, unit).await.into())
-            }
+        if exit.code == 0 {
+            return Some(Meaning::Ending(Ending::stopped("agent_exited", "the agent ended by itself")));
         }
+        Some(Meaning::AgentFailed)
+    }
+
+    async fn agent_failed(&self, plan: &Plan, exit: Exit) -> Ending {
+        let message = format!("the agent ended ({exit}){}", plan.lacking());
+        self.cause(exit.code_or("agent_exited"), message, UnitName::App).await.into()
     }
 
     /// Status of the display, if it has ended.
@@ -191,6 +211,17 @@ async fn next(due: Option<(Instant, UnitName)>) -> UnitName {
         Some((at, unit)) => {
             tokio::time::sleep_until(at).await;
             unit
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the moment that comes with `failed`, without one for ever.
+async fn after(failed: Option<(Instant, Exit)>) -> Exit {
+    match failed {
+        Some((due, exit)) => {
+            tokio::time::sleep_until(due).await;
+            exit
         }
         None => std::future::pending().await,
     }

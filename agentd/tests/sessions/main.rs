@@ -129,6 +129,21 @@ async fn a_dead_display_ends_the_session_a_dead_window_manager_does_not() {
     runner.assert_nothing_runs("s");
 }
 
+/// A display's clients may be reaped before it: its end is the cause although the agent's is told first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_display_is_the_cause_of_what_dies_with_it() {
+    let mut runner = Runner::start();
+    runner.want("s", 1, Desired::Running, terminal());
+    runner.phase("s", SessionPhase::Ready).await;
+    let display = runner.unit_pid("s", "display").await.expect("a display");
+    harness::kill(runner.unit_pid("s", "app").await.expect("a terminal"));
+    harness::eventually("the terminal's end", async || runner.unit_pid("s", "app").await.is_none()).await;
+    harness::kill(display);
+    let failed = runner.phase("s", SessionPhase::Failed).await;
+    assert_eq!(failed.cause.expect("a cause").code, "display_died");
+    runner.assert_nothing_runs("s");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_agentd_takes_its_sessions_over() {
     let mut runner = Runner::start();
