@@ -111,18 +111,22 @@ impl Fleet {
 
     /// Writes agentd's settings and its enrolment token.
     pub async fn configure(&self, host: &Host, settings: &RunnerSettings) -> Result<()> {
+        host.write("/etc/helix/agentd.toml", &self.settings_text(settings)?, 0o600).await?;
+        host.write("/etc/helix/enrolment.token", &self.cluster.enrolment_token()?, 0o600).await
+    }
+
+    /// The text of agentd.toml.
+    pub fn settings_text(&self, settings: &RunnerSettings) -> Result<String> {
         let server = self.cluster.servers.first().context("no server")?.port();
         let RunnerSettings { id, slots, backend, more } = settings;
-        let text = format!(
+        Ok(format!(
             "api_host = \"http://{at}:{server}\"\nnats_url = \"nats://{at}:{nats}\"\n\
              api_token_file = \"/etc/helix/enrolment.token\"\nrunner_id = \"{id}\"\nconcurrency = {slots}\n\
              backend = \"{backend}\"\nstate_dir = \"{STATE_DIR}\"\nhealth_port = 0\n\
              display_width = 1024\ndisplay_height = 640\nlog_level = \"debug\"\n{more}\n",
             at = lab::SERVER,
             nats = self.cluster.nats.port(),
-        );
-        host.write("/etc/helix/agentd.toml", &text, 0o600).await?;
-        host.write("/etc/helix/enrolment.token", &self.cluster.enrolment_token()?, 0o600).await
+        ))
     }
 
     /// Waits until this runner is heard.
@@ -201,7 +205,7 @@ pub async fn install(host: &Host) -> Result<()> {
 }
 
 /// What `packaging/install.sh` makes, once per run: cases run beside each other.
-fn staged() -> Result<PathBuf> {
+pub fn staged() -> Result<PathBuf> {
     static STAGED: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut staged = STAGED.lock().map_err(|_| anyhow!("packaging/install.sh failed in another case"))?;
     if let Some(root) = &*staged {

@@ -39,6 +39,7 @@ pub mod ssh;
 
 pub use boot::{Boot, Kind, start_all};
 pub use case::{Case, run};
+pub use cgroup::Cgroup;
 pub use host::Host;
 pub use root::Suite;
 

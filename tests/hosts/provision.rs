@@ -5,7 +5,7 @@
 mod faults;
 mod kills;
 mod packages;
-mod stage;
+pub mod stage;
 mod ways;
 
 use anyhow::{Context, Result, ensure};

@@ -52,31 +52,22 @@ async fn join_plain(fleet: &Fleet, host: &Host) -> Result<()> {
     fleet.online("r2").await
 }
 
-/// Processor time in milliseconds that the whole host has used since it booted.
-async fn processor_ms(host: &Host) -> Result<f64> {
-    // Version 1, else version 2.
-    let line = "cat /sys/fs/cgroup/cpuacct/cpuacct.usage 2>/dev/null || \
-        sed -n 's/^usage_usec \\(.*\\)/\\1000/p' /sys/fs/cgroup/cpu.stat";
-    let nanoseconds: f64 = host.run_ok(line).await?.parse().context(line)?;
-    Ok(nanoseconds / 1e6)
-}
-
 async fn session(fleet: &Fleet, host: &Host, kind: &str, way: &mut Way) -> Result<()> {
     let api = fleet.api()?;
-    let before = processor_ms(host).await?;
+    let before = host.processor_ms()?;
     let begun = Instant::now();
     let body = json!({ "kind": kind, "geometry": "1920x1080" });
     let view: SessionView = api.post("/api/v1/sessions?wait=ready&timeout=60", &body).await?.json()?;
     way.took.push(begun.elapsed().as_secs_f64() * 1e3);
-    way.used.push(processor_ms(host).await? - before);
+    way.used.push(host.processor_ms()? - before);
     anyhow::ensure!(view.phase == SessionPhase::Ready, "{view:?}");
     api.delete_session(view.id.as_str(), secs(30)).await
 }
 
 async fn stack(host: &Host, way: &mut Way) -> Result<()> {
-    let before = processor_ms(host).await?;
+    let before = host.processor_ms()?;
     way.took.push(host.run_ok("python3 /root/stack.py").await?.parse()?);
-    way.used.push(processor_ms(host).await? - before);
+    way.used.push(host.processor_ms()? - before);
     // Killed outright, x11vnc leaves its shared memory behind, and Xvfb its lock.
     host.run_ok("systemctl stop stack; rm -f /tmp/.X70-lock /tmp/.X11-unix/X70").await?;
     Ok(())

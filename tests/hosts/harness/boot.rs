@@ -21,6 +21,7 @@ pub enum Kind {
 pub struct Boot {
     kind: Kind,
     suite: Suite,
+    bare: bool,
     memory: u32,
     kernel: &'static str,
 }
@@ -28,17 +29,22 @@ pub struct Boot {
 impl Boot {
     /// A container of Debian 12.
     pub const fn container() -> Self {
-        Self { kind: Kind::Container, suite: Suite::Bookworm, memory: 0, kernel: "" }
+        Self { kind: Kind::Container, suite: Suite::Bookworm, bare: false, memory: 0, kernel: "" }
     }
 
     /// A guest of Debian 12 with 512 MiB.
     pub const fn guest() -> Self {
-        Self { kind: Kind::Guest, suite: Suite::Bookworm, memory: 512, kernel: "" }
+        Self { kind: Kind::Guest, suite: Suite::Bookworm, bare: false, memory: 512, kernel: "" }
     }
 
     /// Another release of Debian.
     pub const fn suite(self, suite: Suite) -> Self {
         Self { suite, ..self }
+    }
+
+    /// With nothing of a desktop: what that needs comes by apt.
+    pub const fn bare(self) -> Self {
+        Self { bare: true, ..self }
     }
 
     /// Another size, in MiB. A container has the machine's memory.
@@ -55,7 +61,7 @@ impl Boot {
     pub async fn start(self) -> Result<Host> {
         let (number, address) = lab::next_seat()?;
         let name = format!("h{number}");
-        let root = self.suite.root()?;
+        let root = self.suite.root(self.bare)?;
         let dir = lab::dir().join("hosts").join(&name);
         let cgroup = lab::cgroup()?.host(&name);
         let mut host = Host::furnish(

@@ -1,31 +1,41 @@
 #!/usr/bin/env bash
-# Makes what test hosts boot from: OUT/tree for containers, OUT/disk.ext4 for guests (the same files), OUT/id to log in, and
-# OUT/debs, packages for hosts to install from.
+# Makes what test hosts boot from: OUT/tree for containers, OUT/tree.ext4 for guests (the same files), OUT/bare and
+# OUT/bare.ext4, which have nothing of a desktop, OUT/debs, the packages that make a desktop of them, and OUT/id to log in.
 #
 #   build.sh SUITE OUT MODULES [MIRROR]
 #
 # root.rs runs it once per suite, as root, in mount and process namespaces of its own: killed, it leaves no mount.
 # Its text is part of the cache's name, so a change here makes new roots. No loop device: mke2fs reads the tree.
 set -euo pipefail
-suite=$1 out=$2 modules=$3 mirror=${4:-} tree=$2/tree
+suite=$1 out=$2 modules=$3 mirror=${4:-}
 
 packages="
-  systemd systemd-sysv dbus dbus-user-session libpam-systemd udev kmod openssh-server iproute2 iputils-ping procps sudo nftables
-  git ca-certificates python3-minimal
+  systemd systemd-sysv dbus libpam-systemd udev kmod openssh-server iproute2 iputils-ping procps sudo nftables
+  python3-minimal"
+# Of a desktop, and of its peers.
+desktop="
+  git ca-certificates dbus-user-session
   tigervnc-standalone-server openbox xterm xrdp dbus-daemon xauth x11-xkb-utils xkb-data fonts-dejavu-core
   supervisor xvfb x11vnc"
-
-# Of the desktops', what a case takes from a host or what none has: it comes by apt there.
-offered="openbox xterm tigervnc-scraping-server"
+# A desktop's, too; no host has it but by apt.
+offered="tigervnc-scraping-server"
 
 mkdir -p "$out/debs"
 # A frozen mirror's date may be over; its signature is checked all the same.
 mmdebstrap --mode=root --variant=minbase --include="$(echo $packages | tr ' ' ,)" \
   --aptopt='Acquire::Retries "3"' --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
-  --customize-hook="chroot \"\$1\" apt-get install -y -qq --reinstall --download-only --no-install-recommends $offered" \
+  --customize-hook='chroot "$1" apt-get clean' \
+  --customize-hook="cp -a --one-file-system \"\$1\" '$out/bare'" \
+  --customize-hook="chroot \"\$1\" apt-get install -y -qq --no-install-recommends -o APT::Keep-Downloaded-Packages=true $(echo $desktop)" \
+  --customize-hook="chroot \"\$1\" apt-get install -y -qq --download-only --no-install-recommends $offered" \
   --customize-hook="cp \"\$1\"/var/cache/apt/archives/*.deb '$out/debs/'" \
-  "$suite" "$tree" ${mirror:+"$mirror"}
+  "$suite" "$out/tree" ${mirror:+"$mirror"}
+ssh-keygen -q -t ed25519 -N '' -C test-hosts -f "$out/id"
+
+# What both have in common. Not indented: half of it is text of files.
+furnish() {
+tree=$1
 # The image is for tests, not for installing from: nothing of this machine stays in it, neither mirror nor names.
 rm -rf "$tree"/etc/apt/sources.list* "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/* "$tree"/etc/resolv.conf "$tree/etc/hostname"
 : >"$tree/etc/fstab"
@@ -34,7 +44,6 @@ rm -f "$tree"/etc/ssh/ssh_host_*_key* # each start gets its own, see lab-address
 
 # --- who may log in: root, and ops, an operator without rights of his own who may use sudo
 
-ssh-keygen -q -t ed25519 -N '' -C test-hosts -f "$out/id"
 chroot "$tree" useradd --create-home --shell /bin/bash ops
 echo 'ops ALL=(ALL) NOPASSWD: ALL' >"$tree/etc/sudoers.d/ops"
 chmod 440 "$tree/etc/sudoers.d/ops"
@@ -105,7 +114,7 @@ for unit in \
   systemd-hwdb-update.service systemd-update-utmp.service systemd-update-utmp-runlevel.service \
   systemd-random-seed.service systemd-pstore.service systemd-firstboot.service systemd-machine-id-commit.service \
   systemd-binfmt.service proc-sys-fs-binfmt_misc.automount proc-sys-fs-binfmt_misc.mount \
-  systemd-journal-catalog-update.service ldconfig.service nftables.service supervisor.service xrdp.service xrdp-sesman.service remote-fs.target \
+  systemd-journal-catalog-update.service ldconfig.service nftables.service supervisor.service remote-fs.target \
   systemd-udevd.service systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-udev-trigger.service \
   sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount \
   keyboard-setup.service console-setup.service getty@.service getty-static.service serial-getty@.service \
@@ -122,5 +131,11 @@ printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n' >"$tree/etc/systemd/jo
 mkdir -p "$tree/lib/modules"
 cp -a "$modules"/* "$tree/lib/modules/"
 for version in "$tree"/lib/modules/*; do chroot "$tree" depmod "$(basename "$version")"; done
-truncate -s 4G "$out/disk.ext4"
-mke2fs -q -F -t ext4 -J size=8 -O ^metadata_csum -E lazy_itable_init=0,nodiscard -m 0 -d "$tree" "$out/disk.ext4"
+truncate -s 4G "$tree.ext4"
+mke2fs -q -F -t ext4 -J size=8 -O ^metadata_csum -E lazy_itable_init=0,nodiscard -m 0 -d "$tree" "$tree.ext4"
+}
+
+# Where it is there already, xrdp's own service would only delay a boot.
+for unit in xrdp.service xrdp-sesman.service; do ln -sf /dev/null "$out/tree/etc/systemd/system/$unit"; done
+furnish "$out/tree"
+furnish "$out/bare"

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -56,6 +57,39 @@ impl Cgroup {
     /// Where a process enters: one file per hierarchy.
     pub fn entrances(&self) -> Result<Vec<PathBuf>> {
         Ok(self.dirs()?.iter().map(|dir| dir.join(PROCESSES)).collect())
+    }
+
+    /// The same program with the same arguments and variables. It enters before it becomes the program: nothing of it is
+    /// ever outside.
+    pub fn command(&self, command: &Command) -> Result<tokio::process::Command> {
+        let mut inside = tokio::process::Command::new("sh");
+        inside.args(["-euc", r#"while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@""#, "sh"]);
+        inside.args(self.entrances()?).arg("--").arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(name, value),
+                None => inside.env_remove(name),
+            };
+        }
+        if let Some(dir) = command.get_current_dir() {
+            inside.current_dir(dir);
+        }
+        Ok(inside)
+    }
+
+    /// Processor time in milliseconds that was used in it.
+    pub fn processor_ms(&self) -> Result<f64> {
+        let mut files = self.present().into_iter();
+        // Version 1 counts in one hierarchy, version 2 in the only one.
+        let text = files.find_map(|dir| {
+            let nanoseconds = fs::read_to_string(dir.join("cpuacct.usage")).ok();
+            nanoseconds.and_then(|text| text.trim().parse::<f64>().ok()).or_else(|| {
+                let text = fs::read_to_string(dir.join("cpu.stat")).ok()?;
+                let micros = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+                Some(micros.parse::<f64>().ok()? * 1e3)
+            })
+        });
+        Ok(text.context("no controller counts processor time")? / 1e6)
     }
 
     /// Its directories that exist.

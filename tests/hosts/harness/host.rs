@@ -74,6 +74,11 @@ impl Host {
         self.seat.root.debs()
     }
 
+    /// Processor time in milliseconds that it has used since it was started.
+    pub fn processor_ms(&self) -> Result<f64> {
+        self.seat.cgroup.processor_ms()
+    }
+
     /// Runs a command line as root.
     pub async fn run(&self, line: &str) -> Result<Output> {
         self.run_as("root", line).await
@@ -286,11 +291,7 @@ impl Seat {
 pub fn spawn_in(seat: &Seat, command: &Command) -> Result<Child> {
     seat.cgroup.make()?;
     let console = File::options().create(true).append(true).open(seat.dir.join("console.log"))?;
-    let mut inside = Command::new("sh");
-    // It enters before it becomes the program: nothing of the host is ever outside.
-    inside.args(["-euc", r#"while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@""#, "sh"]);
-    inside.args(seat.cgroup.entrances()?).arg("--").arg(command.get_program()).args(command.get_args());
-    inside.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let mut inside = seat.cgroup.command(command)?;
     inside.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console).current_dir(&seat.dir);
-    tokio::process::Command::from(inside).spawn().with_context(|| format!("cannot start {}", seat.name))
+    inside.spawn().with_context(|| format!("cannot start {}", seat.name))
 }

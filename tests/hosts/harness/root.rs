@@ -1,7 +1,7 @@
 //! What hosts boot from: one directory per suite, built once and shared, read-only, by everybody on the machine.
 //!
-//! `~/.cache/helix-test-hosts/<suite>-<hash>/` holds `tree` (containers), `disk.ext4` (guests) and `id` (ssh key). The
-//! hash is that of the recipe, so that another recipe makes another directory; old ones may be deleted at any time.
+//! `~/.cache/helix-test-hosts/<suite>-<hash>/` holds `tree` (containers), `tree.ext4` (guests), the same without a desktop
+//! as `bare` and `bare.ext4`, the `debs` of a desktop, and `id` (ssh key). The hash is that of the recipe, so that another recipe makes another directory; old ones may be deleted at any time.
 //! `build.sh` works in a directory beside it, which gets its name when it is complete; a file lock makes others wait.
 
 use std::fs::{self, File};
@@ -25,9 +25,12 @@ pub enum Suite {
     Trixie,
 }
 
-/// Where the files of a suite are.
+/// Where the files of a suite are, and which of its two roots is meant.
 #[derive(Debug, Clone)]
-pub struct Root(PathBuf);
+pub struct Root {
+    dir: PathBuf,
+    bare: bool,
+}
 
 impl Suite {
     /// All that the suites use.
@@ -42,17 +45,17 @@ impl Suite {
     }
 
     /// Its files; [`Suite::build`] has made them before the lab began, for there is no way to a mirror inside.
-    pub fn root(self) -> Result<Root> {
+    pub fn root(self, bare: bool) -> Result<Root> {
         let mut recipe = format!("{}\n{RECIPE}", self.name());
         for entry in fs::read_dir(modules()?)? {
             recipe.push_str(&entry?.file_name().to_string_lossy());
         }
-        Ok(Root(cache()?.join(format!("{}-{:016x}", self.name(), fingerprint(&recipe)))))
+        Ok(Root { dir: cache()?.join(format!("{}-{:016x}", self.name(), fingerprint(&recipe))), bare })
     }
 
     /// Builds its files if they are not there.
     pub fn build(self) -> Result<()> {
-        let root = self.root()?.0;
+        let root = self.root(false)?.dir;
         let _lock = lock(&cache()?.join(format!("{}.lock", self.name())))?;
         if root.is_dir() {
             return Ok(());
@@ -86,22 +89,22 @@ impl Suite {
 impl Root {
     /// The directory that containers boot from.
     pub fn tree(&self) -> PathBuf {
-        self.0.join("tree")
+        self.dir.join(if self.bare { "bare" } else { "tree" })
     }
 
     /// The disk that guests boot from.
     pub fn disk(&self) -> PathBuf {
-        self.0.join("disk.ext4")
+        self.tree().with_extension("ext4")
     }
 
     /// Packages that its hosts may be offered.
     pub fn debs(&self) -> PathBuf {
-        self.0.join("debs")
+        self.dir.join("debs")
     }
 
     /// The key of its root and of its operator, `ops`.
     pub fn key(&self) -> PathBuf {
-        self.0.join("id")
+        self.dir.join("id")
     }
 }
 
