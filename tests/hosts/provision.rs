@@ -1,10 +1,13 @@
 //! `helixctl provision`: hosts that have sshd and no Helix become runners, and are as they were when it does not work.
 //!
-//! Most of the desktops' packages are in the hosts' image; `packages` takes some away, and they come by apt.
+//! What makes a host a runner begins on bare ones, whose desktop comes by apt from a repository in the lab. Cases that
+//! are about something else begin with the packages.
 
 mod faults;
 mod kills;
+mod many;
 mod packages;
+mod repository;
 pub mod stage;
 mod ways;
 
@@ -20,7 +23,9 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::always("provision::a_bare_host_becomes_a_runner", a_bare_host_becomes_a_runner),
         Case::thorough("provision::a_bare_host_of_trixie_becomes_a_runner", a_bare_host_of_trixie_becomes_a_runner),
-        Case::thorough("provision::three_hosts_at_once_and_one_that_is_not_there", three_hosts_at_once),
+        Case::thorough("provision::a_bare_guest_becomes_a_runner", many::a_bare_guest_becomes_a_runner),
+        Case::thorough("provision::three_hosts_at_once_and_one_that_is_not_there", many::three_hosts_at_once),
+        Case::thorough("provision::twelve_hosts_become_a_fleet", many::twelve_hosts_become_a_fleet),
         Case::always("provision::packages_come_by_apt", packages::packages_come_by_apt),
         Case::always("provision::by_jump_host_and_agent", ways::by_jump_host_and_agent),
         Case::always("provision::two_runs_at_once_take_turns", ways::two_runs_at_once_take_turns),
@@ -36,15 +41,15 @@ pub fn cases() -> Vec<Case> {
 }
 
 async fn a_bare_host_becomes_a_runner() -> Result<()> {
-    becomes_a_runner(Boot::container()).await
+    becomes_a_runner(Boot::container().bare()).await
 }
 
 async fn a_bare_host_of_trixie_becomes_a_runner() -> Result<()> {
-    becomes_a_runner(Boot::container().suite(Suite::Trixie)).await
+    becomes_a_runner(Boot::container().bare().suite(Suite::Trixie)).await
 }
 
 async fn becomes_a_runner(boot: Boot) -> Result<()> {
-    let stage = Stage::start([boot]).await?;
+    let stage = Stage::start([boot]).await?.with_packages().await?;
     let host = &stage.hosts[0];
     let bare = stage::traces(host).await?;
     ensure!(!bare.contains("/agentd"), "it is not bare:\n{bare}");
@@ -68,7 +73,7 @@ async fn becomes_a_runner(boot: Boot) -> Result<()> {
     let owners = host.run_ok("stat -c '%a %U' /etc/helix/agentd.toml /etc/helix/agentd.token /usr/bin/agentd").await?;
     ensure!(owners == "600 root\n600 root\n755 root", "{owners}");
     let left = host.run_ok("ls /var/lib/helix/provision; systemctl list-timers --all --no-legend 'helix*'").await?;
-    ensure!(left == "lock\nowner\nproved\nruns", "left: {left}");
+    ensure!(left == "lock\nowner\npackages.log\nproved\nruns", "left: {left}");
 
     // Again: nothing changes, in two round trips.
     let done = stage::traces(host).await?;
@@ -110,25 +115,5 @@ async fn becomes_a_runner(boot: Boot) -> Result<()> {
     let again = stage.provision(&["--label", "site=attic"]).await?;
     again.expect(0, "changed")?;
     ensure!(stage.runner(0).await?.liveness == Liveness::Online, "it did not come back");
-    stage.stop().await
-}
-
-async fn three_hosts_at_once() -> Result<()> {
-    let stage = Stage::start([Boot::container(), Boot::container().suite(Suite::Trixie), Boot::container()]).await?;
-    stage.hosts[1].partition()?;
-    let run = stage.provision(&[]).await?;
-    ensure!(run.code == 3, "the worst host is one that is not there: {} {}", run.code, run.stderr);
-    for (number, outcome) in [(0, "changed"), (1, "failed"), (2, "changed")] {
-        ensure!(run.host(number)["outcome"] == outcome, "host {number}: {}", run.stdout);
-    }
-    stage.hosts[1].heal()?;
-    let again = stage.provision(&[]).await?;
-    ensure!(again.code == 0, "{} {}", again.stdout, again.stderr);
-    for (number, outcome) in [(0, "unchanged"), (1, "changed"), (2, "unchanged")] {
-        ensure!(again.host(number)["outcome"] == outcome, "host {number}: {}", again.stdout);
-    }
-    for number in 0..3 {
-        ensure!(stage.runner(number).await?.liveness == Liveness::Online, "runner {number}");
-    }
     stage.stop().await
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use helix_protocol::api::RunnerView;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::repository::Repository;
 use crate::fleet::Fleet;
 use crate::harness::{Boot, Host, lab, start_all};
 
@@ -22,8 +24,8 @@ pub struct Stage {
     pub hosts: Vec<Host>,
     /// The operator's files.
     pub dir: PathBuf,
-    /// Packages come by apt, too.
-    pub with_packages: bool,
+    /// Packages come by apt, too: from these, as far as hosts know them.
+    pub packages: Option<Vec<Repository>>,
 }
 
 /// What a run said.
@@ -61,7 +63,7 @@ impl Stage {
         let (fleet, hosts) = tokio::try_join!(Fleet::start_with(Times::default()), start_all(boots))?;
         let dir = lab::dir().join(format!("operator-{}", hosts[0].name));
         std::fs::create_dir_all(&dir)?;
-        let stage = Self { fleet, hosts: hosts.into(), dir, with_packages: false };
+        let stage = Self { fleet, hosts: hosts.into(), dir, packages: None };
         let mut settings = format!(
             "UserKnownHostsFile {}\nGlobalKnownHostsFile /dev/null\nIdentitiesOnly yes\n",
             stage.known_hosts().display(),
@@ -80,6 +82,12 @@ impl Stage {
         let made = stage.helixctl(&["key", "new"])?.output().await?;
         ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         Ok(stage)
+    }
+
+    /// Packages come by apt: all hosts know where from.
+    pub async fn with_packages(self) -> Result<Self> {
+        let packages = Some(Repository::offer(&self.hosts).await?);
+        Ok(Self { packages, ..self })
     }
 
     /// The operator's known_hosts.
@@ -105,8 +113,13 @@ impl Stage {
 
     /// The same as another user.
     pub async fn provision_as(&self, user: &str, args: &[&str]) -> Result<Run> {
+        self.provision_within(secs(300), user, args).await
+    }
+
+    /// The same with more time.
+    pub async fn provision_within(&self, patience: Duration, user: &str, args: &[&str]) -> Result<Run> {
         let output =
-            timeout(secs(300), self.command(user, args)?.output()).await.context("helixctl does not end")??;
+            timeout(patience, self.command(user, args)?.output()).await.context("helixctl does not end")??;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
         let json = serde_json::from_str(&stdout).with_context(|| format!("not JSON: {stdout}\n{stderr}"))?;
@@ -119,7 +132,7 @@ impl Stage {
         let server = format!("http://{}:{}", lab::SERVER, cluster.servers.first().context("no server")?.port());
         let nats = format!("nats://{}:{}", lab::SERVER, cluster.nats.port());
         let mut command = self.helixctl(&["--json", "--url", &server, "provision"])?;
-        if !self.with_packages {
+        if self.packages.is_none() {
             command.arg("--no-packages");
         }
         // As long as a loaded machine may need; who says otherwise comes after.
