@@ -68,6 +68,7 @@ bench_packages="
 Xvfb                                                 xvfb
 x11vnc                                               x11vnc
 websockify                                           websockify
+/usr/share/doc/python3-venv                          python3-venv
 xdotool                                              xdotool
 scrot                                                scrot
 xdpyinfo                                             x11-utils

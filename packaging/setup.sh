@@ -46,6 +46,9 @@ mesa_target=/opt/helix/mesa
 mesa_target_without_root="$data/mesa"
 old_mesa_target="$data/test/mesa-22"
 vncdotool_target="$data/test/vncdotool-1.2.0"
+# Named by what is in it: another list is another environment.
+peers_list="$(dirname "$0")/bench-peers.txt"
+peers_target="$data/bench/peers"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
@@ -206,6 +209,8 @@ if wants test && [ -z "$(mesa_version "$old_mesa_target/lvp_icd.$(uname -m).json
   need_old_mesa=yes
   if [ "$(release)" = bookworm ]; then note_missing "$driver_packages"; else note_missing "$old_driver_packages"; fi
 fi
+need_peers=no
+if wants bench && ! cmp -s "$peers_list" "$peers_target/list"; then need_peers=yes; fi
 need_vncdotool=no
 if wants test && [ ! -f "$vncdotool_target/vncdotool/command.py" ]; then need_vncdotool=yes; fi
 if [ ${#missing[@]} -gt 0 ]; then mapfile -t missing < <(printf '%s\n' "${missing[@]}" | awk '!seen[$0]++'); fi
@@ -225,11 +230,12 @@ if [ "$need_mesa" = yes ]; then
   say "Mesa's Vulkan driver of Debian's backports to unpack beside the system's own: $mesa_target (without root: $mesa_target_without_root)"
 fi
 if [ "$need_vncdotool" = yes ]; then say "VNC client for the tests to bring from PyPI: $vncdotool"; fi
+if [ "$need_peers" = yes ]; then say "peers of provisioning to bring from PyPI (Ansible, mitogen, pyinfra): $peers_target"; fi
 if [ "$need_old_mesa" = yes ]; then say "Debian 12's own Vulkan driver for the tests to unpack: $old_mesa_target"; fi
 if [ "$need_sockets" = yes ]; then say "directory to make: /tmp/.X11-unix (1777, root)"; fi
 if [ "$list_only" = yes ]; then
   if [ ${#missing[@]} -gt 0 ] ||
-    [ "$need_nats$need_chromium$need_agent$need_kernel$need_new_kernel$need_sockets$need_mesa$need_old_mesa$need_vncdotool" != nonononononononono ]; then
+    [ "$need_nats$need_chromium$need_agent$need_kernel$need_new_kernel$need_sockets$need_mesa$need_old_mesa$need_vncdotool$need_peers" != nononononononononono ]; then
     exit 1
   fi
   say "nothing is missing for: $sets"
@@ -328,6 +334,16 @@ if [ "$need_vncdotool" = yes ]; then
     fail "$vncdotool cannot be had from PyPI."
   mkdir -p "$vncdotool_target"
   tar -xzf "$work"/vncdotool-*.tar.gz -C "$vncdotool_target" --strip-components=1
+fi
+
+# --- peers of provisioning
+
+if [ "$need_peers" = yes ]; then
+  # Not there until it is whole: its list comes last.
+  rm -rf "$peers_target"
+  python3 -m venv "$peers_target" && "$peers_target/bin/pip" install -q --only-binary=:all: -r "$peers_list" ||
+    fail "what is in $peers_list cannot be had from PyPI."
+  cp "$peers_list" "$peers_target/list"
 fi
 
 # --- Mesa's Vulkan driver for the processor

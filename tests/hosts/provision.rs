@@ -3,6 +3,7 @@
 //! What makes a host a runner begins on bare ones, whose desktop comes by apt from a repository in the lab. Cases that
 //! are about something else begin with the packages.
 
+mod breaks;
 mod faults;
 mod kills;
 mod many;
@@ -32,6 +33,18 @@ pub fn cases() -> Vec<Case> {
         Case::always("provision::who_is_not_known_is_refused", faults::who_is_not_known_is_refused),
         Case::always("provision::a_change_that_does_not_work_is_undone", faults::a_change_that_does_not_work_is_undone),
         Case::always("provision::what_is_not_signed_is_not_taken", faults::what_is_not_signed_is_not_taken),
+        Case::always(
+            "provision::a_disk_that_is_full_in_the_middle_changes_nothing",
+            breaks::a_disk_that_is_full_in_the_middle_changes_nothing,
+        ),
+        Case::thorough(
+            "provision::a_service_that_does_not_stay_up_is_undone",
+            breaks::a_service_that_does_not_stay_up_is_undone,
+        ),
+        Case::always(
+            "provision::a_change_that_breaks_the_way_in_is_undone",
+            breaks::a_change_that_breaks_the_way_in_is_undone,
+        ),
         Case::always(
             "provision::a_change_that_nobody_confirms_is_undone",
             kills::a_change_that_nobody_confirms_is_undone,

@@ -5,6 +5,7 @@
 //! controller; servers and NATS are outside.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
@@ -93,7 +94,8 @@ impl Track {
         let mut line = Command::new("tar");
         line.arg("-C").arg(fleet::staged()?).args(["--owner=0", "--group=0", "--exclude=helix-server*"]);
         line.args(["--exclude=usr/bin/helixctl", "--exclude=server.toml*", "-cf"]).arg(dir.join("payload.tar"));
-        ensure!(line.args(["usr"]).status().await?.success(), "tar");
+        std::fs::create_dir_all(dir.join("etc/helix"))?;
+        ensure!(line.arg("usr").arg("-C").arg(dir).arg("etc").status().await?.success(), "tar");
         std::fs::write(dir.join("token"), self.stage.fleet.cluster.enrolment_token()?)?;
         let (mut ini, mut python) = (String::new(), "hosts = [\n".to_owned());
         for host in &self.stage.hosts {
@@ -126,6 +128,12 @@ impl Track {
         for (name, text) in texts {
             std::fs::write(dir.join(name), text)?;
         }
+        // tar carries permissions; agentd takes no token that others may read.
+        for name in
+            ["token".to_owned()].into_iter().chain(self.stage.hosts.iter().map(|host| format!("{}.toml", host.name)))
+        {
+            std::fs::set_permissions(dir.join(name), std::fs::Permissions::from_mode(0o600))?;
+        }
         Ok(())
     }
 
@@ -146,7 +154,8 @@ impl Track {
             Way::Mitogen | Way::Pipelining => {
                 let mut command = peer("ansible-playbook")?;
                 command.arg("-i").arg(dir.join("inventory.ini")).arg(dir.join("play.yml"));
-                let ssh = format!("-F {} -o ControlMaster=auto -o ControlPersist=60s", dir.join("ssh_config").display());
+                let ssh =
+                    format!("-F {} -o ControlMaster=auto -o ControlPersist=60s", dir.join("ssh_config").display());
                 command.env("ANSIBLE_SSH_ARGS", ssh).env("ANSIBLE_FORKS", HOSTS.to_string());
                 command.env("ANSIBLE_NOCOWS", "1").env("ANSIBLE_HOME", dir.join("ansible"));
                 if way == Way::Mitogen {
@@ -224,7 +233,9 @@ pub async fn provisioning() -> Result<()> {
                 run.expect(0, "unchanged")?;
                 trips.extend((0..HOSTS).filter_map(|number| run.host(number)["round_trips"].as_f64()));
             }
-            say(&format!("provisioning {round}, {way:?}: cold {used:.2} CPU-s a host in {wall:.0} ms, again {again:.2} in {again_wall:.0}"));
+            say(&format!(
+                "provisioning {round}, {way:?}: cold {used:.2} CPU-s a host in {wall:.0} ms, again {again:.2} in {again_wall:.0}"
+            ));
             samples.cold.push(used);
             samples.cold_wall.push(wall);
             samples.again.push(again);

@@ -118,8 +118,7 @@ impl Stage {
 
     /// The same with more time.
     pub async fn provision_within(&self, patience: Duration, user: &str, args: &[&str]) -> Result<Run> {
-        let output =
-            timeout(patience, self.command(user, args)?.output()).await.context("helixctl does not end")??;
+        let output = timeout(patience, self.command(user, args)?.output()).await.context("helixctl does not end")??;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
         let json = serde_json::from_str(&stdout).with_context(|| format!("not JSON: {stdout}\n{stderr}"))?;

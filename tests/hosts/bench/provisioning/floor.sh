@@ -6,11 +6,10 @@ while [ $# -gt 0 ]; do
   { cat "$dir/payload.tar"; tar -C "$dir" --transform "s,^$2.toml,etc/helix/agentd.toml,;s,^token,etc/helix/enrolment.token," -cf - "$2.toml" token; } |
     ssh -F "$dir/ssh_config" "$1" "set -e
       dpkg-query -W $packages >/dev/null
-      mkdir -p /etc/helix
       tar -C / --ignore-zeros --no-overwrite-dir -xf -
-      systemd-sysusers
+      systemd-sysusers 2>/dev/null
       systemd-tmpfiles --create
-      agentd --check-config >/dev/null
+      agentd run --config /etc/helix/agentd.toml --check-config >/dev/null
       systemctl daemon-reload
       systemctl enable -q --now agentd
       timeout 60 sh -c 'until [ -e /var/lib/helix/agentd/enrolled.json ]; do sleep 0.1; done'" &

@@ -1,0 +1,76 @@
+//! Changes that break their host: a disk that is full in the middle, a service that does not stay up, one that takes the way in
+//! away. The host is as it was after each, and can be provisioned when the cause is gone.
+
+use anyhow::{Result, ensure};
+use helix_tests::eventually::{eventually, secs};
+
+use super::stage::{self, Stage};
+use crate::harness::Boot;
+
+const DROP_IN: &str = "/etc/systemd/system/agentd.service.d/lab.conf";
+
+pub async fn a_disk_that_is_full_in_the_middle_changes_nothing() -> Result<()> {
+    let stage = Stage::start([Boot::container()]).await?;
+    let host = &stage.hosts[0];
+    host.run_ok("mkdir -p /var/lib/helix/provision /usr/share/helix/kinds").await?;
+    let bare = stage::traces(host).await?;
+    // Where the upload goes, then where files get their names: both are not what a look at the disk tells.
+    for (place, size, outcome) in
+        [("/var/lib/helix/provision", "4M", "failed"), ("/usr/share/helix/kinds", "8k", "reverted")]
+    {
+        host.run_ok(&format!("mount -t tmpfs -o size={size} full {place}")).await?;
+        let run = stage.provision(&[]).await?;
+        run.expect(1, outcome)?;
+        let error = run.host(0)["error"].to_string();
+        ensure!(error.contains("disk") || error.contains("space"), "{error}");
+        host.run_ok(&format!("umount {place} && mkdir -p /usr/share/helix/kinds")).await?;
+        stage::same(&bare, &stage::traces(host).await?)?;
+    }
+    stage.provision(&[]).await?.expect(0, "changed")?;
+    stage.stop().await
+}
+
+pub async fn a_service_that_does_not_stay_up_is_undone() -> Result<()> {
+    let stage = Stage::start([Boot::container()]).await?;
+    let host = &stage.hosts[0];
+    let bare = stage::traces(host).await?;
+    // It says that it is ready, and ends, again and again.
+    let script = "#!/bin/sh\nsystemd-notify --ready\necho 'lab: I end here'\nsleep 0.2\nexit 7\n";
+    host.write("/root/crash", script, 0o755).await?;
+    let text = "[Service]\nNotifyAccess=all\nExecStart=\nExecStart=/root/crash\nRestartSec=200ms\n";
+    host.write(DROP_IN, text, 0o644).await?;
+    let with_drop_in = stage::traces(host).await?;
+    let run = stage.provision(&["--confirm-within", "12"]).await?;
+    ensure!(run.code != 0 && run.host(0)["outcome"] == "reverted", "{}\n{}", run.stdout, run.stderr);
+    let error = run.host(0)["error"].to_string();
+    ensure!(error.contains("lab: I end here"), "its last words are not told: {error}");
+    stage::same(&with_drop_in, &stage::traces(host).await?)?;
+    host.run_ok(&format!("rm -r {} && systemctl daemon-reload", DROP_IN.trim_end_matches("/lab.conf"))).await?;
+    stage::same(&bare, &stage::traces(host).await?)?;
+    stage.provision(&[]).await?.expect(0, "changed")?;
+    stage.stop().await
+}
+
+pub async fn a_change_that_breaks_the_way_in_is_undone() -> Result<()> {
+    let stage = Stage::start([Boot::container()]).await?;
+    let host = &stage.hosts[0];
+    // sshd is gone as soon as agentd runs, then the whole network.
+    for (down, up) in
+        [("systemctl stop ssh", "systemctl start ssh"), ("ip link set host0 down", "ip link set host0 up")]
+    {
+        let bin = |line: &str| format!("+/bin/sh -c '{line}; ip route replace default via 10.77.0.1 || true'");
+        let text = format!("[Service]\nExecStartPost={}\nExecStopPost={}\n", bin(down), bin(up));
+        host.write(DROP_IN, &text, 0o644).await?;
+        host.run_ok("systemctl daemon-reload").await?;
+        let before = stage::traces(host).await?;
+        let run = stage.provision(&["--confirm-within", "10"]).await?;
+        ensure!(run.code != 0, "{}", run.stdout);
+        eventually("the way in is back", secs(60), || async { stage::same(&before, &stage::traces(host).await?) })
+            .await?;
+        let said = host.run_ok("cat /var/lib/helix/provision/runs/*/reverted").await?;
+        ensure!(said.contains("not confirmed within 10 s"), "{said}");
+    }
+    host.run_ok(&format!("rm {DROP_IN} && systemctl daemon-reload")).await?;
+    stage.provision(&[]).await?.expect(0, "changed")?;
+    stage.stop().await
+}
