@@ -92,6 +92,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// NATS address that overrides the server's answer at enrolment.
     pub nats_url: Option<String>,
+    /// Who signs the certificates of NATS, in place of what the server says at enrolment.
+    pub nats_ca_file: Option<PathBuf>,
     /// Desktop size of a session that names none.
     pub geometry: Geometry,
     /// Kinds beside the shipped ones.

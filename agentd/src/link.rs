@@ -16,8 +16,8 @@
 //!   server that accepts and kicks would be asked in a tight loop. Hence [`connection`]'s own delay.
 //! - A refused token (the store was emptied, or no helix-server answers the callout for 2 s: both are "authorization
 //!   violation") is retried forever inside the client, told only as a text, and dropping the client does not end
-//!   that. Hence `max_reconnects(1)`: the client returns once by itself and then gives up, and this task, which can
-//!   enrol again and learn a new address, does the rest.
+//!   that. Hence `max_reconnects`: the client tries each address of the cluster once by itself and then gives up, and
+//!   this task, which can enrol again and learn a new address, does the rest.
 //! - While it is down its command queue is not read: requests would wait there and be sent, stale, on return. Hence
 //!   [`connection::Connection`] refuses them while not connected.
 
@@ -113,7 +113,8 @@ impl Link {
             if let Some(enrolled) = &known {
                 let address = self.config.nats_url.as_ref().unwrap_or(&enrolled.nats_url);
                 let begun = Instant::now();
-                match Connection::open(address, &self.config.runner, &self.token).await {
+                let ca = self.config.nats_ca_file.clone().or_else(|| enrol::ca_file(&self.config.state_dir, enrolled));
+                match Connection::open(address, ca, &self.config.runner, &self.token).await {
                     Ok((connection, changes)) => {
                         trouble = self.serve(connection, changes).await;
                         if begun.elapsed() >= STEADY {

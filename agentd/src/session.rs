@@ -244,7 +244,13 @@ impl<S: Supervisor> Session<S> {
         if self.entry().report == 0 {
             // New: before anything is done for it. What its files say of the port must still be so after a restart.
             let port = self.choose_port().ok();
-            self.commit(|entry| entry.forward_port = port).await;
+            self.commit(|entry| {
+                entry.forward_port = port;
+                // Above whatever a former life of it under this epoch has reported: a store that was put back to an earlier
+                // time may know that one, and order this one.
+                entry.report = u64::try_from(entry.received_at.as_millisecond()).unwrap_or(0);
+            })
+            .await;
         } else {
             // Out of the ledger: written again because its report number jumped.
             self.commit_or_later(|_| {}).await;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::audit::AuditArgs;
+use crate::commands::backup::{BackupArgs, RestoreArgs};
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::key::KeyCommand;
@@ -86,9 +87,13 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Make runners of machines that you can log in to over SSH; run again, it changes only what differs
     Provision(Box<ProvisionArgs>),
-    /// Make the key that signs what `provision` installs
+    /// Make the key that signs what `provision` installs, or the server key
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Copy all that NATS keeps of the fleet into one file
+    Backup(BackupArgs),
+    /// Put a backup back into NATS; servers answer 503 meanwhile, sessions run on
+    Restore(RestoreArgs),
     /// Create, watch and end sessions
     #[command(subcommand)]
     Session(SessionCommand),

@@ -1,6 +1,7 @@
 //! One file per noun: its arguments and what it does.
 
 pub mod audit;
+pub mod backup;
 pub mod completions;
 pub mod doctor;
 pub mod down;
@@ -42,6 +43,8 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::Recording(command) => Box::pin(recording::run(&client(&global)?, command, ui)).await,
         Command::Provision(args) => Box::pin(provision::run(client(&global)?, *args, ui)).await,
         Command::Key(command) => key::run(command, ui),
+        Command::Backup(args) => backup::backup(&global, &args),
+        Command::Restore(args) => backup::restore(&global, &args),
         Command::Audit(args) => audit::run(&client(&global)?, &args, ui).await,
         Command::Completions(args) => completions::run(&args, ui),
         Command::Version => version::run(ui),

@@ -435,8 +435,11 @@ pub struct EnrolRunner {
 pub struct Enrolled {
     /// The id it has.
     pub id: RunnerId,
-    /// Where its NATS is, unless the runner is configured with another address.
+    /// Where its NATS is, unless the runner is configured with another address; several with commas between.
     pub nats_url: String,
+    /// Certificates (PEM) of who signs those of NATS, where the machine's own are not meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats_ca: Option<String>,
 }
 
 /// Who am I: `GET /api/v1/whoami`.

@@ -54,6 +54,17 @@ pub const IMAGE_CHUNKS_ALL: &str = "images.chunk.*";
 /// Object store for large values.
 pub const OBJECTS: &str = "HELIX_BLOBS";
 
+/// Stream that exists while a backup is put into the store. It holds nothing.
+pub const STREAM_RESTORE: &str = "HELIX_RESTORE";
+/// Its subject, to which nobody publishes.
+pub const RESTORE_MARK: &str = "restore.mark";
+/// Where a running restore says that it runs. Core request, within account HELIX.
+pub const RESTORE_RUNS: &str = "restore.runs";
+/// JetStream: the stored bytes of a stream.
+pub const SNAPSHOT: &str = "$JS.API.STREAM.SNAPSHOT";
+/// JetStream: a stream from such bytes.
+pub const RESTORE: &str = "$JS.API.STREAM.RESTORE";
+
 /// Lifecycle events of sessions and runners: what the event feed follows.
 pub const EVENTS_ALL: &str = "external_agents.event.>";
 

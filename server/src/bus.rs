@@ -1,11 +1,14 @@
 //! The NATS connection: typed publish, request and health. Names come from `protocol::subject`.
 //!
-//! One connection per process. [`monitor`](Bus::monitor) is the only task: after every (re)connect it ensures the
-//! schema, so that a NATS that was emptied has its buckets again, and then begins a new *generation*; whoever follows
-//! a stream starts from scratch with each generation. While there is none, [`Bus::require_up`] refuses at once and
-//! nothing is queued for later.
+//! One connection per process ([`connect`]). [`monitor`](Bus::monitor) is the only task: after every (re)connect it
+//! ensures the schema, so that a NATS that was emptied has its buckets again, and then begins a new *generation*;
+//! whoever follows a stream starts from scratch with each generation. While there is none, [`Bus::require_up`] refuses
+//! at once and nothing is queued for later. The same while a backup is put into the store ([`restoring`]): what the
+//! probe asks for is the mark of that.
 
+pub mod connect;
 pub mod follow;
+pub mod restoring;
 pub mod schema;
 
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, Event};
 use helix_protocol::link::{Message, Nudge};
 use helix_protocol::{ErrorCode, RunnerId, subject};
 use serde::Serialize;
@@ -30,11 +33,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a server without NATS tries at its start; afterwards whoever supervises it starts it again.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two probes of JetStream while connected.
-const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// Between two tries to ensure the schema after a reconnect.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// First NATS with per-key TTL, limit markers and what else the schema needs.
-const MIN_VERSION: (u64, u64) = (2, 11);
 
 /// The bus. Cheap to clone.
 #[derive(Clone)]
@@ -62,24 +63,33 @@ pub struct Health {
     pub generation: u64,
     /// Since when it is usable without a break; `None` = it is not.
     pub up_since: Option<Instant>,
+    /// It is not because a backup is being put into it.
+    pub restoring: bool,
 }
 
 impl Bus {
     /// Connects, checks the version and ensures the schema once.
     pub async fn connect(config: &ServerConfig, server_id: &str) -> anyhow::Result<Self> {
         let (events, mut connections) = watch::channel(Connection::default());
-        let client = connect_within(config, server_id, &events, START_PATIENCE).await?;
-        check_version(&client.server_info().version, &config.nats.url)?;
+        let name = format!("helix-server {server_id}");
+        let options = || {
+            let events = events.clone();
+            connect::options(config, &name).event_callback(move |event| {
+                note(&events, &event);
+                std::future::ready(())
+            })
+        };
+        let client = connect::within(config, options, START_PATIENCE).await?;
         let jetstream = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
         let wanted = schema::Wanted {
             replicas: config.nats.replicas,
             recordings: config.recording.max_store,
             is_chosen: config.recording.is_chosen,
         };
-        schema::ensure(&jetstream, wanted).await?;
+        schema::ensure_within(&jetstream, wanted, START_PATIENCE).await?;
         // The client's own event of this connect comes by another task; `require_up` relies on it.
         tokio::time::timeout(REQUEST_TIMEOUT, connections.wait_for(|connection| connection.connected)).await??;
-        let health = Health { generation: 1, up_since: Some(Instant::now()) };
+        let health = Health { generation: 1, up_since: Some(Instant::now()), restoring: false };
         Ok(Self { client, jetstream, connections, health: Arc::new(watch::Sender::new(health)), wanted })
     }
 
@@ -101,10 +111,18 @@ impl Bus {
                 ensured = None;
                 self.set_down("disconnected from NATS");
             } else if ensured.is_some_and(|count| connection.count <= count) {
-                if let Err(err) = self.jetstream.query_account().await {
-                    tracing::warn!(error = %err, "JetStream does not answer");
-                    ensured = None;
-                    self.set_down("JetStream does not answer");
+                match restoring::standing(&self.jetstream).await {
+                    Ok(None) => {}
+                    Ok(Some(_)) => {
+                        ensured = None;
+                        self.health.send_modify(|health| health.restoring = true);
+                        self.set_down("a backup is being restored");
+                    }
+                    Err(err) => {
+                        tracing::warn!(error = format!("{err:#}"), "JetStream does not answer");
+                        ensured = None;
+                        self.set_down("JetStream does not answer");
+                    }
                 }
             } else {
                 match schema::ensure(&self.jetstream, self.wanted).await {
@@ -174,16 +192,20 @@ impl Bus {
         if health.up_since.is_some() && self.connections.borrow().connected {
             return Ok(health.generation);
         }
-        Err(Error::new(
-            ErrorCode::StoreUnavailable,
-            "NATS JetStream cannot be reached; nothing was done. Sessions run on; repeat the request in a moment",
-        ))
+        let why = if health.restoring {
+            "a backup is being restored; nothing was done. Sessions run on; repeat the request once `helixctl restore` has \
+             ended"
+        } else {
+            "NATS JetStream cannot be reached; nothing was done. Sessions run on; repeat the request in a moment"
+        };
+        Err(Error::new(ErrorCode::StoreUnavailable, why))
     }
 
     fn set_up(&self) {
         self.health.send_modify(|health| {
             health.generation += 1;
             health.up_since = Some(Instant::now());
+            health.restoring = false;
         });
         tracing::info!("NATS is usable again");
     }
@@ -206,21 +228,6 @@ fn internal(what: &str) -> Error {
     Error::new(ErrorCode::Internal, what)
 }
 
-fn options(config: &ServerConfig, server_id: &str, events: &watch::Sender<Connection>) -> ConnectOptions {
-    let events = events.clone();
-    ConnectOptions::with_user_and_password(config.nats.user.clone(), config.secrets.nats_password.clone())
-        .name(format!("helix-server {server_id}"))
-        .connection_timeout(Duration::from_secs(3))
-        .request_timeout(Some(REQUEST_TIMEOUT))
-        .ping_interval(Duration::from_secs(5))
-        .max_reconnects(None)
-        .reconnect_delay_callback(reconnect_delay)
-        .event_callback(move |event| {
-            note(&events, &event);
-            std::future::ready(())
-        })
-}
-
 fn note(events: &watch::Sender<Connection>, event: &Event) {
     match event {
         Event::Connected => events.send_modify(|connection| {
@@ -232,89 +239,5 @@ fn note(events: &watch::Sender<Connection>, event: &Event) {
             tracing::warn!(event = %event, "NATS client");
         }
         Event::LameDuckMode | Event::Draining => tracing::info!(event = %event, "NATS client"),
-    }
-}
-
-/// At once, then 0.1, 0.2, 0.4 … 60 s, each with jitter so that servers do not come back in one moment. Sooner than
-/// runners, which begin with a second: NATS refuses a runner whose token no server can vouch for yet, after two
-/// seconds. The client asks before the very first connect too.
-fn reconnect_delay(attempts: usize) -> Duration {
-    if attempts <= 1 {
-        return Duration::ZERO;
-    }
-    let full = Duration::from_millis(100 << (attempts - 2).min(10)).min(Duration::from_mins(1));
-    let mut random = [0_u8; 1];
-    // Without randomness the delay is merely not spread.
-    let _ = getrandom::fill(&mut random);
-    full.mul_f64(0.5 + f64::from(random[0]) / 512.0)
-}
-
-async fn connect_within(
-    config: &ServerConfig,
-    server_id: &str,
-    events: &watch::Sender<Connection>,
-    patience: Duration,
-) -> anyhow::Result<Client> {
-    let url = &config.nats.url;
-    let deadline = Instant::now() + patience;
-    let mut delay = Duration::from_millis(100);
-    loop {
-        let err = match options(config, server_id, events).connect(url.as_str()).await {
-            Ok(client) => return Ok(client),
-            Err(err) => err,
-        };
-        if matches!(err.kind(), ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation) {
-            anyhow::bail!(
-                "NATS at {url} refuses user {:?}: {err}; fix: make [nats] password_file hold the password of that \
-                 user in nats.conf (helix-server nats-config writes a matching one)",
-                config.nats.user
-            );
-        }
-        if Instant::now() + delay >= deadline {
-            anyhow::bail!(
-                "cannot connect to NATS at {url} within {patience:?}: {err}; fix: start nats-server, or correct [nats] \
-                 url (environment NATS_SERVER_HOST, NATS_SERVER_PORT)"
-            );
-        }
-        tracing::warn!(nats.url = %url, error = %err, "NATS cannot be reached yet; trying again");
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(Duration::from_secs(1));
-    }
-}
-
-fn check_version(version: &str, url: &str) -> anyhow::Result<()> {
-    let mut parts = version.split('.').map(|part| part.parse::<u64>().ok());
-    let found = parts.next().flatten().zip(parts.next().flatten());
-    if found.is_some_and(|found| found >= MIN_VERSION) {
-        return Ok(());
-    }
-    let (major, minor) = MIN_VERSION;
-    anyhow::bail!(
-        "nats-server at {url} is version {version:?}; {major}.{minor} or newer is needed, because older ones silently \
-         drop the time-outs that leases depend on; fix: install nats-server {major}.{minor} or newer and restart it"
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn old_servers_are_refused_by_name_with_the_fix() {
-        for good in ["2.11.0", "2.15.1", "3.0.0-beta", "2.11.0-RC.1"] {
-            assert!(check_version(good, "nats://x").is_ok(), "{good}");
-        }
-        for bad in ["2.9.10", "2.10.27", "1.4.1", "", "x.y"] {
-            let err = check_version(bad, "nats://x").expect_err(bad).to_string();
-            assert!(err.contains(bad) && err.contains("install nats-server 2.11"), "{err}");
-        }
-    }
-
-    #[test]
-    fn reconnects_wait_longer_each_time_but_never_above_a_minute() {
-        for (attempt, seconds) in [(1, 0.0), (2, 0.1), (3, 0.2), (4, 0.4), (12, 60.0), (100, 60.0)] {
-            let delay = reconnect_delay(attempt).as_secs_f64();
-            assert!(delay >= 0.5 * seconds && delay <= seconds, "{attempt}: {delay}");
-        }
     }
 }

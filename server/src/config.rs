@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::fault::{Fault, Faults};
-pub use self::nats::NatsConfig;
+pub use self::nats::{Ca, NatsConfig, is_tls};
 pub use self::recording::RecordingDefaults;
 pub use self::secrets::Secrets;
 

@@ -19,6 +19,11 @@ const LABEL_SESSION: &[u8] = b"helix/session-token/1";
 const LABEL_CALLOUT: &[u8] = b"helix/nats-callout/1";
 const LABEL_SEAL: &[u8] = b"helix/sealed-secrets/1";
 const LABEL_MARK: &[u8] = b"helix/secret-marks/1";
+const LABEL_FINGERPRINT: &[u8] = b"helix/fingerprint/1";
+const LABEL_BACKUP: &[u8] = b"helix/backup/1";
+const LABEL_ROUTES: &[u8] = b"helix/nats-routes/1";
+/// Bytes of a fingerprint: enough to tell keys from each other.
+const FINGERPRINT_BYTES: usize = 8;
 
 /// Derived keys.
 pub struct Keys {
@@ -26,6 +31,9 @@ pub struct Keys {
     callout: KeyPair,
     seal: LessSafeKey,
     mark: [u8; 32],
+    fingerprint: String,
+    backup: [u8; 32],
+    routes: String,
 }
 
 /// Where something sealed is kept. It opens only there.
@@ -90,6 +98,9 @@ impl Keys {
             callout,
             seal: LessSafeKey::new(seal),
             mark: mac(server_key, &[LABEL_MARK]),
+            fingerprint: helix_protocol::ids::hex(&mac(server_key, &[LABEL_FINGERPRINT])[..FINGERPRINT_BYTES]),
+            backup: mac(server_key, &[LABEL_BACKUP]),
+            routes: helix_protocol::ids::hex(&mac(server_key, &[LABEL_ROUTES])),
         })
     }
 
@@ -117,6 +128,21 @@ impl Keys {
     /// What tells a secret from another one and says nothing of it to whoever has not the server key.
     pub fn mark(&self, name: &str, value: &str) -> String {
         helix_protocol::ids::hex(&mac(&self.mark, &[name.as_bytes(), &[0], value.as_bytes()]))
+    }
+
+    /// Tells server keys apart, and says nothing of this one.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Proves that a backup with this digest was made by who has the server key.
+    pub fn backup_proof(&self, digest: &[u8]) -> String {
+        helix_protocol::ids::hex(&mac(&self.backup, &[digest]))
+    }
+
+    /// Password by which the nats-servers of a cluster let each other in.
+    pub fn routes_password(&self) -> &str {
+        &self.routes
     }
 
     /// Public key that nats-server must trust as the issuer of runners' user JWTs.

@@ -1,17 +1,21 @@
 //! helix-server: args → telemetry → config → build → serve → drain.
 
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::serve::{Listener as _, ListenerExt as _};
 use clap::{Args, Parser, Subcommand};
 use helix_server::app::App;
+use helix_server::backup::{self, Done, Fault};
 use helix_server::config::{Overrides, ServerConfig};
 use helix_server::http::sockets;
-use helix_server::nats_config::{self, NatsSettings};
+use helix_server::keys::Keys;
+use helix_server::nats_config::{self, Member, NatsSettings, Tls};
 use helix_server::telemetry;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,6 +32,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// clients keep one that they may use again (90 s in reqwest and Go): one that is closed just as it is used again loses
 /// its request, and no client repeats a POST.
 const HEAD_DEADLINE: Duration = Duration::from_mins(2);
+/// What a command says to settings that are wrong, as helixctl does.
+const BAD_USAGE: u8 = 2;
 /// `EX_CONFIG` of sysexits.h: a supervisor that starts it again changes nothing.
 const BAD_CONFIG: u8 = 78;
 
@@ -64,13 +70,70 @@ enum Command {
         /// Folder of JetStream's files
         #[arg(long, value_name = "DIR")]
         store_dir: PathBuf,
-        /// Port on loopback; -1 takes a free one
+        /// Address on which it listens; off loopback only with a certificate
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+        listen: IpAddr,
+        /// Its port; -1 takes a free one
         #[arg(long, default_value_t = 4222, allow_negative_numbers = true)]
         port: i32,
+        /// Certificate of this nats-server (PEM)
+        #[arg(long, value_name = "FILE", requires = "tls_key")]
+        tls_cert: Option<PathBuf>,
+        /// Its key (PEM, mode 0600)
+        #[arg(long, value_name = "FILE", requires = "tls_cert")]
+        tls_key: Option<PathBuf>,
+        /// Who signs the certificates of a cluster's members (PEM)
+        #[arg(long, value_name = "FILE", requires = "tls_cert")]
+        tls_ca: Option<PathBuf>,
+        /// Name of this nats-server in a cluster
+        #[arg(long, value_name = "NAME", requires = "peers")]
+        node: Option<String>,
+        /// Where the cluster's other members reach it
+        #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:6222")]
+        cluster_listen: SocketAddr,
+        /// Every member of the cluster, with commas between
+        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', requires = "node")]
+        peers: Vec<String>,
         /// Folder in which nats-server tells its port
         #[arg(long, value_name = "DIR")]
         ports_file_dir: Option<PathBuf>,
+        /// Write it to a file of mode 0600 instead
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
+    /// Copy all that NATS keeps of the fleet into one file (as `helixctl backup`)
+    Backup {
+        /// A file that is not there yet, or a directory
+        to: PathBuf,
+        /// Settings (TOML)
+        #[arg(long, value_name = "FILE", default_value = "/etc/helix/server.toml")]
+        config: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Put a backup back (as `helixctl restore`)
+    Restore {
+        /// What `backup` made
+        file: PathBuf,
+        /// Settings (TOML)
+        #[arg(long, value_name = "FILE", default_value = "/etc/helix/server.toml")]
+        config: PathBuf,
+        /// Replace what the store has
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Args, Clone, Copy)]
+struct Output {
+    /// Print one compact JSON object
+    #[arg(long)]
+    json: bool,
+    /// Say nothing but data and errors
+    #[arg(long, short)]
+    quiet: bool,
 }
 
 #[tokio::main]
@@ -79,20 +142,47 @@ async fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     let (file, overrides) = match &cli.command {
-        Some(Command::NatsConfig { config, .. }) => (config, Overrides::default()),
+        Some(Command::NatsConfig { config, .. } | Command::Backup { config, .. } | Command::Restore { config, .. }) => {
+            (config, Overrides::default())
+        }
         None => (&cli.serve.config, Overrides { listen: cli.serve.listen.clone() }),
     };
     let config = match ServerConfig::load(file, &|name| std::env::var(name).ok(), &overrides) {
         Ok(config) => config,
         Err(faults) => {
             say(&mut std::io::stderr(), &format!("helix-server cannot start:\n{faults}\n"));
-            return ExitCode::from(BAD_CONFIG);
+            return if cli.command.is_some() { ExitCode::from(BAD_USAGE) } else { ExitCode::from(BAD_CONFIG) };
         }
     };
     let done = match cli.command {
-        Some(Command::NatsConfig { store_dir, port, ports_file_dir, .. }) => {
-            nats_config::render(&config, &NatsSettings { store_dir, port, ports_file_dir })
-                .map(|text| say(&mut std::io::stdout(), &text))
+        Some(Command::NatsConfig {
+            config: _,
+            store_dir,
+            listen,
+            port,
+            tls_cert,
+            tls_key,
+            tls_ca,
+            node,
+            cluster_listen,
+            peers,
+            ports_file_dir,
+            out,
+        }) => {
+            let tls = tls_cert.zip(tls_key).map(|(cert, key)| Tls { cert, key, ca: tls_ca });
+            let cluster = node.map(|name| Member { name, listen: cluster_listen, peers });
+            let settings = NatsSettings { store_dir, listen, port, ports_file_dir, tls, cluster };
+            nats_config::render(&config, &settings).and_then(|text| match out {
+                Some(file) => nats_config::write(&file, &text),
+                None => {
+                    say(&mut std::io::stdout(), &text);
+                    Ok(())
+                }
+            })
+        }
+        Some(Command::Backup { to, output, .. }) => return copied(output, Box::pin(save(&config, &to, output))).await,
+        Some(Command::Restore { file, force, output, .. }) => {
+            return copied(output, Box::pin(restore(&config, &file, force, output))).await;
         }
         None if cli.serve.check_config => {
             say(&mut std::io::stdout(), &format!("{} is good\n", file.display()));
@@ -106,6 +196,47 @@ async fn main() -> ExitCode {
             say(&mut std::io::stderr(), &format!("helix-server: {err:#}\n"));
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn save(config: &ServerConfig, to: &Path, output: Output) -> Result<Done, Fault> {
+    let keys = keys(config)?;
+    backup::save(config, &keys, to, &mut |text| note(output, text)).await
+}
+
+async fn restore(config: &ServerConfig, file: &Path, force: bool, output: Output) -> Result<Done, Fault> {
+    let keys = keys(config)?;
+    backup::restore(config, &keys, file, force, &mut |text| note(output, text)).await
+}
+
+fn keys(config: &ServerConfig) -> Result<Arc<Keys>, Fault> {
+    Keys::derive(&config.secrets.key).map(Arc::new).map_err(|err| Fault::of(&err))
+}
+
+/// Data on standard output, the rest on standard error; exit codes as helixctl's.
+async fn copied(output: Output, work: impl Future<Output = Result<Done, Fault>>) -> ExitCode {
+    match work.await {
+        Ok(done) if output.json => {
+            let text = serde_json::to_string(&done).expect("texts and numbers encode");
+            say(&mut std::io::stdout(), &format!("{text}\n"));
+            ExitCode::SUCCESS
+        }
+        Ok(done) => {
+            say(&mut std::io::stdout(), &format!("{}\n", done.file));
+            let mib = done.bytes as f64 / f64::from(1 << 20);
+            note(output, &format!("{} streams, {mib:.1} MiB, {:.1} s", done.streams.len(), done.seconds));
+            ExitCode::SUCCESS
+        }
+        Err(fault) => {
+            say(&mut std::io::stderr(), &format!("{fault}\n"));
+            ExitCode::from(fault.kind.exit_code())
+        }
+    }
+}
+
+fn note(output: Output, text: &str) {
+    if !output.quiet {
+        say(&mut std::io::stderr(), &format!("{text}\n"));
     }
 }
 

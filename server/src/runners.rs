@@ -20,7 +20,7 @@ use helix_protocol::{ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 
 pub use self::enrol::issue_join_token;
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, is_tls};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::store::{Store, Versioned};
@@ -39,6 +39,7 @@ struct Inner {
     events: Events,
     server_id: Arc<str>,
     nats_url: String,
+    nats_ca: Option<String>,
     lease_ttl: Duration,
 }
 
@@ -48,7 +49,8 @@ impl Runners {
         // Whole seconds: what JetStream knows.
         let lease_ttl = Duration::from_secs(config.lost_timeout.as_millis().div_ceil(1000) as u64);
         let nats_url = config.runner_nats_url.clone();
-        Self { inner: Arc::new(Inner { store, events, server_id, nats_url, lease_ttl }) }
+        let nats_ca = config.nats.ca.as_ref().filter(|_| is_tls(&nats_url)).map(|ca| ca.pem.clone());
+        Self { inner: Arc::new(Inner { store, events, server_id, nats_url, nats_ca, lease_ttl }) }
     }
 
     /// One runner.

@@ -27,6 +27,7 @@ pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
         workspace_dir,
         state_dir,
         nats_url: nats_url(values),
+        nats_ca_file: path(values, "nats_ca_file"),
         geometry: geometry(values),
         kinds_dir: path(values, "kinds_dir").unwrap_or_else(|| PathBuf::from("/etc/helix/kinds.d")),
         default_kind: default_kind(values),

@@ -26,6 +26,7 @@ const SETTINGS: &[(&str, &[&str])] = &[
     ("session_timeout", &["SESSION_TIMEOUT"]),
     ("workspace_dir", &["WORKSPACE_DIR"]),
     ("nats_url", &["NATS_URL"]),
+    ("nats_ca_file", &[]),
     ("display_width", &["DISPLAY_WIDTH"]),
     ("display_height", &["DISPLAY_HEIGHT"]),
     ("state_dir", &[]),

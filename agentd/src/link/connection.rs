@@ -2,6 +2,8 @@
 //!
 //! Every reply must name this runner and be of a type that answers the request; anything else is dropped.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -93,15 +95,18 @@ pub enum Change {
 }
 
 impl Connection {
-    /// Connects once. The receiver tells what becomes of it.
+    /// Connects to one of the addresses, each tried once. The receiver tells what becomes of it.
     pub async fn open(
         address: &str,
+        ca: Option<PathBuf>,
         runner: &RunnerId,
         token: &Secret,
     ) -> Result<(Self, mpsc::Receiver<Change>), ConnectError> {
         let (changes, receiver) = mpsc::channel(CHANNEL_CAPACITY);
-        let first = AtomicBool::new(true);
-        let options = ConnectOptions::with_token(token.expose().to_owned())
+        let addresses: Vec<String> = address.split(',').map(|one| one.trim().to_owned()).collect();
+        let was_connected = Arc::new(AtomicBool::new(false));
+        let connected = Arc::clone(&was_connected);
+        let mut options = ConnectOptions::with_token(token.expose().to_owned())
             .name(format!("agentd {runner}"))
             .custom_inbox_prefix(subject::inbox_prefix(runner))
             .connection_timeout(CONNECT_TIMEOUT)
@@ -110,13 +115,19 @@ impl Connection {
             .client_capacity(CHANNEL_CAPACITY)
             .subscription_capacity(CHANNEL_CAPACITY)
             .read_buffer_capacity(READ_BUFFER_BYTES)
+            .require_tls(addresses.iter().any(|one| one.starts_with("tls://")))
+            .ignore_discovered_servers()
             // See the header of `link`: one return by itself, everything else is ours.
-            .max_reconnects(1)
-            .reconnect_delay_callback(move |_| {
-                if first.swap(false, Ordering::Relaxed) { Duration::ZERO } else { jitter(RETURN_DELAY) }
+            .max_reconnects(addresses.len())
+            .reconnect_delay_callback(move |attempt| {
+                let returns = attempt <= 1 && was_connected.load(Ordering::Relaxed);
+                if returns { jitter(RETURN_DELAY) } else { Duration::ZERO }
             })
             .event_callback(move |event| {
                 let changes = changes.clone();
+                if event == Event::Connected {
+                    connected.store(true, Ordering::Relaxed);
+                }
                 async move {
                     if let Some(change) = meaning(&event) {
                         // The receiver is gone when the link has given the connection up.
@@ -124,8 +135,10 @@ impl Connection {
                     }
                 }
             });
+        if let Some(ca) = ca {
+            options = options.add_root_certificates(ca);
+        }
         let shown = without_user(address);
-        let addresses: Vec<String> = address.split(',').map(|one| one.trim().to_owned()).collect();
         let client = options.connect(addresses).await.map_err(|error| match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                 ConnectError::Refused { address: shown.clone() }
@@ -136,7 +149,7 @@ impl Connection {
             | ConnectErrorKind::Tls
             | ConnectErrorKind::Io
             | ConnectErrorKind::MaxReconnects => {
-                ConnectError::Unreachable { address: shown.clone(), reason: error.to_string() }
+                ConnectError::Unreachable { address: shown.clone(), reason: causes(&error) }
             }
         })?;
         Ok((Self { client, runner: runner.clone() }, receiver))
@@ -191,6 +204,20 @@ impl Connection {
             tracing::warn!(%error, "cannot renew the NATS connection");
         }
     }
+}
+
+/// The error with its causes: which certificate was not believed, and why.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 fn meaning(event: &Event) -> Option<Change> {

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use helix_protocol::RunnerId;
@@ -80,6 +80,17 @@ pub fn last_answer(state_dir: &Path, runner: &RunnerId) -> Option<Enrolled> {
     let text = fs::read(state_dir.join("enrolled.json")).ok()?;
     let enrolled: Enrolled = serde_json::from_slice(&text).ok()?;
     (enrolled.id == *runner).then_some(enrolled)
+}
+
+/// The file with who signs the certificates of NATS, as the last enrolment told; none where the machine's own are meant.
+pub fn ca_file(state_dir: &Path, enrolled: &Enrolled) -> Option<PathBuf> {
+    let pem = enrolled.nats_ca.as_deref()?;
+    let path = state_dir.join("nats-ca.pem");
+    let is_there = fs::read_to_string(&path).is_ok_and(|there| there == pem);
+    if !is_there && let Err(error) = write_private(&path, pem.as_bytes()) {
+        tracing::error!(%error, "cannot keep the certificate of NATS");
+    }
+    Some(path)
 }
 
 /// Tells the first server the hash of `token`.

@@ -136,11 +136,17 @@ impl Handle {
 /// A command for one of the children: no input, nothing of this process's settings, an own process group so that
 /// Ctrl-C on the terminal reaches the supervisor alone.
 pub fn scrubbed(program: &Path) -> Command {
-    let mut command = Command::new(program);
+    let mut command = Command::from(without_settings(program));
+    command.stdin(Stdio::null()).process_group(0);
+    command
+}
+
+/// A command without this process's settings.
+pub fn without_settings(program: &Path) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
     for name in SCRUBBED {
         command.env_remove(name);
     }
-    command.stdin(Stdio::null()).process_group(0);
     command
 }
 

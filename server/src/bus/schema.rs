@@ -10,11 +10,16 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use helix_protocol::resources::Bytes;
 use helix_protocol::subject;
+use tokio::time::Instant;
+
+use super::restoring::{self, Restoring};
 
 /// Life of a ticket.
 pub const TICKET_TTL: Duration = Duration::from_mins(1);
 /// Life of the marker that an expired key leaves behind.
 const LIMIT_MARKER_TTL: Duration = Duration::from_secs(5);
+/// Between two tries at the start.
+const RETRY: Duration = Duration::from_millis(250);
 const EVENTS_MAX_AGE: Duration = Duration::from_hours(30 * 24);
 
 /// What the operator says of streams that are made.
@@ -28,8 +33,26 @@ pub struct Wanted {
     pub is_chosen: bool,
 }
 
-/// Makes what is missing. Two servers may do so at once: the same creation twice is one.
+/// The same, again while JetStream is not there yet: a cluster that has just come up has no leader for a while.
+pub async fn ensure_within(jetstream: &Context, wanted: Wanted, patience: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match ensure(jetstream, wanted).await {
+            Err(err) if Instant::now() < deadline && !err.is::<Restoring>() => {
+                tracing::warn!(error = format!("{err:#}"), "cannot ensure the schema yet; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Makes what is missing. Two servers may do so at once: the same creation twice is one. While a backup is restored,
+/// nothing is.
 pub async fn ensure(jetstream: &Context, wanted: Wanted) -> anyhow::Result<()> {
+    if let Some(mark) = restoring::standing(jetstream).await? {
+        return Err(Restoring(mark).into());
+    }
     for config in configs(wanted) {
         let name = config.name.clone();
         ensure_stream(jetstream, config, wanted.is_chosen).await.with_context(|| format!("stream {name}"))?;
@@ -73,7 +96,16 @@ async fn ensure_stream(jetstream: &Context, config: Config, bound_is_chosen: boo
     Ok(())
 }
 
-fn is_missing(kind: &GetStreamErrorKind) -> bool {
+/// Removes a stream, if it is there.
+pub async fn remove(jetstream: &Context, name: &str) -> anyhow::Result<()> {
+    match jetstream.delete_stream(name).await {
+        Err(err) if !is_missing(&err.kind()) => Err(err.into()),
+        _ => Ok(()),
+    }
+}
+
+/// True where there is no such stream.
+pub fn is_missing(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(err)
         if err.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
@@ -93,6 +125,29 @@ fn has_no_room(kind: &CreateStreamErrorKind) -> bool {
         ErrorCode::CLUSTER_NO_PEERS,
     ];
     matches!(kind, CreateStreamErrorKind::JetStream(err) if NO_ROOM.contains(&err.error_code()))
+}
+
+/// Every stream, in the order in which they are backed up: what refers to another one goes first, so that what it refers
+/// to is there. What lives for a minute only ([`is_fleeting`]) comes with them.
+pub fn names() -> Vec<String> {
+    let mut names: Vec<_> = configs(Wanted { replicas: 1, recordings: Bytes(0), is_chosen: false })
+        .into_iter()
+        .map(|config| config.name)
+        .collect();
+    names.sort_by_key(|name| match name.as_str() {
+        // What proves recordings, before what says how far they are, before their chunks.
+        subject::STREAM_EXTERNAL_AGENTS => 0,
+        subject::STREAM_IMAGES | subject::STREAM_RECORDINGS => 2,
+        name if name.starts_with("OBJ_") => 2,
+        _ => 1,
+    });
+    names
+}
+
+/// True for what says who is alive now, or is a ticket: nothing of it is worth keeping.
+pub fn is_fleeting(stream: &str) -> bool {
+    let buckets = [subject::BUCKET_LEASES, subject::BUCKET_TICKETS];
+    buckets.iter().any(|bucket| stream.strip_prefix("KV_") == Some(bucket))
 }
 
 fn configs(Wanted { replicas, recordings, .. }: Wanted) -> Vec<Config> {

@@ -1,9 +1,15 @@
 //! `[nats]`: where NATS is, and how much it holds. The documents' variables say its host and its port one by one.
+//!
+//! Off loopback there is only TLS: passwords, runners' tokens and all that is stored cross that connection.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use async_nats::ServerAddr;
 use helix_protocol::resources::Bytes;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::document::Document;
 use super::{Checked, refuse};
@@ -11,8 +17,10 @@ use super::{Checked, refuse};
 /// The server's own NATS connection.
 #[derive(Debug, Clone)]
 pub struct NatsConfig {
-    /// `nats://HOST:PORT` or `tls://HOST:PORT`.
+    /// `nats://HOST:PORT` or `tls://HOST:PORT`; several of one cluster with commas between.
     pub url: String,
+    /// Certificates (PEM) of who signs those of nats-servers; the machine's own where absent.
+    pub ca: Option<Ca>,
     /// User in account HELIX.
     pub user: String,
     /// Copies of every stream that is made.
@@ -25,6 +33,15 @@ pub struct NatsConfig {
     pub max_file_store: Bytes,
 }
 
+/// Whom to believe, instead of those that the machine believes.
+#[derive(Debug, Clone)]
+pub struct Ca {
+    /// Where they stand.
+    pub file: PathBuf,
+    /// The certificates: what runners are told at enrolment.
+    pub pem: String,
+}
+
 /// Copies that nats-server can keep.
 const REPLICAS: RangeInclusive<usize> = 1..=5;
 /// From what the largest report and an answer to it need, to the most that nats-server carries.
@@ -35,6 +52,8 @@ const STORE: RangeInclusive<Bytes> = Bytes(16 << 20)..=Bytes(1 << 50);
 /// Reads the section; notes faults.
 pub(super) fn read(doc: &mut Document<'_>) -> Option<NatsConfig> {
     let url = url(doc);
+    let ca_file = doc.optional_path("nats", "ca_file");
+    let ca = ca_file.and_then(|file| ca(doc, file));
     let user = doc.text("nats", "user", None).or("server").check(doc, |text| Ok(text.to_owned()));
     let replicas = doc.integer("nats", "replicas", None).or("1").check(doc, replicas);
     let max_payload = doc.text("nats", "max_payload", None).or("64MiB").check(doc, |text| amount(text, &PAYLOAD));
@@ -43,6 +62,7 @@ pub(super) fn read(doc: &mut Document<'_>) -> Option<NatsConfig> {
     let max_file_store = doc.text("nats", "max_file_store", None).or("20GiB").check(doc, |text| amount(text, &STORE));
     Some(NatsConfig {
         url: url?,
+        ca,
         user: user?,
         replicas: replicas?,
         max_payload: max_payload?,
@@ -57,24 +77,76 @@ fn url(doc: &mut Document<'_>) -> Option<String> {
     let host = doc.variable("NATS_SERVER_HOST").check(doc, host);
     let port = doc.variable("NATS_SERVER_PORT").check(doc, port);
     let given = given?;
+    let place = if host.is_some() { "environment variable NATS_SERVER_HOST" } else { "nats.url" };
     if host.is_none() && port.is_none() {
         return Some(given);
     }
-    let parsed = given.parse::<ServerAddr>().ok()?;
-    let scheme = if given.starts_with("tls://") { "tls" } else { "nats" };
+    // Of several, the variables name one.
+    let first = given.split(',').next().unwrap_or_default();
+    let parsed = first.parse::<ServerAddr>().ok()?;
+    let scheme = if first.starts_with("tls://") { "tls" } else { "nats" };
     let host = host.unwrap_or_else(|| parsed.host().to_owned());
     let port = port.unwrap_or_else(|| parsed.port());
-    Some(format!("{scheme}://{}:{port}", if host.contains(':') { format!("[{host}]") } else { host }))
+    let url = format!("{scheme}://{}:{port}", if host.contains(':') { format!("[{host}]") } else { host });
+    address(&url).map_err(|(problem, fix)| doc.fault_at(place, &problem, &fix)).ok()
 }
 
-/// An address of NATS, with its scheme.
+/// Addresses of NATS, each with its scheme, without blanks.
 pub(super) fn address(text: &str) -> Checked<String> {
+    let all = text.split(',').map(|one| one_address(one.trim())).collect::<Result<Vec<_>, _>>()?;
+    if all.iter().any(|one| is_tls(one)) && !all.iter().all(|one| is_tls(one)) {
+        return refuse("some addresses have TLS and some have not", "write tls:// before each");
+    }
+    Ok(all.join(","))
+}
+
+/// True where the connection is to be one of TLS.
+pub fn is_tls(url: &str) -> bool {
+    url.starts_with("tls://")
+}
+
+fn one_address(text: &str) -> Checked<String> {
     let fix = "write for example \"nats://127.0.0.1:4222\"; user and password have settings of their own";
     let host = text.strip_prefix("nats://").or_else(|| text.strip_prefix("tls://"));
-    match host {
-        Some(host) if host.contains('@') => refuse("the address carries a user or password", fix),
-        Some(host) if !host.is_empty() && text.parse::<ServerAddr>().is_ok() => Ok(text.to_owned()),
+    match (host, text.parse::<ServerAddr>()) {
+        (Some(host), _) if host.contains('@') => refuse("the address carries a user or password", fix),
+        (Some(host), Ok(parsed)) if !host.is_empty() => {
+            if is_tls(text) || is_loopback(parsed.host()) {
+                return Ok(text.to_owned());
+            }
+            let problem =
+                format!("{text} is not on loopback, and passwords and tokens would cross the network in plaintext");
+            let port = parsed.port();
+            let fix = format!(
+                "write [nats] url = \"tls://{}:{port}\" and give nats-server a certificate: docs/nats.md",
+                parsed.host()
+            );
+            refuse(problem, fix)
+        }
         _ => refuse(format!("{text:?} is not a NATS address"), fix),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn ca(doc: &mut Document<'_>, file: PathBuf) -> Option<Ca> {
+    let read = std::fs::read_to_string(&file).map_err(|err| format!("{} cannot be read: {err}", file.display()));
+    let checked = read.and_then(|pem| {
+        let certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        match certificates {
+            Ok(certificates) if !certificates.is_empty() => Ok(pem),
+            _ => Err(format!("{} holds no certificate in PEM", file.display())),
+        }
+    });
+    match checked {
+        Ok(pem) => Some(Ca { file, pem }),
+        Err(problem) => {
+            doc.fault("nats", "ca_file", &problem, "name the file with the certificate of your CA (BEGIN CERTIFICATE)");
+            None
+        }
     }
 }
 

@@ -57,7 +57,7 @@ fn secrets_are_not_shown() {
 
 #[test]
 fn the_environment_goes_before_the_file() {
-    let text = format!("{GOOD}[external_agents]\nlost_timeout = \"30s\"\n");
+    let text = format!("{GOOD}url = \"tls://file\"\n[external_agents]\nlost_timeout = \"30s\"\n");
     let env = [
         ("EXTERNAL_AGENT_TIMEOUT", "60s"),
         ("EXTERNAL_AGENT_ENABLED", "false"),
@@ -68,22 +68,24 @@ fn the_environment_goes_before_the_file() {
     let config = Folder::new().parse(&text, &env).expect("a good configuration");
     assert_eq!(config.lost_timeout, Duration::from_mins(1));
     assert!(!config.external_agents_enabled);
-    assert_eq!(config.nats.url, "nats://bus:4333");
+    assert_eq!(config.nats.url, "tls://bus:4333");
     assert_eq!(config.secrets.enrolment_token.as_deref(), Some("a-token-from-the-environment"));
 }
 
 #[test]
 fn the_environment_says_host_and_port_of_nats_whatever_the_file_says() {
     let with = |url: &str| format!("{GOOD}url = \"{url}\"\n");
-    let (none, file, tls) = (GOOD.to_owned(), with("nats://bus:4333"), with("tls://bus"));
+    let (none, file, tls) = (GOOD.to_owned(), with("nats://localhost:4333"), with("tls://bus:4333, tls://two"));
     for (text, host, port, url) in [
         (&none, "", "", "nats://127.0.0.1:4222"),
-        (&none, "other", "", "nats://other:4222"),
+        (&none, "127.0.0.2", "", "nats://127.0.0.2:4222"),
         (&none, "", "4444", "nats://127.0.0.1:4444"),
-        (&file, "", "", "nats://bus:4333"),
-        (&file, "other", "4444", "nats://other:4444"),
-        (&file, "other", "", "nats://other:4333"),
-        (&file, "", "4444", "nats://bus:4444"),
+        (&file, "", "", "nats://localhost:4333"),
+        (&file, "127.0.0.2", "4444", "nats://127.0.0.2:4444"),
+        (&file, "127.0.0.2", "", "nats://127.0.0.2:4333"),
+        (&file, "", "4444", "nats://localhost:4444"),
+        (&tls, "", "", "tls://bus:4333,tls://two"),
+        (&tls, "other", "", "tls://other:4333"),
         (&tls, "other", "4444", "tls://other:4444"),
         (&file, "::1", "", "nats://[::1]:4333"),
         (&file, "[::1]", "4444", "nats://[::1]:4444"),
@@ -99,13 +101,35 @@ fn the_environment_says_host_and_port_of_nats_whatever_the_file_says() {
     "#);
 }
 
+#[test]
+fn off_loopback_nats_is_spoken_to_over_tls_alone() {
+    let with = |more: &str| Folder::new().parse(&format!("{GOOD}{more}"), &[]).map(|config| config.nats.url);
+    insta::assert_snapshot!(with("url = \"nats://bus.example.org\"\n").expect_err("plaintext"), @r#"server.toml:6: nats.url: nats://bus.example.org is not on loopback, and passwords and tokens would cross the network in plaintext; fix: write [nats] url = "tls://bus.example.org:4222" and give nats-server a certificate: docs/nats.md"#);
+    for bad in [
+        "url = \"nats://10.0.0.1\"\n",
+        "url = \"nats://[2001:db8::1]:4222\"\n",
+        "runner_url = \"nats://10.0.0.1\"\n",
+        "url = \"tls://a,nats://127.0.0.1\"\n",
+        "url = \"tls://a,\"\n",
+        "ca_file = \"server.key\"\n",
+        "ca_file = \"absent\"\n",
+    ] {
+        assert!(with(bad).is_err(), "{bad}");
+    }
+    for good in ["nats://[::1]:4222", "nats://localhost", "nats://127.9.9.9", "tls://10.0.0.1", "tls://a:1,tls://b:2"] {
+        assert_eq!(with(&format!("url = \"{good}\"\n")).expect(good), good);
+    }
+    let env = Folder::new().parse(GOOD, &[("NATS_SERVER_HOST", "bus")]).expect_err("plaintext");
+    assert!(env.contains("NATS_SERVER_HOST") && env.contains("tls://bus:4222"), "{env}");
+}
+
 /// Every variable of the documents, with a value that is not the default.
 #[test]
 fn each_variable_of_the_documents_is_heard() {
     type Field = fn(&ServerConfig) -> String;
     let table: [(&str, &str, Field, &str); 7] = [
         ("EXTERNAL_AGENT_ENABLED", "false", |config| config.external_agents_enabled.to_string(), "false"),
-        ("NATS_SERVER_HOST", "bus", |config| config.nats.url.clone(), "nats://bus:4222"),
+        ("NATS_SERVER_HOST", "localhost", |config| config.nats.url.clone(), "nats://localhost:4222"),
         ("NATS_SERVER_PORT", "4333", |config| config.nats.url.clone(), "nats://127.0.0.1:4333"),
         ("EXTERNAL_AGENT_TIMEOUT", "45s", |config| format!("{:?}", config.lost_timeout), "45s"),
         ("EXTERNAL_AGENT_HEARTBEAT_INTERVAL", "7s", |config| format!("{:?}", config.heartbeat_interval), "7s"),
@@ -198,6 +222,7 @@ fn the_example_file_loads_and_shows_the_defaults() {
     ] {
         folder.write(&format!("secrets/{name}"), content.as_bytes(), 0o600);
     }
+    folder.write("nats-ca.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 0o644);
     let example = include_str!("../../../packaging/server.toml.example");
     // What is commented out is tried, too: it is the default.
     let is_setting = |line: &str| {
@@ -205,14 +230,15 @@ fn the_example_file_loads_and_shows_the_defaults() {
     };
     let whole: Vec<_> =
         example.lines().map(|line| line.strip_prefix('#').filter(|rest| is_setting(rest)).unwrap_or(line)).collect();
-    let addresses = ["advertise_url", "runner_url"];
+    let addresses = ["advertise_url", "runner_url", "ca_file"];
     let shown = folder.parse(&whole.join("\n"), &[]).expect("every setting of the example is known");
     let default = folder.parse(example, &[]).expect("the example must load");
     for key in addresses {
         assert!(whole.iter().any(|line| line.starts_with(key)), "{key} is not an example any more");
     }
     let same = |config: ServerConfig| {
-        let config = ServerConfig { advertise_url: String::new(), runner_nats_url: String::new(), ..config };
+        let nats = NatsConfig { ca: None, ..config.nats.clone() };
+        let config = ServerConfig { advertise_url: String::new(), runner_nats_url: String::new(), nats, ..config };
         format!("{config:?}")
     };
     assert_eq!(same(shown), same(default));
@@ -223,7 +249,7 @@ fn how_much_nats_holds_is_the_operators_word() {
     let observed = format!("{GOOD}observer_password_file = \"nats.password\"\n");
     let nats_conf = |more: &str| {
         let config = Folder::new().parse(&format!("{observed}{more}"), &[]).expect("a good configuration");
-        let settings = crate::nats_config::NatsSettings { store_dir: "/s".into(), port: 4222, ports_file_dir: None };
+        let settings = crate::nats_config::NatsSettings::local("/s".into(), 4222);
         let text = crate::nats_config::render(&config, &settings).expect("rendered");
         let limits: Vec<_> = text.lines().map(str::trim).filter(|line| line.starts_with("max_")).collect();
         format!("replicas: {}, {}", config.nats.replicas, limits.join(", "))
@@ -253,5 +279,63 @@ fn patience_with_agents_is_the_operators_word() {
         let faults = Folder::new().parse(&format!("{GOOD}[threads]\n{bad}\n"), &[]).expect_err(bad);
         let key = bad.split(' ').next().expect("a key");
         assert!(faults.contains(key) || faults.contains("tool_silence"), "{bad}: {faults}");
+    }
+}
+
+/// What a member of a cluster is told.
+fn member() -> crate::nats_config::NatsSettings {
+    use crate::nats_config::{Member, NatsSettings, Tls};
+    NatsSettings {
+        listen: "0.0.0.0".parse().expect("an address"),
+        tls: Some(Tls { cert: "/t/n1.pem".into(), key: "/t/n1.key".into(), ca: Some("/t/ca.pem".into()) }),
+        cluster: Some(Member {
+            name: "n1".to_owned(),
+            listen: "0.0.0.0:6222".parse().expect("an address"),
+            peers: vec!["n1.example.org:6222".to_owned(), "n2.example.org:6222".to_owned()],
+        }),
+        ..NatsSettings::local("/s".into(), 4222)
+    }
+}
+
+#[test]
+fn a_member_of_a_cluster_proves_itself_by_certificate_and_password() {
+    type Change = fn(&mut crate::nats_config::NatsSettings);
+    let config =
+        Folder::new().parse(&format!("{GOOD}observer_password_file = \"nats.password\"\n"), &[]).expect("good");
+    let text = crate::nats_config::render(&config, &member()).expect("rendered");
+    let password = crate::keys::Keys::derive(&[1; 32]).expect("derived").routes_password().to_owned();
+    let head = text.split_once("jetstream {").expect("jetstream").0.replace(&password, "DERIVED");
+    insta::assert_snapshot!(head, @r#"
+    # nats-server for Helix, made by `helix-server nats-config`. Holds passwords: keep it at mode 0600.
+    server_name: "n1"
+    host: "0.0.0.0"
+    port: 4222
+    max_payload: 67108864
+
+    tls { cert_file: "/t/n1.pem", key_file: "/t/n1.key", timeout: 10 }
+
+    cluster {
+      name: helix
+      listen: "0.0.0.0:6222"
+      no_advertise: true
+      authorization { user: route, password: DERIVED, timeout: 10 }
+      tls { cert_file: "/t/n1.pem", key_file: "/t/n1.key", ca_file: "/t/ca.pem", verify: true, timeout: 10 }
+      routes: [
+        "nats-route://route:DERIVED@n1.example.org:6222"
+        "nats-route://route:DERIVED@n2.example.org:6222"
+      ]
+    }
+    "#);
+    let faults: [(Change, &str); 4] = [
+        (|settings| (settings.tls, settings.cluster) = (None, None), "not on loopback"),
+        (|settings| settings.tls.as_mut().expect("tls").ca = None, "--tls-ca"),
+        (|settings| settings.cluster.as_mut().expect("member").name = "a b".to_owned(), "no name"),
+        (|settings| settings.cluster.as_mut().expect("member").peers.push("n3".to_owned()), "no peer"),
+    ];
+    for (change, says) in faults {
+        let mut settings = member();
+        change(&mut settings);
+        let fault = crate::nats_config::render(&config, &settings).expect_err(says).to_string();
+        assert!(fault.contains(says), "{fault}");
     }
 }

@@ -76,7 +76,7 @@ impl Runners {
                 _ => {}
             }
         }
-        Ok(Enrolled { id, nats_url: self.inner.nats_url.clone() })
+        Ok(Enrolled { id, nats_url: self.inner.nats_url.clone(), nats_ca: self.inner.nats_ca.clone() })
     }
 
     /// From here on the join token is this runner's, whatever becomes of the rest: of two that come with it, one does.

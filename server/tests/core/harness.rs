@@ -428,7 +428,8 @@ fn config(folder: &Path, url: &str, nats: &str, timing: &str) -> ServerConfig {
 }
 
 fn spawn_nats(folder: &Path, port: i32, store: &str, nats: &str) -> tokio::process::Child {
-    let settings = NatsSettings { store_dir: folder.join(store), port, ports_file_dir: Some(folder.to_path_buf()) };
+    let settings =
+        NatsSettings { ports_file_dir: Some(folder.to_path_buf()), ..NatsSettings::local(folder.join(store), port) };
     let file = folder.join("nats.conf");
     let _ = std::fs::remove_file(&file);
     write_private(&file, &render(&config(folder, "nats://127.0.0.1:4222", nats, ""), &settings).expect("rendered"));
