@@ -90,7 +90,7 @@ do_install() {
   say "installed below $destdir$prefix, with $slots slot users"
   if [ ! -f "$bin_dir/$probe" ]; then say "$probe was not built (make probe): helixctl doctor cannot look at windows"; fi
   if ! here; then return; fi
-  systemd-sysusers helix.conf helix-slots.conf
+  systemd-sysusers helix.conf helix-nats.conf helix-slots.conf
   systemd-tmpfiles --create helix.conf
   if booted; then systemctl daemon-reload; fi
   cat <<E2
@@ -114,13 +114,14 @@ do_uninstall() {
   local mode from to running user
   if booted; then
     running=$(systemctl list-units --plain --no-legend --state=active,activating,reloading,deactivating \
-      'agentd.service' 'agentd@*.service' 'helix-server.service' 'helix-s*.slice' | awk '{ print $1 }' | xargs)
+      'agentd.service' 'agentd@*.service' 'helix-server.service' 'helix-nats.service' 'helix-s*.slice' | awk '{ print $1 }' | xargs)
     [ -z "$running" ] || fail "these are running: $running" \
-      "Stop the sessions first (helixctl session stop), then: systemctl disable --now agentd 'agentd@*' helix-server"
+      "Stop the sessions first (helixctl session stop), then: systemctl disable --now agentd 'agentd@*' helix-server helix-nats"
     # Waits for a moment that does not come any more. The slices are empty by now, but there until somebody stops them.
     systemctl stop 'agentd-hold@*.service' agentd.slice helix.slice 2>/dev/null || true
     # What enabling made.
-    find /etc/systemd/system -type l \( -name 'agentd.service' -o -name 'agentd@*.service' -o -name helix-server.service \) -delete
+    find /etc/systemd/system -type l \( -name 'agentd.service' -o -name 'agentd@*.service' -o -name helix-server.service \
+      -o -name helix-nats.service \) -delete
   fi
   while read -r mode from to; do rm -f "$destdir$prefix/$to" "$destdir$prefix/$to.new"; done < <(files)
   rm -f "$slots_file" "$slots_file.new"
@@ -130,7 +131,7 @@ do_uninstall() {
   if here && [ "$purge" = yes ]; then
     rm -rf /var/lib/helix /run/helix /etc/helix
     # userdel takes the group of the same name along.
-    for user in $(getent passwd | sed -nE 's/^(helix-(u[0-9]+|keep|recorder|server)):.*/\1/p'); do userdel "$user"; done
+    for user in $(getent passwd | sed -nE 's/^(helix-(u[0-9]+|keep|recorder|server|nats)):.*/\1/p'); do userdel "$user"; done
     say "uninstalled; settings, state and users are gone, too"
   elif here; then
     rmdir --ignore-fail-on-non-empty /run/helix /var/lib/helix /etc/helix 2>/dev/null || true
