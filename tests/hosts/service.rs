@@ -2,6 +2,7 @@
 //! and its end.
 
 mod burning;
+mod control;
 pub mod scores;
 mod settings;
 mod stuck;
@@ -31,6 +32,7 @@ pub fn cases() -> Vec<Case> {
             settings::reload_takes_new_settings_and_touches_nothing,
         ),
         Case::always("service::two_runners_on_one_machine", two::two_runners_on_one_machine),
+        Case::always("service::a_control_plane_is_backed_up", control::a_control_plane_is_backed_up),
         Case::always("service::units_expose_little_on_bookworm", scores::units_expose_little_on_bookworm),
         Case::always("service::units_expose_little_on_trixie", scores::units_expose_little_on_trixie),
         Case::always("service::an_uninstall_leaves_nothing", uninstall::an_uninstall_leaves_nothing),

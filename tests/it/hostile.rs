@@ -25,16 +25,15 @@ impl Hostile {
     async fn enter(cluster: &Cluster, runner: &str, token: &str) -> Result<Self> {
         let objections = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&objections);
-        let client = ConnectOptions::with_token(token.to_owned())
+        let options = ConnectOptions::with_token(token.to_owned())
             .custom_inbox_prefix(subject::inbox_prefix(&RunnerId::parse(runner)?))
             .event_callback(move |event| {
                 if let (Event::ServerError(fault), Ok(mut heard)) = (event, heard.lock()) {
                     heard.push(fault.to_string().to_lowercase());
                 }
                 async {}
-            })
-            .connect(cluster.nats.url())
-            .await?;
+            });
+        let client = cluster.nats.options(options).connect(cluster.nats.url()).await?;
         Ok(Self { client, objections })
     }
 
@@ -70,8 +69,16 @@ async fn revisions(bus: &Client) -> Result<BTreeMap<String, u64>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_runner_reaches_its_own_link_only() -> Result<()> {
-    let cluster =
-        Cluster::builder().runner(RunnerSpec::new("good")).runner(RunnerSpec::new("evil").slots(1)).start().await?;
+    attacked(Cluster::builder()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_runner_reaches_no_more_of_a_cluster() -> Result<()> {
+    attacked(Cluster::builder().three_nats()).await
+}
+
+async fn attacked(builder: helix_tests::cluster::Builder) -> Result<()> {
+    let cluster = builder.runner(RunnerSpec::new("good")).runner(RunnerSpec::new("evil").slots(1)).start().await?;
     let api = cluster.api()?;
     cluster.runners_online(&api, 2).await?;
     // One session on each, whoever got which.

@@ -3,6 +3,7 @@
 
 mod acp;
 mod audit;
+mod backup;
 mod browser;
 mod browser_desktop;
 mod browser_replay;
@@ -25,6 +26,7 @@ mod gate;
 mod gpui;
 mod health;
 mod hostile;
+mod nats_cluster;
 mod queue;
 mod rdp;
 mod recording;

@@ -50,6 +50,7 @@ async fn units_expose_little() -> Result<()> {
         ("agentd@.service", "35"),
         ("agentd-hold@.service", "35"),
         ("helix-server.service", "18"),
+        ("helix-nats.service", "18"),
     ] {
         let file = repository().join("systemd").join(unit);
         let threshold = format!("--threshold={threshold}");
@@ -91,16 +92,18 @@ async fn what_is_installed_is_valid_and_goes_again() -> Result<()> {
     let mut verify = vec!["verify".to_owned(), "--man=no".to_owned()];
     for file in first.iter().filter(|file| file.starts_with(root.join("usr/lib/systemd/system"))) {
         let unit = units.join(file.file_name().context("a name")?);
-        std::fs::write(&unit, std::fs::read_to_string(file)?.replace("/usr/bin/", text(&root.join("usr/bin/"))?))?;
+        let bus = format!("ExecStart={} ", text(&programs::nats_server()?)?);
+        let there = std::fs::read_to_string(file)?.replace("/usr/bin/", text(&root.join("usr/bin/"))?);
+        std::fs::write(&unit, there.replace("ExecStart=nats-server ", &bus))?;
         verify.push(text(&unit)?.to_owned());
     }
-    ensure!(verify.len() == 8, "{verify:?}");
+    ensure!(verify.len() == 9, "{verify:?}");
     let args: Vec<_> = verify.iter().map(String::as_str).collect();
     let said = good("systemd-analyze", &args).await?;
     ensure!(!said.contains(text(&units)?), "systemd-analyze verify: {said}");
     // In a tree of its own: no user of this machine is made.
     let tree = format!("--root={}", text(&root)?);
-    good("systemd-sysusers", &["--dry-run", &tree, "helix.conf", "helix-slots.conf"]).await?;
+    good("systemd-sysusers", &["--dry-run", &tree, "helix.conf", "helix-nats.conf", "helix-slots.conf"]).await?;
 
     installer(&root, &["uninstall"]).await?;
     let left = files(&root)?;
@@ -136,6 +139,7 @@ async fn the_examples_load() -> Result<()> {
     ensure!(refused.status.code() == Some(78) && said.contains("agentd.toml line 1"), "{} {said}", refused.status);
 
     let server = dir.path().join("server.toml");
+    std::fs::write(dir.path().join("nats-ca.pem"), NO_CA)?;
     let check = ["--config", text(&server)?, "--check-config"];
     let given = example("server.toml")?;
     std::fs::write(&server, &given)?;
@@ -145,6 +149,9 @@ async fn the_examples_load() -> Result<()> {
     good(programs::ours("helix-server")?, &check).await.context(whole)?;
     Ok(())
 }
+
+/// What has the form of a certificate.
+const NO_CA: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
 /// `#key = value` and `#[table]` without the sign; comments for people begin with a space.
 fn uncommented(line: &str) -> &str {

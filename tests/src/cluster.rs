@@ -5,6 +5,7 @@
 //! directory with every log is kept.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -18,14 +19,16 @@ use helix_protocol::session::SessionPhase;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
 use crate::eventually::{eventually, secs};
 use crate::http::Api;
 use crate::leftovers;
-use crate::nats::Nats;
+use crate::nats::{Member, Nats};
+use crate::ports;
 use crate::programs;
 use crate::random::secret_hex;
 use crate::runner::{Runner, RunnerSpec};
-use crate::server::{Secrets, Server, Times, config};
+use crate::server::{Secrets, Server, Times, config, quoted};
 
 /// How long a session may take to be Ready on a loaded machine.
 pub const READY: Duration = secs(60);
@@ -33,6 +36,7 @@ pub const READY: Duration = secs(60);
 /// What to start.
 pub struct Builder {
     servers: usize,
+    nats: usize,
     runners: Vec<RunnerSpec>,
     times: Times,
     seen_at: Option<IpAddr>,
@@ -43,6 +47,10 @@ pub struct Builder {
 pub struct Cluster {
     /// The bus.
     pub nats: Nats,
+    /// Where it is a cluster: its other members.
+    pub peers: Vec<Nats>,
+    /// Where it is one: its certificates.
+    pub certificates: Option<Certificates>,
     /// Servers, all on that bus.
     pub servers: Vec<Server>,
     /// Runners; each knows every server.
@@ -57,7 +65,14 @@ pub struct Cluster {
 impl Cluster {
     /// One server, no runner yet.
     pub fn builder() -> Builder {
-        Builder { servers: 1, runners: Vec::new(), times: Times::default(), seen_at: None, settings: String::new() }
+        Builder {
+            servers: 1,
+            nats: 1,
+            runners: Vec::new(),
+            times: Times::default(),
+            seen_at: None,
+            settings: String::new(),
+        }
     }
 
     /// One server and one runner `r1` with four slots.
@@ -153,6 +168,9 @@ impl Cluster {
             ensure!(matches!(code, None | Some(0)), "helix-server ended with {code:?} on SIGTERM");
         }
         self.nats.kill().await?;
+        for nats in &mut self.peers {
+            nats.kill().await?;
+        }
         let processes = leftovers::processes(self.dir())?;
         ensure!(processes.is_empty(), "processes left behind:\n{}", processes.join("\n"));
         if let Some(dir) = self.dir.take() {
@@ -184,6 +202,13 @@ impl Builder {
     #[must_use]
     pub fn servers(mut self, count: usize) -> Self {
         self.servers = count;
+        self
+    }
+
+    /// With a cluster of three nats-servers with TLS, and three copies of everything.
+    #[must_use]
+    pub fn three_nats(mut self) -> Self {
+        self.nats = 3;
         self
     }
 
@@ -226,14 +251,27 @@ impl Builder {
 
         // nats-server's configuration does not depend on its own port.
         let first = dir.path().join("nats.toml");
-        std::fs::write(&first, config(&secrets, 8080, None, &self.times, None))?;
-        let nats_dir = dir.path().join("nats");
-        std::fs::create_dir(&nats_dir)?;
-        let nats = Nats::start(&nats_dir, &first).await?;
+        std::fs::write(&first, config(&secrets, 8080, "", &self.times, None))?;
+        let certificates = (self.nats > 1).then(|| Certificates::make(dir.path(), "")).transpose()?;
+        let mut all = match &certificates {
+            None => {
+                let nats_dir = dir.path().join("nats");
+                std::fs::create_dir(&nats_dir)?;
+                vec![Nats::start(&nats_dir, &first).await?]
+            }
+            Some(certificates) => start_members(dir.path(), &first, self.nats, certificates).await?,
+        };
+        let urls: Vec<_> = all.iter().map(Nats::url).collect();
+        let mut nats_settings = format!("url = \"{}\"\n", urls.join(","));
+        if let Some(certificates) = &certificates {
+            writeln!(nats_settings, "ca_file = {}\nreplicas = {}", quoted(&certificates.ca), self.nats)?;
+        }
+        let peers = all.split_off(1);
+        let nats = all.pop().context("no nats-server")?;
 
         let mut servers = Vec::new();
         for number in 0..self.servers {
-            let server = Server::new(dir.path(), number, &secrets, &nats.url(), &self.times, self.seen_at)?;
+            let server = Server::new(dir.path(), number, &secrets, &nats_settings, &self.times, self.seen_at)?;
             servers.push(server.with_settings(&self.settings)?);
         }
         let urls: Vec<_> = servers.iter().map(Server::url).collect();
@@ -242,7 +280,8 @@ impl Builder {
             runners.push(Runner::new(dir.path(), spec, &urls, &secrets.enrolment)?);
         }
         let displays = Mutex::default();
-        let mut cluster = Cluster { nats, servers, runners, secrets, admin, displays, dir: Some(dir) };
+        let mut cluster =
+            Cluster { nats, peers, certificates, servers, runners, secrets, admin, displays, dir: Some(dir) };
         for server in &mut cluster.servers {
             server.start().await?;
         }
@@ -251,6 +290,18 @@ impl Builder {
         }
         Ok(cluster)
     }
+}
+
+async fn start_members(dir: &Path, server_toml: &Path, count: usize, certificates: &Certificates) -> Result<Vec<Nats>> {
+    let ports = (0..2 * count).map(|_| ports::free()).collect::<Result<Vec<_>>>()?;
+    let (clients, routes) = ports.split_at(count);
+    let mut members = Vec::new();
+    for (number, (port, route)) in clients.iter().zip(routes).enumerate() {
+        let name = format!("n{number}");
+        let member = Member { name: &name, port: *port, route: *route, routes, certificates };
+        members.push(Nats::start_member(&dir.join(format!("nats{number}")), server_toml, &member).await?);
+    }
+    Ok(members)
 }
 
 fn make_secrets(dir: &Path) -> Result<Secrets> {

@@ -6,6 +6,7 @@
 
 pub mod agents;
 pub mod browser;
+pub mod certificates;
 pub mod cluster;
 pub mod eventually;
 pub mod http;

@@ -1,4 +1,5 @@
-//! A real nats-server with the configuration that helix-server makes for it, in a directory of its own.
+//! A real nats-server with the configuration that helix-server makes for it, in a directory of its own. Alone on loopback,
+//! or one of a cluster with TLS.
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::ConnectOptions;
 use serde::Deserialize;
 
+use crate::certificates::Certificates;
 use crate::eventually::eventually;
 use crate::process::{Launch, PATIENCE, Process, run};
 use crate::programs;
@@ -18,7 +20,23 @@ pub struct Nats {
     port: u16,
     /// Password of user `operator`, where there is one.
     operator: Option<String>,
+    /// Its place in a cluster: further arguments of `nats-config`, and whom clients believe.
+    member: Option<(Vec<String>, PathBuf)>,
     process: Option<Process>,
+}
+
+/// One of a cluster on loopback.
+pub struct Member<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its port for clients.
+    pub port: u16,
+    /// Its port for the others.
+    pub route: u16,
+    /// Ports of all for each other.
+    pub routes: &'a [u16],
+    /// Its certificate, and whose it believes.
+    pub certificates: &'a Certificates,
 }
 
 /// What nats-server writes about itself.
@@ -31,15 +49,56 @@ impl Nats {
     /// Starts it on a port that it chooses itself.
     pub async fn start(dir: &Path, server_toml: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir.join("store"))?;
-        let mut nats =
-            Self { dir: dir.to_owned(), server_toml: server_toml.to_owned(), port: 0, operator: None, process: None };
+        let mut nats = Self {
+            dir: dir.to_owned(),
+            server_toml: server_toml.to_owned(),
+            port: 0,
+            operator: None,
+            member: None,
+            process: None,
+        };
         nats.launch("-1").await?;
+        Ok(nats)
+    }
+
+    /// Starts one of a cluster.
+    pub async fn start_member(dir: &Path, server_toml: &Path, member: &Member<'_>) -> Result<Self> {
+        std::fs::create_dir_all(dir.join("store"))?;
+        let Member { name, port, route, routes, certificates } = member;
+        let peers: Vec<_> = routes.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let args = [
+            "--node".to_owned(),
+            (*name).to_owned(),
+            format!("--cluster-listen=127.0.0.1:{route}"),
+            format!("--peers={}", peers.join(",")),
+            format!("--tls-cert={}", path(&certificates.cert)?),
+            format!("--tls-key={}", path(&certificates.key)?),
+            format!("--tls-ca={}", path(&certificates.ca)?),
+        ];
+        let mut nats = Self {
+            dir: dir.to_owned(),
+            server_toml: server_toml.to_owned(),
+            port: *port,
+            operator: None,
+            member: Some((args.into(), certificates.ca.clone())),
+            process: None,
+        };
+        nats.launch(&port.to_string()).await?;
         Ok(nats)
     }
 
     /// Address without credentials.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        let scheme = if self.member.is_some() { "tls" } else { "nats" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    /// Options of a client with the trust that it needs.
+    pub fn options(&self, options: ConnectOptions) -> ConnectOptions {
+        match &self.member {
+            Some((_, ca)) => options.require_tls(true).add_root_certificates(ca.clone()),
+            None => options,
+        }
     }
 
     /// Its port on loopback.
@@ -78,9 +137,14 @@ impl Nats {
 
     /// Ends it, throws its store away and starts it again: every record is gone.
     pub async fn empty(&mut self) -> Result<()> {
-        self.kill().await?;
-        std::fs::remove_dir_all(self.dir.join("store"))?;
+        self.destroy().await?;
         self.restart().await
+    }
+
+    /// Ends it and throws its store away.
+    pub async fn destroy(&mut self) -> Result<()> {
+        self.kill().await?;
+        Ok(std::fs::remove_dir_all(self.dir.join("store"))?)
     }
 
     async fn launch(&mut self, port: &str) -> Result<()> {
@@ -97,6 +161,9 @@ impl Nats {
             "--ports-file-dir",
             path(&self.dir)?,
         ];
+        let more = self.member.as_ref().map(|(args, _)| args.as_slice()).unwrap_or_default();
+        let args: Vec<&str> = args.into_iter().chain(more.iter().map(String::as_str)).collect();
+        std::fs::create_dir_all(&store)?;
         let made = run(&programs::ours("helix-server")?, &args, &[], PATIENCE).await?;
         ensure!(made.status.success(), "helix-server nats-config: {}", String::from_utf8_lossy(&made.stderr));
         std::fs::write(&conf, self.with_operator(String::from_utf8(made.stdout)?)?)?;
@@ -140,7 +207,7 @@ impl Nats {
     pub async fn connect(&self, user: &str, password_file: &Path) -> Result<async_nats::Client> {
         let password = std::fs::read_to_string(password_file)?.trim().to_owned();
         let options = ConnectOptions::with_user_and_password(user.to_owned(), password);
-        options.connect(self.url()).await.with_context(|| format!("connect to NATS as {user}"))
+        self.options(options).connect(self.url()).await.with_context(|| format!("connect to NATS as {user}"))
     }
 }
 

@@ -57,17 +57,16 @@ pub fn quoted(path: &Path) -> String {
     format!("{:?}", path.to_string_lossy())
 }
 
-/// The text of a server.toml. `seen_at` is where runners of other machines reach it.
-pub fn config(secrets: &Secrets, port: u16, nats_url: Option<&str>, times: &Times, seen_at: Option<IpAddr>) -> String {
+/// The text of a server.toml; `nats` is what it says of NATS beside the passwords, `seen_at` is where runners of other machines reach it.
+pub fn config(secrets: &Secrets, port: u16, nats: &str, times: &Times, seen_at: Option<IpAddr>) -> String {
     let advertise = seen_at.map(|at| format!("advertise_url = \"http://{at}:{port}\"\n")).unwrap_or_default();
-    let url = nats_url.map(|url| format!("url = \"{url}\"\n")).unwrap_or_default();
     format!(
         "listen = \"127.0.0.1:{port}\"\n{advertise}\
          key_file = {}\n\
          admin_token_file = {}\n\
          enrolment_token_file = {}\n\
          log_level = \"info,helix_server=debug\"\n\n\
-         [nats]\n{url}\
+         [nats]\n{nats}\
          password_file = {}\n\
          observer_password_file = {}\n\n\
          [external_agents]\n\
@@ -93,13 +92,13 @@ impl Server {
         dir: &Path,
         number: usize,
         secrets: &Secrets,
-        nats_url: &str,
+        nats: &str,
         times: &Times,
         seen_at: Option<IpAddr>,
     ) -> Result<Self> {
         let port = ports::free()?;
         let file = dir.join(format!("server{number}.toml"));
-        std::fs::write(&file, config(secrets, port, Some(nats_url), times, seen_at))?;
+        std::fs::write(&file, config(secrets, port, nats, times, seen_at))?;
         let launch = Launch {
             name: format!("server{number}"),
             program: programs::ours("helix-server")?,
@@ -109,6 +108,11 @@ impl Server {
             ready: "READY=1",
         };
         Ok(Self { launch, port, process: None })
+    }
+
+    /// Its server.toml.
+    pub fn settings(&self) -> &str {
+        self.launch.args.last().map_or("", String::as_str)
     }
 
     /// With more in its server.toml.
