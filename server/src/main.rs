@@ -61,6 +61,7 @@ struct Serve {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is read once")]
 enum Command {
     /// Print a complete nats.conf that fits the settings
     NatsConfig {
@@ -172,12 +173,12 @@ async fn main() -> ExitCode {
             let tls = tls_cert.zip(tls_key).map(|(cert, key)| Tls { cert, key, ca: tls_ca });
             let cluster = node.map(|name| Member { name, listen: cluster_listen, peers });
             let settings = NatsSettings { store_dir, listen, port, ports_file_dir, tls, cluster };
-            nats_config::render(&config, &settings).and_then(|text| match out {
-                Some(file) => nats_config::write(&file, &text),
-                None => {
-                    say(&mut std::io::stdout(), &text);
-                    Ok(())
+            nats_config::render(&config, &settings).and_then(|text| {
+                if let Some(file) = out {
+                    return nats_config::write(&file, &text);
                 }
+                say(&mut std::io::stdout(), &text);
+                Ok(())
             })
         }
         Some(Command::Backup { to, output, .. }) => return copied(output, Box::pin(save(&config, &to, output))).await,
