@@ -77,7 +77,7 @@ async fn everything(api: &Api, paths: &[String]) -> Result<Vec<(String, Value)>>
 fn without(value: &mut Value, keys: &[&str]) {
     match value {
         Value::Object(map) => {
-            keys.iter().for_each(|key| _ = map.remove(*key));
+            map.retain(|key, _| !keys.contains(&key.as_str()));
             map.values_mut().for_each(|value| without(value, keys));
         }
         Value::Array(all) => all.iter_mut().for_each(|value| without(value, keys)),
@@ -141,8 +141,8 @@ async fn a_destroyed_store_comes_back_whole() -> Result<()> {
     let file: PathBuf = cluster.dir().join("fleet.backup");
     let made = copies.save(&file).await?;
     ensure!(made["file"] == text(&file)? && made["streams"].as_array().is_some_and(|all| all.len() >= 12), "{made}");
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file)?.permissions());
-    ensure!(mode & 0o777 == 0o600, "{mode:o}");
+    let permissions = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file)?.permissions());
+    ensure!(permissions & 0o777 == 0o600, "{permissions:o}");
 
     // One server sees it happen, the other begins in the middle.
     cluster.servers[1].kill().await?;
