@@ -63,7 +63,8 @@ pub async fn twelve_hosts_become_a_fleet() -> Result<()> {
     let boots = std::array::from_fn(|number| {
         Boot::container().bare().suite(if number % 2 == 0 { Suite::Bookworm } else { Suite::Trixie })
     });
-    let mut stage = Stage::start::<TWELVE>(boots).await?.with_packages().await?;
+    // On the heap: twelve starts at once are a large future.
+    let mut stage = Box::pin(Stage::start::<TWELVE>(boots)).await?.with_packages().await?;
     // All install packages at once, on the processors of one machine.
     let run = stage.provision_within(secs(600), "root", &["--confirm-within", "180"]).await?;
     ensure!(run.code == 0, "{} {}\n{}", run.code, run.stdout, run.stderr);
