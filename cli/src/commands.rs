@@ -34,7 +34,7 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&args, ui).await,
         Command::Status => status::run(&client(&global)?, ui).await,
         Command::Session(command) => Box::pin(session::run(&client(&global)?, command, ui)).await,
-        Command::Runner(command) => runner::run(&client(&global)?, command, ui).await,
+        Command::Runner(command) => runner::run(|| client(&global), command, ui).await,
         Command::Run(args) => Box::pin(run::run(&client(&global)?, *args, ui)).await,
         Command::Thread(command) => thread::run(&client(&global)?, command, ui).await,
         Command::Secret(command) => secret::run(|| client(&global), command, ui).await,
