@@ -16,6 +16,7 @@ use crate::commands::secret::SecretCommand;
 use crate::commands::session::SessionCommand;
 use crate::commands::spec_task::SpecTaskCommand;
 use crate::commands::thread::ThreadCommand;
+use crate::commands::token::TokenCommand;
 use crate::commands::up::UpArgs;
 
 const EXIT_CODES: &str = "\
@@ -103,9 +104,12 @@ pub enum Command {
     /// Create pieces of work that have one desktop and many threads, look at them, and end them
     #[command(subcommand)]
     SpecTask(SpecTaskCommand),
-    /// Look at the machines that run sessions, and remove them
+    /// Attach machines that run sessions, look at them, steer them, and remove them
     #[command(subcommand)]
     Runner(RunnerCommand),
+    /// Make, list and revoke tokens: those that enrol runners, and those of people
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Look at recordings of desktops, prove them, and make films of them
     #[command(subcommand)]
     Recording(RecordingCommand),

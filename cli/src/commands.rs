@@ -14,6 +14,7 @@ pub mod session;
 pub mod spec_task;
 pub mod status;
 pub mod thread;
+pub mod token;
 pub mod up;
 pub mod version;
 
@@ -34,7 +35,8 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&args, ui).await,
         Command::Status => status::run(&client(&global)?, ui).await,
         Command::Session(command) => Box::pin(session::run(&client(&global)?, command, ui)).await,
-        Command::Runner(command) => runner::run(|| client(&global), command, ui).await,
+        Command::Runner(command) => Box::pin(runner::run(&global, command, ui)).await,
+        Command::Token(command) => token::run(&client(&global)?, command, ui).await,
         Command::Run(args) => Box::pin(run::run(&client(&global)?, *args, ui)).await,
         Command::Thread(command) => thread::run(&client(&global)?, command, ui).await,
         Command::Secret(command) => secret::run(|| client(&global), command, ui).await,

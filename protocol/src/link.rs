@@ -78,6 +78,9 @@ pub enum Reply {
     DesiredSet {
         /// The whole set.
         sessions: Vec<DesiredSession>,
+        /// A new token of the runner's own is wanted of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rotate: Option<RotateToken>,
     },
     /// The report is in JetStream, or a newer one already is.
     ReportAck {
@@ -100,6 +103,14 @@ pub enum Reply {
         /// For people.
         detail: String,
     },
+}
+
+/// A rotation of the runner's token, as far as the server knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateToken {
+    /// Hash of the token that the runner has announced, and not proved to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// Server → runner, on `down.<runner>.<verb>`.

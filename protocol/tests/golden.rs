@@ -170,6 +170,9 @@ fn runner_view() -> RunnerView {
         active_tasks: 1,
         slots: 8,
         facts: Some(facts),
+        labels: BTreeMap::from([("site".to_owned(), "attic".to_owned())]),
+        rotating: false,
+        token_since: Some(Timestamp::UNIX_EPOCH),
         enrolled_at: Timestamp::UNIX_EPOCH,
         registered_at: Some(Timestamp::UNIX_EPOCH),
         last_seen_at: Some(Timestamp::UNIX_EPOCH),
@@ -209,7 +212,7 @@ fn the_link() {
         deleted: false,
         access: None,
     };
-    let reply = Message { runner: runner(), body: Reply::DesiredSet { sessions: vec![desired] } };
+    let reply = Message { runner: runner(), body: Reply::DesiredSet { sessions: vec![desired], rotate: None } };
     golden!("link_desired_set", round_trip(reply));
     let dial = Dial {
         url: "http://127.0.0.1:8080".to_owned(),

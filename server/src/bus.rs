@@ -5,6 +5,7 @@
 //! a stream starts from scratch with each generation. While there is none, [`Bus::require_up`] refuses at once and
 //! nothing is queued for later.
 
+mod connections;
 pub mod follow;
 pub mod schema;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use helix_protocol::external_agents::AgentHeartbeat;
-use helix_protocol::link::{Message, Nudge, Reply, Request};
+use helix_protocol::link::{Message, Nudge, Reply, Request, RotateToken};
 use helix_protocol::runner::{Heartbeat, RunnerStatus};
 use helix_protocol::session::ObservedSession;
 use helix_protocol::{ErrorCode, RunnerId, subject};
@@ -95,12 +95,13 @@ impl Link {
                 })
             }
             Request::Heartbeat { heartbeat } => self.heartbeat(runner, heartbeat).await,
-            // Its connection outlives its removal: the credentials do until they expire.
+            // Its connection may outlive its removal for a moment.
             Request::Sync {} => {
-                self.app.runners.known(runner).await?;
+                let record = self.app.runners.known(runner).await?;
                 let mut sessions = self.app.sessions.desired_set(runner).await?;
                 self.app.sessions.give_access(&mut sessions);
-                Ok(Reply::DesiredSet { sessions })
+                let rotate = record.rotation.as_ref().map(|rotation| RotateToken { next: rotation.next.clone() });
+                Ok(Reply::DesiredSet { sessions, rotate })
             }
             Request::Report { observed } => {
                 self.app.runners.known(runner).await?;
@@ -195,7 +196,7 @@ mod tests {
     fn an_answer_that_nats_does_not_carry_is_a_refusal() {
         let reply = || Message {
             runner: RunnerId::parse("a").expect("valid id"),
-            body: Reply::DesiredSet { sessions: Vec::new() },
+            body: Reply::DesiredSet { sessions: Vec::new(), rotate: None },
         };
         let whole = encode(reply(), 1024).expect("encoded");
         assert_eq!(encode(reply(), whole.len()).expect("encoded"), whole);

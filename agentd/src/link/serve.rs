@@ -51,10 +51,12 @@ impl Link {
             lost_timeout: watch::Sender::new(LOST_TIMEOUT),
             sync: Notify::new(),
         };
+        let mut token = self.token.changes();
         tokio::select! {
             () = serving.follow(changes) => "the connection to NATS is lost".to_owned(),
             () = serving.hear_nudges() => "the subscription to nudges ended".to_owned(),
             refused = serving.register() => refused,
+            _ = token.changed() => "this runner has a new token".to_owned(),
             never = serving.heartbeat() => match never {},
             never = serving.fetch_desired() => match never {},
             never = serving.send_reports() => match never {},
@@ -173,7 +175,8 @@ impl Serving<'_> {
         loop {
             self.when_registered(&mut registered).await;
             match self.connection.request(Request::Sync {}).await {
-                Ok(Reply::DesiredSet { sessions }) => {
+                Ok(Reply::DesiredSet { sessions, rotate }) => {
+                    self.link.rotate.send_if_modified(|old| std::mem::replace(old, rotate.clone()) != rotate);
                     let sessions = Arc::new(sessions);
                     self.link.desired.send_if_modified(|old| {
                         let changed = old.as_ref() != Some(&sessions);

@@ -2,44 +2,124 @@
 //!
 //! Some commands ask the server, some the machine itself ([`place`]): only the former need a server's address and a token.
 
+mod control;
+mod cordon;
+mod exec;
+mod join;
+mod labels;
+mod leave;
 mod list;
+mod logs;
 pub mod place;
 mod remove;
+mod rotate;
 mod show;
+mod stats;
+mod until;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use helix_protocol::RunnerId;
 
+use self::control::Action;
 pub use self::list::table;
+use self::place::Place;
+use crate::args::GlobalArgs;
 use crate::client::Client;
 use crate::error::Result;
 use crate::ui::Ui;
 
-/// Look at the machines that run sessions, and remove them
+/// Attach machines that run sessions, look at them, steer them, and remove them
 #[derive(Debug, Subcommand)]
 pub enum RunnerCommand {
     /// List every runner
-    List,
-    /// Show one runner: slots, kinds, limits, what separates its sessions
+    List(list::ListArgs),
+    /// Show one runner: slots, kinds, labels, limits, what separates its sessions
     Show {
         /// Runner id
         id: RunnerId,
     },
-    /// Remove a runner that is not online, and revoke its token; its id is free then
-    Remove {
+    /// Attach this machine to a server: settings, enrolment, a service that is started and heard
+    Join(Box<join::JoinArgs>),
+    /// Undo a join: end the service, leave the server, remove what the join made
+    Leave(leave::LeaveArgs),
+    /// Show labels of a runner, set and remove them
+    Labels(labels::LabelsArgs),
+    /// Let a runner take nothing new
+    Cordon {
         /// Runner id
         id: RunnerId,
     },
+    /// Let a cordoned runner take sessions again
+    Uncordon {
+        /// Runner id
+        id: RunnerId,
+    },
+    /// Cordon a runner and wait until its sessions have ended
+    Drain(cordon::DrainArgs),
+    /// Give a runner a new token of its own; the one of before ends
+    Rotate(rotate::RotateArgs),
+    /// Start an agentd of this machine
+    Start {
+        /// Its name here (agentd, or NAME of agentd@NAME), or its runner's id
+        name: String,
+    },
+    /// Stop an agentd of this machine; its sessions run on
+    Stop {
+        /// Its name here (agentd, or NAME of agentd@NAME), or its runner's id
+        name: String,
+    },
+    /// Restart an agentd of this machine; its sessions run on
+    Restart {
+        /// Its name here (agentd, or NAME of agentd@NAME), or its runner's id
+        name: String,
+    },
+    /// Show what an agentd of this machine and its sessions use
+    Stats(stats::StatsArgs),
+    /// Show the log of an agentd of this machine
+    Logs(logs::LogsArgs),
+    /// Run a command, or a shell, where an agentd runs
+    Exec(exec::ExecArgs),
+    /// Remove a runner that is not online, and revoke its token; its id is free then
+    Remove(remove::RemoveArgs),
 }
 
 /// Runs one runner command.
-pub async fn run(client: impl Fn() -> Result<Client>, command: RunnerCommand, ui: &Ui) -> Result<ExitCode> {
+pub async fn run(global: &GlobalArgs, command: RunnerCommand, ui: &Ui) -> Result<ExitCode> {
+    let client = || -> Result<Client> { super::client(global) };
     match command {
-        RunnerCommand::List => list::run(&client()?, ui).await?,
+        RunnerCommand::List(args) => list::run(&client()?, &args, ui).await?,
         RunnerCommand::Show { id } => show::run(&client()?, &id, ui).await?,
-        RunnerCommand::Remove { id } => remove::run(&client()?, &id, ui).await?,
+        RunnerCommand::Join(args) => join::run(global, *args, ui).await?,
+        RunnerCommand::Leave(args) => leave::run(&args, ui).await?,
+        RunnerCommand::Labels(args) => labels::run(&client()?, args, ui).await?,
+        RunnerCommand::Cordon { id } => cordon::set(&client()?, &id, true, ui).await?,
+        RunnerCommand::Uncordon { id } => cordon::set(&client()?, &id, false, ui).await?,
+        RunnerCommand::Drain(args) => {
+            let view = cordon::drain(&client()?, &args, ui).await?;
+            ui.answer(&view, || ui.line(view.id.as_str()))?;
+        }
+        RunnerCommand::Rotate(args) => rotate::run(&client()?, &args, ui).await?,
+        RunnerCommand::Start { name } => control::run(&Place::Here.find(&name).await?, Action::Start, ui).await?,
+        RunnerCommand::Stop { name } => control::run(&Place::Here.find(&name).await?, Action::Stop, ui).await?,
+        RunnerCommand::Restart { name } => control::run(&Place::Here.find(&name).await?, Action::Restart, ui).await?,
+        RunnerCommand::Stats(args) => {
+            let services = match &args.name {
+                Some(name) => vec![Place::Here.find(name).await?],
+                None => Place::Here.services().await?,
+            };
+            stats::run(&services, &args, ui).await?;
+        }
+        RunnerCommand::Logs(args) => {
+            let code = logs::run(&Place::Here.find(&args.name).await?, &args, ui).await?;
+            return Ok(ExitCode::from(code));
+        }
+        RunnerCommand::Exec(args) => {
+            let code = exec::run(&Place::Here.find(&args.name).await?, &args, ui).await?;
+            return Ok(ExitCode::from(code));
+        }
+        RunnerCommand::Remove(args) => remove::run(&client()?, &args, ui).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

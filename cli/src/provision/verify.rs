@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use helix_protocol::api::{CreateJoinToken, CreateSession, RunnerView};
+use helix_protocol::api::tokens::{CreateToken, TokenScope};
+use helix_protocol::api::{CreateSession, RunnerView};
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::SessionPhase;
 use helix_protocol::{ErrorCode, KindName, RunnerId, SessionId};
@@ -27,8 +28,9 @@ pub async fn known(client: &Client, id: &RunnerId) -> Result<Option<RunnerView>>
 
 /// A token with which this runner enrols, once.
 pub async fn join_token(client: &Client, id: &RunnerId) -> Result<String> {
-    let request = CreateJoinToken { runner: id.clone(), ttl_seconds: None };
-    client.create_join_token(&request).await.map(|token| token.token)
+    let runner = Some(id.clone());
+    let request = CreateToken { scope: TokenScope::Enrol, name: None, runner, reusable: false, ttl_seconds: None };
+    client.create_token(&request).await.map(|token| token.token)
 }
 
 /// True for one that the server hears and that has said what it offers.

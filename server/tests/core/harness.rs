@@ -11,7 +11,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use async_nats::{Client, ConnectOptions, Event};
 use futures::{FutureExt as _, StreamExt as _};
-use helix_protocol::api::EnrolRunner;
+use helix_protocol::api::runners::EnrolRunner;
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::ids::secret_hash;
 use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Message, Nudge, Reply, Request};
@@ -333,7 +333,7 @@ impl SimRunner {
 
     pub async fn sync(&self) -> Vec<DesiredSession> {
         match self.request(Request::Sync {}).await {
-            Some(Reply::DesiredSet { sessions }) => sessions,
+            Some(Reply::DesiredSet { sessions, .. }) => sessions,
             other => panic!("{other:?}"),
         }
     }

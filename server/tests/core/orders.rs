@@ -38,7 +38,7 @@ async fn ended_sessions_do_not_fill_what_nats_carries() {
         runner.report(&runner.seen(view.id.as_str(), view.epoch.0, 1, SessionPhase::Stopped)).await;
     }
     let orders = eventually("answered", async || match runner.request(Request::Sync {}).await? {
-        Reply::DesiredSet { sessions } if sessions.iter().all(|order| order.desired == Desired::Stopped) => {
+        Reply::DesiredSet { sessions, .. } if sessions.iter().all(|order| order.desired == Desired::Stopped) => {
             Some(sessions)
         }
         _ => None,

@@ -1,15 +1,27 @@
 //! `helixctl runner list`.
 
-use helix_protocol::api::RunnerView;
+use clap::Args;
+use helix_protocol::api::{RunnerList, RunnerView};
 use helix_protocol::runner::RunnerFacts;
 
+use super::super::session::create::parse_pair;
 use crate::client::Client;
 use crate::error::Result;
 use crate::ui::{Ui, age};
 
-/// Lists every runner.
-pub async fn run(client: &Client, ui: &Ui) -> Result<()> {
-    let list = client.runners().await?;
+/// Arguments of `runner list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only those with this label; may be repeated: then with all of them
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_pair)]
+    labels: Vec<(String, String)>,
+}
+
+/// Lists runners.
+pub async fn run(client: &Client, args: &ListArgs, ui: &Ui) -> Result<()> {
+    let all = client.runners().await?.runners;
+    let has = |runner: &RunnerView| args.labels.iter().all(|(name, value)| runner.labels.get(name) == Some(value));
+    let list = RunnerList { runners: all.into_iter().filter(has).collect() };
     ui.answer(&list, || table(ui, &list.runners))
 }
 
@@ -23,11 +35,12 @@ pub fn table(ui: &Ui, runners: &[RunnerView]) -> Result<()> {
                 status_word(runner),
                 format!("{}/{}", runner.active_tasks, runner.slots),
                 runner.facts.as_ref().map_or_else(String::new, kinds),
+                label_list(runner).join(","),
                 runner.last_seen_at.map_or_else(|| "never".to_owned(), |seen| format!("{} ago", age(seen))),
             ]
         })
         .collect();
-    ui.table(&["runner", "status", "slots used", "kinds", "heard"], &rows)
+    ui.table(&["runner", "status", "slots used", "kinds", "labels", "heard"], &rows)
 }
 
 /// Its kinds, in one word.
@@ -47,5 +60,13 @@ pub fn status_word(runner: &RunnerView) -> String {
     if runner.cordoned {
         words.push("cordoned".to_owned());
     }
+    if runner.rotating {
+        words.push("rotating".to_owned());
+    }
     words.join(",")
+}
+
+/// Its labels, each `name=value`.
+pub fn label_list(runner: &RunnerView) -> Vec<String> {
+    runner.labels.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }

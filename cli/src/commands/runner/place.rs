@@ -12,15 +12,15 @@ use crate::error::{CliError, Kind, Result};
 
 /// Longest NAME, as of ids.
 const MAX_NAME: usize = 64;
-/// Every agentd that has settings, one a line: the name of its settings, its runner's id where we may read it. What stands in
-/// `.env` wins, as it does for agentd.
+/// Every agentd that has settings, one a line: the name of its settings, its runner's id and its state directory where we may
+/// read them. What stands in `.env` wins, as it does for agentd.
 const LIST: &str = r#"
 for file in /etc/helix/agentd.toml /etc/helix/agentd-*.toml; do
   [ -e "$file" ] || continue
   stem=${file##*/}; stem=${stem%.toml}
   id=$(sed -n 's/^RUNNER_ID="\{0,1\}\([A-Za-z0-9_-]*\)"\{0,1\}$/\1/p' "/etc/helix/$stem.env" 2>/dev/null | tail -n 1)
   [ -n "$id" ] || id=$(sed -n 's/^runner_id *= *"\([A-Za-z0-9_-]*\)".*$/\1/p' "$file" 2>/dev/null | tail -n 1)
-  echo "$stem $id"
+  echo "$stem $id $(sed -n 's/^state_dir *= *"\(.*\)".*$/\1/p' "$file" 2>/dev/null | tail -n 1)"
 done
 "#;
 
@@ -68,12 +68,12 @@ impl Place {
 
     /// The agentd of this name, or with a runner of this id.
     pub async fn find(&self, name: &str) -> Result<Service> {
-        let services = self.services().await?;
+        let mut services = self.services().await?;
         let wanted = ServiceName::parse(name)?;
-        let by_name = services.iter().find(|(service, _)| *service == wanted);
-        let found = by_name.or_else(|| services.iter().find(|(_, id)| id.as_deref() == Some(name)));
-        found.map(|(service, _)| Service { place: self.clone(), name: service.clone() }).ok_or_else(|| {
-            let names: Vec<_> = services.iter().map(|(service, _)| service.as_str()).collect();
+        let by_name = services.iter().position(|service| service.name == wanted);
+        let found = by_name.or_else(|| services.iter().position(|service| service.runner.as_deref() == Some(name)));
+        found.map(|place| services.swap_remove(place)).ok_or_else(|| {
+            let names: Vec<_> = services.iter().map(|service| service.name.as_str()).collect();
             let there = if names.is_empty() { "none is set up here".to_owned() } else { names.join(", ") };
             CliError::failed(format!("there is no agentd {name}"))
                 .at(self)
@@ -82,14 +82,16 @@ impl Place {
         })
     }
 
-    /// Every agentd with settings, and the id of its runner where that is known.
-    pub async fn services(&self) -> Result<Vec<(ServiceName, Option<String>)>> {
+    /// Every agentd with settings.
+    pub async fn services(&self) -> Result<Vec<Service>> {
         let said = self.ask(&["sh", "-c", LIST]).await?;
         let service = |line: &str| {
-            let (stem, id) = line.split_once(' ')?;
-            let name = stem.strip_prefix("agentd-").unwrap_or(stem);
-            let id = (!id.is_empty()).then(|| id.to_owned());
-            Some((ServiceName::parse(name).ok()?, id))
+            let mut words = line.splitn(3, ' ');
+            let (stem, runner, state_dir) = (words.next()?, words.next()?, words.next()?);
+            let name = ServiceName::parse(stem.strip_prefix("agentd-").unwrap_or(stem)).ok()?;
+            let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            let state_dir = given(state_dir).unwrap_or_else(|| name.state_dir());
+            Some(Service { place: self.clone(), name, runner: given(runner), state_dir })
         };
         Ok(said.stdout.lines().filter_map(service).collect())
     }
@@ -182,6 +184,21 @@ pub struct Service {
     pub place: Place,
     /// Which.
     pub name: ServiceName,
+    /// Id of its runner, where its settings say one that we may read.
+    pub runner: Option<String>,
+    /// Where it keeps everything.
+    pub state_dir: String,
+}
+
+impl Service {
+    /// Slices of its live sessions: agentd writes into their description whose they are.
+    pub async fn sessions(&self) -> Result<Vec<String>> {
+        let list = ["systemctl", "list-units", "--type=slice", "--state=active", "--plain", "--no-legend", "--full"];
+        let said = self.place.ask(&[&list[..], &["helix-s*.slice"]].concat()).await?;
+        let tail = format!(", state {}", self.state_dir);
+        let its = said.stdout.lines().filter(|line| line.trim_end().ends_with(&tail));
+        Ok(its.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect())
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use helix_protocol::RunnerId;
 use helix_protocol::api::RunnerView;
 
-use super::list::{kinds, status_word};
+use super::list::{kinds, label_list, status_word};
 use crate::client::Client;
 use crate::commands::session::{self, limits};
 use crate::error::Result;
@@ -21,6 +21,7 @@ fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
         ("status", status_word(runner)),
         ("slots used", format!("{} of {}", runner.active_tasks, runner.slots)),
         ("enrolled", runner.enrolled_at.to_string()),
+        ("token since", runner.token_since.map_or_else(|| "unknown".to_owned(), |since| since.to_string())),
         ("heard", runner.last_seen_at.map_or_else(|| "never".to_owned(), |seen| seen.to_string())),
     ];
     if let Some(facts) = &runner.facts {
@@ -51,9 +52,7 @@ fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
         if let Some(reason) = &facts.no_rdp {
             rows.push(("unavailable", format!("RDP: {reason}")));
         }
-        for (name, value) in &facts.labels {
-            rows.push(("label", format!("{name}={value}")));
-        }
     }
+    rows.extend(label_list(runner).into_iter().map(|label| ("label", label)));
     session::facts(ui, &rows)
 }
