@@ -80,7 +80,7 @@ async fn rotate(
     }
     let proved = renew(config, &own, &own).await;
     // The link comes back with it, whatever the server said: both are good, or this one alone.
-    token.tell(own);
+    token.tell(&own);
     proved?;
     tracing::info!("this runner has a new token of its own");
     Ok(())

@@ -57,8 +57,8 @@ impl OwnToken {
     }
 
     /// Tells everybody the token that is on the disk now.
-    pub fn tell(&self, token: Secret) {
-        self.current.send_if_modified(|current| std::mem::replace(current, token.clone()) != token);
+    pub fn tell(&self, token: &Secret) {
+        self.current.send_if_modified(|current| std::mem::replace(current, token.clone()) != *token);
     }
 
     /// The rotation was called off.
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(OwnToken::open(dir.path()).expect("read").next().expect("read"), next);
         assert_eq!(token.take_next().expect("taken"), next);
         assert_eq!(token.current(), old, "nobody was told");
-        token.tell(next.clone());
+        token.tell(&next);
         assert_eq!((token.current(), OwnToken::open(dir.path()).expect("read").current()), (next.clone(), next));
         assert!(!dir.path().join("token.next").exists());
         token.next().expect("made");

@@ -33,6 +33,7 @@ pub struct CreateArgs {
     /// It enrols runners: one, or with =ID that one alone
     #[arg(long, value_name = "ID", num_args = 0..=1, require_equals = true, required_unless_present = "scope",
         conflicts_with = "scope")]
+    #[expect(clippy::option_option, reason = "a flag with a value that may be missing")]
     runner: Option<Option<RunnerId>>,
     /// It enrols any number of runners, until it ends or is revoked
     #[arg(long, requires = "runner")]

@@ -41,16 +41,16 @@ impl Runners {
     pub async fn wait_online(&self, id: &RunnerId, after: Option<Timestamp>, patience: Duration) -> Result<RunnerView> {
         let store = &self.inner.store;
         let deadline = Instant::now() + patience;
-        let mut changes = store.runners.view().changes();
+        let mut records = store.runners.view().changes();
         loop {
-            changes.borrow_and_update();
+            records.borrow_and_update();
             let view = self.get(id).await?;
             if view.liveness == Liveness::Online && view.facts.is_some() && view.registered_at > after {
                 return Ok(view);
             }
             // Both arms are cancel safe: a watch and a timer.
             let changed = tokio::select! {
-                changed = changes.changed() => changed.is_ok(),
+                changed = records.changed() => changed.is_ok(),
                 () = tokio::time::sleep_until(deadline) => false,
             };
             if !changed {

@@ -44,7 +44,7 @@ impl Runners {
             token_hash: token_hash.clone(),
             facts: None,
             cordoned: false,
-            labels: Default::default(),
+            labels: std::collections::BTreeMap::new(),
             rotation: None,
             token_since: None,
             liveness: Liveness::Lost,

@@ -141,7 +141,7 @@ fn a_session_and_a_runner_have_every_key() {
         active_tasks: 1,
         slots: 8,
         facts: None,
-        labels: Default::default(),
+        labels: std::collections::BTreeMap::new(),
         rotating: false,
         token_since: None,
         enrolled_at: at("2026-11-21T10:00:00Z"),
