@@ -5,6 +5,7 @@
 //! service, and the server's word that it hears the runner. A join that fails puts back what was there before; the same join
 //! again changes nothing. Joins of one machine take turns.
 
+mod files;
 mod machine;
 mod settings;
 
@@ -19,6 +20,7 @@ use serde::Serialize;
 use tokio::process::Command;
 use tokio::time::Instant;
 
+use self::files::Files;
 pub use self::machine::{Machine, is_joined, require_fit, turn};
 use self::settings::{Asked, Settings};
 use super::place::{Place, Service, ServiceName};
@@ -35,9 +37,9 @@ const POLL: Duration = Duration::from_secs(20);
 /// Arguments of `runner join`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What no flag says is taken from -e, from the environment (API_HOST, API_TOKEN, RUNNER_ID, CONCURRENCY,
-MAX_TASKS, SESSION_TIMEOUT, WORKSPACE_DIR, NATS_URL, CONTAINER_NAME), and from the join before. The token may
-be in a file: --token-file. Needs root, systemd, and an agentd that is installed."
+    after_help = "What no flag says is taken from -e, from the environment (API_HOST, API_TOKEN, RUNNER_ID, CONCURRENCY, \
+                  MAX_TASKS, SESSION_TIMEOUT, WORKSPACE_DIR, NATS_URL, CONTAINER_NAME), and from the join before. The \
+                  token may be in a file: --token-file. Needs root, systemd, and an agentd that is installed."
 )]
 pub struct JoinArgs {
     /// Server to attach to [default: http://localhost:80]
@@ -186,11 +188,7 @@ impl Join {
     }
 
     /// Writes, enrols, starts, and waits; undoes all of it where a step fails. What was written, and the runner.
-    async fn carry_out(
-        &self,
-        files: &machine::Files,
-        progress: &crate::ui::Progress,
-    ) -> Result<(Vec<String>, RunnerView)> {
+    async fn carry_out(&self, files: &Files, progress: &crate::ui::Progress) -> Result<(Vec<String>, RunnerView)> {
         let before = self.machine.state().await?;
         let known = self.known().await?;
         let changes = files.differences();
@@ -260,6 +258,7 @@ impl Join {
                 .because("neither --token, --token-file, -e API_TOKEN nor the environment has one, and this machine is not enrolled")
                 .next("where there is an operator's token: helixctl token create --runner"));
         };
+        self.machine.forget_token()?;
         let mut command = self.agentd("enrol", self.machine.name.settings().as_ref());
         let output = command.env("API_TOKEN", token).output().await.map_err(|error| self.not_run(&error))?;
         if output.status.success() {
@@ -310,7 +309,7 @@ impl Join {
     }
 
     /// Puts back what was there before this join.
-    async fn undo(&self, files: &machine::Files, before: machine::State, enrolled: bool) -> Result<()> {
+    async fn undo(&self, files: &Files, before: machine::State, enrolled: bool) -> Result<()> {
         let service = self.service();
         if !before.active {
             service.end().await?;
@@ -320,7 +319,7 @@ impl Join {
             let _ = client.delete_runner(&self.settings.runner_id, false).await;
         }
         files.put_back()?;
-        self.machine.forget_state(&before)?;
+        self.machine.forget_state(before)?;
         service.place.ask(&["systemctl", "daemon-reload"]).await?;
         if !before.enabled {
             service.place.ask(&["systemctl", "disable", "--quiet", &self.machine.name.unit()]).await?;

@@ -33,7 +33,7 @@ struct Left<'a> {
 
 /// Ends the service and its sessions, leaves the server, removes what a join made.
 pub async fn run(args: &LeaveArgs, ui: &Ui) -> Result<()> {
-    let program = require_fit().await?;
+    require_fit().await?;
     let progress = ui.progress();
     let _turn = turn(|| progress.now("waits for a join of this machine")).await?;
     let service = Place::Here.find(&args.name).await?;
@@ -63,17 +63,20 @@ pub async fn run(args: &LeaveArgs, ui: &Ui) -> Result<()> {
             false
         }
     };
-    progress.now("ends what is left of sessions");
-    let program = program.display().to_string();
-    let mut reap = vec![program.as_str(), "reap", "--state-dir", &service.state_dir];
-    if let Some(dir) = &settings.workspace_dir {
-        reap.extend(["--workspace-dir", dir]);
-    }
-    let said = service.place.ask(&reap).await?;
-    if said.code != 0 {
-        return Err(CliError::failed("something of its sessions is left")
-            .at(&service.state_dir)
-            .because(said.stderr.trim()));
+    progress.now("ends its sessions");
+    let slices = service.sessions().await?;
+    if !slices.is_empty() {
+        let mut stop = vec!["systemctl", "stop", "--"];
+        stop.extend(slices.iter().map(String::as_str));
+        let said = service.place.ask(&stop).await?;
+        if said.code != 0 {
+            return Err(CliError::failed("its sessions do not end").at(slices.join(" ")).because(said.stderr.trim()));
+        }
+        // Units that were killed are failed ones, which systemd keeps, and the slice with them.
+        let units: Vec<_> = slices.iter().map(|slice| format!("{}-*", slice.trim_end_matches(".slice"))).collect();
+        let mut forget = vec!["systemctl", "reset-failed", "--"];
+        forget.extend(units.iter().map(String::as_str));
+        service.place.ask(&forget).await?;
     }
     machine.remove_files(&settings)?;
     machine.remove_state()?;

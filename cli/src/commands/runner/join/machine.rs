@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::place::{Place, Service, ServiceName};
+use super::files::{Files, Staged, Wanted, put, remove, remove_file};
 use super::here;
 use super::settings::{MARK, Settings};
 use crate::error::{CliError, Kind, Result};
@@ -44,7 +45,7 @@ struct Other {
 pub struct State {
     pub active: bool,
     pub enabled: bool,
-    kept_state: bool,
+    had_dir: bool,
 }
 
 /// Root, systemd, and an agentd that is installed: its program.
@@ -61,8 +62,8 @@ pub async fn require_fit() -> Result<PathBuf> {
     if !Path::new("/run/systemd/system").exists() {
         return unfit("systemd does not run it", "helixctl up runs a runner without systemd");
     }
-    let unit = Place::Here.ask(&["systemctl", "cat", "agentd@.service"]).await?;
-    let program = unit.stdout.lines().find_map(|line| line.strip_prefix("ExecStart=")?.split_whitespace().next());
+    let template = Place::Here.ask(&["systemctl", "cat", "agentd@.service"]).await?;
+    let program = template.stdout.lines().find_map(|line| line.strip_prefix("ExecStart=")?.split_whitespace().next());
     match program.map(PathBuf::from) {
         Some(program) if program.exists() => Ok(program),
         _ => {
@@ -105,10 +106,17 @@ impl Machine {
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let mut others = Vec::new();
         let own = Path::new(&name.settings()).to_owned();
-        for entry in fs::read_dir(SETTINGS_DIR).map_err(bad)? {
-            let path = entry.map_err(bad)?.path();
+        let entries = match fs::read_dir(SETTINGS_DIR) {
+            Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(bad)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(bad(error)),
+        };
+        for entry in entries {
+            let path = entry.path();
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let is_settings = file == "agentd.toml" || (file.starts_with("agentd-") && file.ends_with(".toml"));
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            let is_settings = path.extension().is_some_and(|extension| extension == "toml")
+                && (stem == "agentd" || stem.starts_with("agentd-"));
             if is_settings && path != own {
                 others.push(Other::read(&path, &file).map_err(bad)?);
             }
@@ -174,29 +182,6 @@ impl Machine {
         HEALTH_PORTS.into_iter().find(|port| !taken(*port) && is_free(*port)).unwrap_or(0)
     }
 
-    /// Refuses a directory that cannot be bound into agentd's own view of the disk, or is not root's to give.
-    pub fn check_workspace_dir(&self, dir: &str) -> Result<()> {
-        let bad = |why: String| {
-            Err(CliError::new(Kind::Usage, format!("{dir:?} cannot be the directory of workspaces"))
-                .because(why)
-                .next("--workspace-dir /srv/helix-workspaces, or leave it out"))
-        };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-');
-        if !dir.starts_with('/') || !dir.bytes().all(plain) || dir.split('/').any(|part| part == "..") {
-            return bad("it has to be an absolute path of letters, digits and / . _ -".to_owned());
-        }
-        match fs::symlink_metadata(dir) {
-            Ok(found) if !found.is_dir() => bad("it is no directory".to_owned()),
-            Ok(found) if found.uid() != 0 || found.mode() & 0o022 != 0 => bad(format!(
-                "it belongs to user {} with mode {:o}: it has to be root's alone",
-                found.uid(),
-                found.mode() & 0o7777
-            )),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => bad(error.to_string()),
-            _ => Ok(()),
-        }
-    }
-
     /// Where agentd keeps everything.
     pub fn state_dir(&self) -> String {
         self.name.state_dir()
@@ -206,6 +191,12 @@ impl Machine {
     pub fn own_token(&self) -> Option<String> {
         let text = fs::read_to_string(Path::new(&self.state_dir()).join("token")).ok()?;
         Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+    }
+
+    /// Removes a token that no server takes: who enrols makes a new one, since the old one may have been revoked for a reason.
+    pub fn forget_token(&self) -> Result<()> {
+        let path = Path::new(&self.state_dir()).join("token");
+        remove_file(&path).map_err(|error| CliError::failed("cannot remove a file").at(path.display()).because(error))
     }
 
     /// The service.
@@ -220,13 +211,13 @@ impl Machine {
         Ok(State {
             active: service.state().await? == "active",
             enabled: enabled.code == 0,
-            kept_state: Path::new(&self.state_dir()).exists(),
+            had_dir: Path::new(&self.state_dir()).exists(),
         })
     }
 
     /// Removes the state that a join made and could not use.
-    pub fn forget_state(&self, before: &State) -> Result<()> {
-        if before.kept_state { Ok(()) } else { self.remove_state() }
+    pub fn forget_state(&self, before: State) -> Result<()> {
+        if before.had_dir { Ok(()) } else { self.remove_state() }
     }
 
     /// Removes everything that agentd kept.
@@ -243,7 +234,7 @@ impl Machine {
     pub fn stage(&self, settings: &Settings) -> Result<Staged> {
         let path = PathBuf::from(format!("{}.check", self.name.settings()));
         put(&path, settings.text()?.as_bytes(), 0o600)?;
-        Ok(Staged(path))
+        Ok(Staged::new(path))
     }
 
     /// Every file that these settings make.
@@ -280,6 +271,29 @@ impl Machine {
     }
 }
 
+/// Refuses a directory that cannot be bound into agentd's own view of the disk, or is not root's to give.
+pub fn check_workspace_dir(dir: &str) -> Result<()> {
+    let bad = |why: String| {
+        Err(CliError::new(Kind::Usage, format!("{dir:?} cannot be the directory of workspaces"))
+            .because(why)
+            .next("--workspace-dir /srv/helix-workspaces, or leave it out"))
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-');
+    if !dir.starts_with('/') || !dir.bytes().all(plain) || dir.split('/').any(|part| part == "..") {
+        return bad("it has to be an absolute path of letters, digits and / . _ -".to_owned());
+    }
+    match fs::symlink_metadata(dir) {
+        Ok(found) if !found.is_dir() => bad("it is no directory".to_owned()),
+        Ok(found) if found.uid() != 0 || found.mode() & 0o022 != 0 => bad(format!(
+            "it belongs to user {} with mode {:o}: it has to be root's alone",
+            found.uid(),
+            found.mode() & 0o7777
+        )),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => bad(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
 impl Other {
     /// What others may not have, too; a file that agentd would refuse counts for nothing.
     fn read(path: &Path, file: &str) -> io::Result<Self> {
@@ -297,104 +311,5 @@ impl Other {
         let slots = if is_process { 0..0 } else { first..first.saturating_add(count) };
         let health_port = number("health_port").and_then(|port| u16::try_from(port).ok()).unwrap_or(FIRST_HEALTH_PORT);
         Ok(Self { name: file.trim_end_matches(".toml").to_owned(), slots, health_port })
-    }
-}
-
-/// A file for agentd's check.
-pub struct Staged(PathBuf);
-
-impl Staged {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // Nothing reads it, and the next check writes it anew.
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// Files of a join, as they shall be and as they were.
-pub struct Files {
-    files: [Wanted; 3],
-    workspace_dir: Option<String>,
-}
-
-struct Wanted {
-    path: PathBuf,
-    /// None: it shall not be there.
-    content: Option<Vec<u8>>,
-    mode: u32,
-    before: Option<Vec<u8>>,
-}
-
-impl Files {
-    /// Those that are not as they shall be.
-    pub fn differences(&self) -> Vec<String> {
-        let differs = self.files.iter().filter(|file| file.content != file.before);
-        differs.map(|file| file.path.display().to_string()).collect()
-    }
-
-    /// Makes them so.
-    pub fn write(&self) -> Result<()> {
-        if let Some(dir) = &self.workspace_dir {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(dir);
-            made.map_err(|error| CliError::failed("cannot make the directory of workspaces").at(dir).because(error))?;
-        }
-        for file in self.files.iter().filter(|file| file.content != file.before) {
-            file.set(file.content.as_deref())?;
-        }
-        Ok(())
-    }
-
-    /// As they were.
-    pub fn put_back(&self) -> Result<()> {
-        self.files
-            .iter()
-            .filter(|file| file.content != file.before)
-            .try_for_each(|file| file.set(file.before.as_deref()))
-    }
-}
-
-impl Wanted {
-    fn set(&self, content: Option<&[u8]>) -> Result<()> {
-        match content {
-            Some(content) => put(&self.path, content, self.mode),
-            None => remove(&self.path),
-        }
-    }
-}
-
-fn put(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let write = || {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let temporary = path.with_added_extension("new");
-        remove_file(&temporary)?;
-        let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|error: io::Error| CliError::failed("cannot write a file").at(path.display()).because(error))
-}
-
-/// Removes a file, and a drop-in directory that is empty then.
-fn remove(path: &Path) -> Result<()> {
-    remove_file(path).map_err(|error| CliError::failed("cannot remove a file").at(path.display()).because(error))?;
-    if let Some(dir) = path.parent().filter(|dir| dir.extension().is_some_and(|extension| extension == "d")) {
-        let _ = fs::remove_dir(dir);
-    }
-    Ok(())
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
     }
 }

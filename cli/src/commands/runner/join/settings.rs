@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use helix_protocol::RunnerId;
 use serde::{Deserialize, Serialize};
 
-use super::machine::Machine;
+use super::machine::{Machine, check_workspace_dir};
 use crate::error::{CliError, Kind, Result};
 use crate::settings::Env;
 
@@ -116,7 +116,7 @@ impl Asked {
         let concurrency = number("CONCURRENCY", take("CONCURRENCY"), before.map(|before| before.concurrency), 1)?;
         let workspace_dir = take("WORKSPACE_DIR").or_else(|| before?.workspace_dir.clone());
         if let Some(dir) = &workspace_dir {
-            machine.check_workspace_dir(dir)?;
+            check_workspace_dir(dir)?;
         }
         let servers = take("API_HOST").map(|text| text.split(',').map(|one| one.trim().to_owned()).collect());
         let mut env = before.map(|before| before.env.clone()).unwrap_or_default();
@@ -181,4 +181,62 @@ fn number(name: &str, asked: Option<String>, before: Option<u32>, default: u32) 
             .because(error)
             .next(format!("{name}={default}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            api_host: vec!["https://helix.example".to_owned()],
+            runner_id: RunnerId::parse("r1").expect("valid"),
+            concurrency: 2,
+            max_tasks: 0,
+            session_timeout: Some("8h".to_owned()),
+            workspace_dir: None,
+            nats_url: None,
+            slot_user_first: 3,
+            health_port: 3031,
+            env: [("LOG_LEVEL".to_owned(), r#"a "b" \ c"#.to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn what_a_join_writes_reads_back_and_nothing_else_does() {
+        let text = settings().text().expect("text");
+        insta::assert_snapshot!(text, @r#"
+        # Written by helixctl runner join; the next one undoes changes.
+        # What else can stand there: agentd.toml.example in /usr/share/doc/helix.
+        api_host = ["https://helix.example"]
+        runner_id = "r1"
+        concurrency = 2
+        max_tasks = 0
+        session_timeout = "8h"
+        slot_user_first = 3
+        health_port = 3031
+        "#);
+        assert_eq!(Settings::read(&text, &settings().environment()), Some(settings()));
+        assert_eq!(Settings::read("runner_id = \"r1\"\n", ""), None);
+    }
+
+    #[test]
+    fn flags_win_over_e_and_e_over_the_environment() {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let env = |name: &str| match name {
+            "RUNNER_ID" => Some("env".to_owned()),
+            "HELIX_API_HOST" => Some("http://env".to_owned()),
+            "AGENT_CONCURRENCY" => Some("9".to_owned()),
+            "LOG_LEVEL" => Some("warn".to_owned()),
+            _ => None,
+        };
+        let given = [("RUNNER_ID", "e"), ("CONCURRENCY", "3"), ("LOG_LEVEL", "debug"), ("MINE", "x")];
+        let asked = Asked::new(map(&[("RUNNER_ID", "flag")]), map(&given), &env).expect("fine");
+        assert_eq!(asked.name, DEFAULT_NAME);
+        assert_eq!(asked.named, map(&[("API_HOST", "http://env"), ("CONCURRENCY", "3"), ("RUNNER_ID", "flag")]));
+        assert_eq!(asked.env, map(&[("LOG_LEVEL", "debug"), ("MINE", "x")]));
+        for bad in [("A B", "c"), ("", "c"), ("1A", "c"), ("A", "two\nlines")] {
+            assert!(Asked::new(BTreeMap::new(), map(&[bad]), &env).is_err(), "{bad:?}");
+        }
+    }
 }
