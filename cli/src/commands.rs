@@ -5,6 +5,7 @@ pub mod completions;
 pub mod doctor;
 pub mod down;
 pub mod key;
+pub mod machines;
 pub mod provision;
 pub mod recording;
 pub mod run;

@@ -1,13 +1,13 @@
 //! `helixctl provision`: from a login over SSH to a runner that has shown a first frame, and back when it does not work.
 //!
-//! The way of the data: arguments and `fleet.toml` → [`inventory`] → for each host one task ([`host`]), at most so many at
-//! once → [`ssh`] (ssh's own settings by [`ssh_config`], the host's key by [`known_hosts`]) → one root [`shell`] → `facts.sh`
-//! → [`facts`] → [`check`] (everything that stands in the way) and [`plan`] (everything that would change, against
-//! [`wanted`]) → packages → [`upload`] of the files and a signed manifest ([`signing`]) → `apply.sh` → a new connection →
-//! the runner is heard and a session on it shows a frame ([`verify`]) → [`report`].
+//! The way of the data: arguments and `fleet.toml` → [`crate::inventory`] → for each host one task ([`host`]), at most so many
+//! at once → [`crate::ssh`] → one root shell → `facts.sh` → [`facts`] → [`check`] (everything that stands in the way) and
+//! [`plan`] (everything that would change, against [`wanted`]) → packages → an upload of the files and a signed manifest
+//! ([`signing`]) → `apply.sh` → a new connection → the runner is heard and a session on it shows a frame ([`verify`]) →
+//! [`report`].
 //!
-//! Pure: `inventory`, `facts`, `check`, `plan`, `wanted`, `known_hosts`, `diff`, `report`. All that changes a host is five
-//! short scripts in `host_scripts/`, which run there to their end whatever becomes of the connection.
+//! Pure: `facts`, `check`, `plan`, `wanted`, `diff`, `report`. All that changes a host is short scripts in `host_scripts/`,
+//! which run there to their end whatever becomes of the connection.
 //!
 //! What a failure leaves: before `apply.sh` nothing but a directory for provisioning itself (packages that were installed
 //! stay); in it and until the confirmation, the host as it was: `apply.sh` undoes what fails, and a timer that it sets
@@ -18,16 +18,9 @@ mod check;
 mod diff;
 mod facts;
 mod host;
-pub mod inventory;
-mod known_hosts;
 mod plan;
-pub mod prompts;
 pub mod report;
-mod shell;
 pub mod signing;
-mod ssh;
-mod ssh_config;
-mod upload;
 mod verify;
 pub mod wanted;
 
@@ -37,10 +30,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-pub use self::host::{Run, policy};
-use self::inventory::Machine;
+pub use self::host::Run;
 use self::report::{HostReport, RunReport};
 use crate::error::{CliError, Kind, Result};
+use crate::inventory::Machine;
 use crate::ui::Ui;
 
 /// Sessions at once on a host that nobody said anything of.

@@ -9,7 +9,6 @@ mod agents;
 mod elf;
 mod machine;
 mod pixels;
-mod report;
 mod stack;
 mod vulkan;
 mod window;
@@ -22,11 +21,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use helix_mesa::{Driver, Places};
 
+use crate::checks::{Check, Report};
 use crate::error::{CliError, Result};
 use crate::settings::process_env;
 use crate::ui::Ui;
 use crate::up::supervise::Signals;
-use report::{Check, Report};
 
 /// For each check.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -8,7 +8,6 @@
 mod change;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,19 +17,15 @@ use jiff::Timestamp;
 use super::check::{self, Finding, Standard};
 use super::diff;
 use super::facts::Facts;
-use super::inventory::Machine;
 use super::plan::{self, Plan};
-use super::prompts::Prompts;
 use super::report::{HostReport, Outcome};
-use super::shell::Shell;
 use super::signing::SigningKey;
-use super::ssh::{Connection, Policy};
-use super::ssh_config::{self, Route};
 use super::verify::{self, Watch};
 use super::wanted::{self, Program, RunnerSettings};
 use crate::client::Client;
 use crate::error::{CliError, Kind, Result};
-use crate::settings::process_env;
+use crate::inventory::Machine;
+use crate::ssh::{self, Connection, Shell, Ssh, Way};
 use crate::ui::HostLine;
 
 /// State of provisioning on a host.
@@ -40,6 +35,8 @@ const FACTS: &str = include_str!("host_scripts/facts.sh");
 const FACTS_WITHIN: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_mins(2);
 const MIB: u64 = 1 << 20;
+/// What to do when a host was lost on the way.
+const AGAIN: &str = "run it again: what was begun is finished or undone first";
 
 /// What is the same for all hosts of a run.
 pub struct Run {
@@ -53,10 +50,8 @@ pub struct Run {
     pub agentd: Program,
     /// What signs it.
     pub key: SigningKey,
-    /// File of ssh's settings instead of the user's.
-    pub ssh_config: Option<PathBuf>,
-    /// How strict, and whom to ask.
-    pub policy: Policy,
+    /// How to log in.
+    pub ssh: Ssh,
     /// Packages are the operator's matter.
     pub leave_packages: bool,
     /// Seconds after which the host undoes what nobody confirmed.
@@ -77,8 +72,7 @@ struct Visit<'a> {
     machine: &'a Machine,
     line: &'a HostLine,
     report: &'a mut HostReport,
-    route: Route,
-    jump: Option<Route>,
+    way: Way,
 }
 
 impl Run {
@@ -96,6 +90,8 @@ impl Run {
                 .place
                 .as_ref()
                 .map_or_else(|| machine.host.clone(), |place| format!("{} ({place})", machine.host));
+            let was_lost = error.what == ssh::LOST || error.what == ssh::LATE;
+            let error = if was_lost { error.next(AGAIN) } else { error };
             report.error = Some(error.at(place));
         }
         report.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -104,26 +100,8 @@ impl Run {
     }
 
     async fn visit(&self, machine: &Machine, line: &HostLine, report: &mut HostReport) -> Result<()> {
-        let route = ssh_config::route(machine, self.ssh_config.as_deref(), process_env).await?;
-        if let Some(command) = &route.proxy_command {
-            return Err(CliError::new(Kind::Usage, "ssh's settings go through a program, which is not taken")
-                .at(format!("ProxyCommand {command}"))
-                .next("write it as ProxyJump, or provision from where the host is reached"));
-        }
-        let jump = match &route.jump {
-            Some(jump) if jump.contains(',') => {
-                return Err(CliError::new(Kind::Usage, "more than one jump host is not taken")
-                    .at(format!("ProxyJump {jump}"))
-                    .next("provision from the last of them"));
-            }
-            Some(jump) => {
-                let machine = Machine::parse(jump)
-                    .map_err(|why| CliError::new(Kind::Usage, "cannot read ProxyJump").because(why))?;
-                Some(ssh_config::route(&machine, self.ssh_config.as_deref(), process_env).await?)
-            }
-            None => None,
-        };
-        Visit { run: self, machine, line, report, route, jump }.all().await
+        let way = self.ssh.way(machine).await?;
+        Visit { run: self, machine, line, report, way }.all().await
     }
 }
 
@@ -131,14 +109,14 @@ impl Visit<'_> {
     async fn all(mut self) -> Result<()> {
         self.line.step("connecting");
         let connection = self.connect().await?;
-        let mut shell = Shell::open(&connection, &self.run.policy.prompts).await?;
+        let mut shell = self.run.ssh.shell(&connection).await?;
         let outcome = Box::pin(self.provision(&connection, &mut shell)).await;
         self.report.round_trips += shell.round_trips;
         outcome
     }
 
     async fn connect(&self) -> Result<Connection> {
-        Connection::open(&self.route, self.jump.as_ref(), &self.run.policy).await
+        self.run.ssh.connect(&self.way).await
     }
 
     async fn provision(&mut self, connection: &Connection, shell: &mut Shell) -> Result<()> {
@@ -317,9 +295,4 @@ fn endpoint(url: &str) -> Option<String> {
     let url = reqwest::Url::parse(url).ok()?;
     let usual = if url.scheme() == "nats" || url.scheme() == "tls" { Some(4222) } else { url.port_or_known_default() };
     Some(format!("{} {}", url.host_str()?.trim_matches(['[', ']']), url.port().or(usual)?))
-}
-
-/// Who asks, for prompts of all hosts.
-pub fn policy(accept_new: bool, prompts: Prompts) -> Policy {
-    Policy { accept_new, prompts }
 }

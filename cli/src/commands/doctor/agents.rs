@@ -1,6 +1,6 @@
 //! The kinds that are an agent without an editor: which of them this machine would offer, and what brings the others.
 
-use super::report::Check;
+use crate::checks::Check;
 use crate::up::programs;
 
 const NAME: &str = "agents";

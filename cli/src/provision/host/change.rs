@@ -8,13 +8,12 @@ use jiff::Timestamp;
 use super::super::facts::Facts;
 use super::super::plan::Plan;
 use super::super::report::Outcome;
-use super::super::shell::Shell;
-use super::super::ssh::Connection;
+use super::super::signing;
 use super::super::verify::{self, Watch};
 use super::super::wanted::{self, RunnerSettings, WantedFile};
-use super::super::{signing, upload};
 use super::{MIB, SHORT, STATE, Visit};
 use crate::error::{CliError, Kind, Result};
+use crate::ssh::{Connection, Shell, upload};
 
 const BEGIN: &str = include_str!("../host_scripts/begin.sh");
 const STAGE: &str = include_str!("../host_scripts/stage.sh");
@@ -125,7 +124,7 @@ impl Visit<'_> {
         self.line.step("waiting for the runner");
         let proved = async {
             let connection = self.connect().await?;
-            let mut second = Shell::open(&connection, &self.run.policy.prompts).await?;
+            let mut second = self.run.ssh.shell(&connection).await?;
             watch.online(Duration::from_secs(self.run.confirm_within.saturating_sub(5).max(5))).await?;
             let answer = second.run(&[("state", STATE), ("run", id)], CONFIRM, SHORT).await?;
             Ok::<_, CliError>((answer, second.round_trips))
