@@ -83,7 +83,7 @@ pub enum Command {
     Down,
     /// Show server, runners and sessions; exit code 0 when healthy, 1 when not
     Status,
-    /// Look whether this machine is fit for desktops and Zed; exit code 0 when it is, 1 when not
+    /// Look whether a machine is fit for desktops and Zed, this one or others over SSH; exit code 0 when it is, 1 when not
     Doctor(DoctorArgs),
     /// Make runners of machines that you can log in to over SSH; run again, it changes only what differs
     Provision(Box<ProvisionArgs>),

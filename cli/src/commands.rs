@@ -33,7 +33,7 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
     match cli.command {
         Command::Up(args) => up::run(&global, &args, ui).await,
         Command::Down => down::run(&global, ui).await,
-        Command::Doctor(args) => doctor::run(&args, ui).await,
+        Command::Doctor(args) => Box::pin(doctor::run(&args, || client(&global), ui)).await,
         Command::Status => status::run(&client(&global)?, ui).await,
         Command::Session(command) => Box::pin(session::run(&client(&global)?, command, ui)).await,
         Command::Runner(command) => Box::pin(runner::run(&global, command, ui)).await,

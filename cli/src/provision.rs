@@ -14,13 +14,15 @@
 //! before it changes anything undoes what nobody confirms. What a run left that was killed is undone by the next one
 //! before it begins. Each host's failure is its own.
 
-mod check;
+pub mod check;
 mod diff;
-mod facts;
+pub mod facts;
 mod host;
+pub mod look;
 mod plan;
 pub mod report;
 pub mod signing;
+pub mod symptoms;
 mod verify;
 pub mod wanted;
 
@@ -36,6 +38,8 @@ use crate::error::{CliError, Kind, Result};
 use crate::inventory::Machine;
 use crate::ui::Ui;
 
+/// State of provisioning on a host.
+pub const STATE: &str = "/var/lib/helix/provision";
 /// Sessions at once on a host that nobody said anything of.
 pub const DEFAULT_SLOTS: u32 = 8;
 

@@ -419,6 +419,24 @@ pub struct FleetStatus {
     pub runners: Vec<RunnerView>,
     /// Number of sessions by phase.
     pub sessions: BTreeMap<String, u32>,
+    /// The store; absent while it does not answer, and from a server that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
+}
+
+/// NATS JetStream, where everything is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct StoreStatus {
+    /// Version of nats-server.
+    pub nats: String,
+    /// Bytes on its disk.
+    pub bytes: u64,
+    /// Most that the account may have there; absent without a limit of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// The last write was refused because there is no room: its disk or `max_file_store` is full.
+    pub full: bool,
 }
 
 /// RFC 9457 problem document: every error of the API, `application/problem+json`.

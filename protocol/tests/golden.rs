@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use helix_protocol::api::threads::{SpecTaskContext, SpecTaskView};
 use helix_protocol::api::{
-    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, SyncStatus, Ticket,
+    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, StoreStatus, SyncStatus,
+    Ticket,
 };
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::{Event, FeedItem};
@@ -309,6 +310,7 @@ fn what_clients_read_of_sessions_and_runners() {
         server: "s1".to_owned(),
         runners: vec![unregistered],
         sessions: BTreeMap::from([("Ready".to_owned(), 2)]),
+        store: Some(StoreStatus { nats: "2.15.1".to_owned(), bytes: 4096, limit_bytes: Some(1 << 30), full: false }),
     };
     golden!("fleet_status", round_trip(status));
 }

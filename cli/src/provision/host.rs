@@ -14,25 +14,22 @@ use std::time::{Duration, Instant};
 use helix_protocol::RunnerId;
 use jiff::Timestamp;
 
-use super::check::{self, Finding, Standard};
-use super::diff;
-use super::facts::Facts;
+use super::check::{self, Standard};
+use super::facts::{self, Facts};
+use super::look::{Question, look};
 use super::plan::{self, Plan};
 use super::report::{HostReport, Outcome};
 use super::signing::SigningKey;
 use super::verify::{self, Watch};
 use super::wanted::{self, Program, RunnerSettings};
+use super::{STATE, diff};
+use crate::checks::Check;
 use crate::client::Client;
 use crate::error::{CliError, Kind, Result};
 use crate::inventory::Machine;
 use crate::ssh::{self, Connection, Shell, Ssh, Way};
 use crate::ui::HostLine;
 
-/// State of provisioning on a host.
-const STATE: &str = "/var/lib/helix/provision";
-const FACTS: &str = include_str!("host_scripts/facts.sh");
-/// Digests of everything on a slow disk.
-const FACTS_WITHIN: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_mins(2);
 const MIB: u64 = 1 << 20;
 /// What to do when a host was lost on the way.
@@ -201,30 +198,9 @@ impl Visit<'_> {
     }
 
     async fn facts(&self, shell: &mut Shell) -> Result<Facts> {
-        let reach: Vec<_> = [("server", Some(&self.run.server)), ("NATS", self.run.nats.as_ref())]
-            .into_iter()
-            .filter_map(|(name, url)| endpoint(url?).map(|endpoint| format!("{name} {endpoint}")))
-            .collect();
-        let reach = reach.join("\n");
-        let any = RunnerSettings {
-            id: RunnerId::parse("any").map_err(|error| CliError::failed("facts").because(error))?,
-            server: String::new(),
-            nats: None,
-            slots: 1,
-            labels: [].into(),
-        };
-        let files = wanted::files(&self.run.agentd, &any);
-        let mut targets: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
-        targets.push(wanted::TOKEN);
-        let (targets, proofs) = (targets.join("\n"), wanted::package_proofs());
-        let given =
-            [("targets", targets.as_str()), ("proofs", proofs.as_str()), ("state", STATE), ("reach", reach.as_str())];
-        let answer = shell.run(&given, FACTS, FACTS_WITHIN).await?;
-        Facts::parse(&answer.stdout).ok_or_else(|| {
-            CliError::failed("what the host says of itself is not whole")
-                .because(answer.last_words())
-                .next("is its login's shell in order?")
-        })
+        let mut reach = vec![("server", self.run.server.as_str())];
+        reach.extend(self.run.nats.as_deref().map(|nats| ("NATS", nats)));
+        look(shell, Question { reach: &reach, more: None }).await
     }
 
     fn settings(&self, facts: &Facts) -> Result<RunnerSettings> {
@@ -240,6 +216,10 @@ impl Visit<'_> {
         if let Some(pool) = &self.machine.pool {
             labels.insert("pool".to_owned(), pool.to_string());
         }
+        // What the operator says of it is stronger than what it is.
+        for (name, value) in facts::labels(facts) {
+            labels.entry(name).or_insert(value);
+        }
         let slots = self.machine.slots.unwrap_or(super::DEFAULT_SLOTS);
         Ok(RunnerSettings { id, server: self.run.server.clone(), nats: self.run.nats.clone(), slots, labels })
     }
@@ -253,10 +233,10 @@ impl Visit<'_> {
         let bytes: u64 = wanted.iter().map(|file| file.content.len() as u64).sum();
         let signer = self.run.key.public();
         let standard = Standard {
-            agentd: &self.run.agentd,
+            agentd: Some(&self.run.agentd),
             brought_mib: bytes / MIB,
-            settings,
-            signer: &signer,
+            settings: Some(settings),
+            signer: Some(&signer),
             leave_packages: self.run.leave_packages,
             now: Timestamp::now().as_second(),
             known_as: other,
@@ -264,7 +244,7 @@ impl Visit<'_> {
         self.report.findings = check::check(facts, standard);
         let plan = plan::plan(facts, wanted, known.is_some(), self.run.leave_packages);
         self.report.changes = plan.lines();
-        let blocking: Vec<_> = self.report.findings.iter().filter(|finding| finding.blocks).collect();
+        let blocking: Vec<_> = self.report.findings.iter().filter(|check| check.is_fault()).collect();
         if !blocking.is_empty() {
             return Err(refused(&blocking));
         }
@@ -282,17 +262,10 @@ impl Visit<'_> {
     }
 }
 
-fn refused(blocking: &[&Finding]) -> CliError {
-    let why: Vec<_> = blocking.iter().map(|finding| finding.what.as_str()).collect();
-    let next: Vec<_> = blocking.iter().map(|finding| finding.fix.as_str()).collect();
+fn refused(blocking: &[&Check]) -> CliError {
+    let why: Vec<_> = blocking.iter().map(|check| check.found.as_str()).collect();
+    let next: Vec<_> = blocking.iter().filter_map(|check| check.next.as_deref()).collect();
     CliError::new(Kind::Refused, "the host is not fit; nothing was changed")
         .because(why.join("\n"))
         .next(next.join("\n"))
-}
-
-/// `HOST PORT` of a URL; None for one that only its reader understands.
-fn endpoint(url: &str) -> Option<String> {
-    let url = reqwest::Url::parse(url).ok()?;
-    let usual = if url.scheme() == "nats" || url.scheme() == "tls" { Some(4222) } else { url.port_or_known_default() };
-    Some(format!("{} {}", url.host_str()?.trim_matches(['[', ']']), url.port().or(usual)?))
 }

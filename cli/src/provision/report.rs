@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::check::Finding;
 use super::plan::Line;
+use crate::checks::Check;
 use crate::error::{CliError, Kind, Result};
 use crate::ui::{HostLine, Ui};
 
@@ -51,7 +51,7 @@ pub struct HostReport {
     /// What was changed, or would be.
     pub changes: Vec<Line>,
     /// What was noticed.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Check>,
     /// Times that an answer of the host's shell was waited for.
     pub round_trips: u32,
     /// From a session's creation to its first frame, where that was tried.
@@ -101,8 +101,7 @@ impl HostReport {
 impl RunReport {
     /// The exit code: of the hosts that failed the one that most needs somebody.
     pub fn exit_code(&self) -> u8 {
-        let kinds = self.hosts.iter().filter_map(|host| host.error.as_ref().map(|error| error.kind));
-        kinds.max_by_key(|kind| weight(*kind)).map_or(0, Kind::exit_code)
+        worst(self.hosts.iter().filter_map(|host| host.error.as_ref().map(|error| error.kind)))
     }
 
     /// For people: each host's words, then one table.
@@ -111,8 +110,10 @@ impl RunReport {
             for diff in &host.diffs {
                 ui.raw(diff.as_bytes())?;
             }
-            for finding in host.findings.iter().filter(|finding| !finding.blocks || host.error.is_none()) {
-                ui.warn(&format!("{}: {}; {}", host.host, finding.what, finding.fix));
+            // What fails is in the error.
+            for check in host.findings.iter().filter(|check| !check.is_fault() || host.error.is_none()) {
+                let next = check.next.as_ref().map_or_else(String::new, |next| format!("; {next}"));
+                ui.warn(&format!("{}: {}{next}", host.host, check.found));
             }
             if let Some(error) = &host.error {
                 ui.error(error);
@@ -134,6 +135,11 @@ fn row(host: &HostReport) -> Vec<String> {
         host.first_frame_ms.map(ms).unwrap_or_default(),
         ms(host.took_ms),
     ]
+}
+
+/// The exit code of many hosts.
+pub fn worst(kinds: impl Iterator<Item = Kind>) -> u8 {
+    kinds.max_by_key(|kind| weight(*kind)).map_or(0, Kind::exit_code)
 }
 
 /// A host that was touched and does not work comes before one that was never reached.

@@ -159,6 +159,12 @@ pub fn files(agentd: &Program, settings: &RunnerSettings) -> Vec<WantedFile> {
     files
 }
 
+/// Where all of it is, the token too.
+pub fn paths() -> Vec<String> {
+    let listed = list().map(|(_, _, target)| format!("{PREFIX}/{target}"));
+    listed.chain([SLOTS_FILE, SETTINGS, TOKEN].map(str::to_owned)).collect()
+}
+
 /// The token that a runner enrols with.
 pub fn token_file(token: &str) -> WantedFile {
     WantedFile { secret: true, ..WantedFile::new(TOKEN, 0o600, format!("{token}\n")) }

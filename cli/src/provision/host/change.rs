@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::super::STATE;
 use super::super::facts::Facts;
 use super::super::plan::Plan;
 use super::super::report::Outcome;
 use super::super::signing;
 use super::super::verify::{self, Watch};
 use super::super::wanted::{self, RunnerSettings, WantedFile};
-use super::{MIB, SHORT, STATE, Visit};
+use super::{MIB, SHORT, Visit};
 use crate::error::{CliError, Kind, Result};
 use crate::ssh::{Connection, Shell, upload};
 
 const BEGIN: &str = include_str!("../host_scripts/begin.sh");
 const STAGE: &str = include_str!("../host_scripts/stage.sh");
-const PACKAGES: &str = include_str!("../host_scripts/packages.sh");
+const PACKAGES: &str =
+    concat!(include_str!("../host_scripts/apt_holder.sh"), include_str!("../host_scripts/packages.sh"));
 const APPLY: &str = include_str!("../host_scripts/apply.sh");
 const REVERT: &str = include_str!("../host_scripts/revert.sh");
 const UNDO: &str = r#"sh "$here/revert.sh" "$why" >>"$here/log" 2>&1
