@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use helix_protocol::external_agents::AgentHeartbeat;
-use helix_protocol::link::{Message, Nudge, Reply, Request, RotateToken};
+use helix_protocol::link::{Message, Nudge, PROTOCOL, Reply, Request, RotateToken, is_understood};
 use helix_protocol::runner::{Heartbeat, RunnerStatus};
 use helix_protocol::session::ObservedSession;
 use helix_protocol::{ErrorCode, RunnerId, subject};
@@ -86,12 +86,14 @@ impl Link {
 
     async fn handle(&self, runner: &RunnerId, request: Request) -> Result<Reply> {
         match request {
-            Request::Register { facts } => {
+            Request::Register { facts, protocol } => {
+                understood(runner, &facts.version, protocol)?;
                 self.app.runners.register(runner, *facts).await?;
                 let config = &self.app.config;
                 Ok(Reply::Registered {
                     heartbeat_interval_ms: config.heartbeat_interval.as_millis() as u64,
                     lost_timeout_ms: config.lost_timeout.as_millis() as u64,
+                    protocol: PROTOCOL,
                 })
             }
             Request::Heartbeat { heartbeat } => self.heartbeat(runner, heartbeat).await,
@@ -139,6 +141,25 @@ impl Link {
         }
         Ok(ack)
     }
+}
+
+/// A runner that is more than one version away would misunderstand, or be misunderstood. The code is one that every version
+/// can read.
+fn understood(runner: &RunnerId, version: &str, protocol: u32) -> Result<()> {
+    if is_understood(protocol) {
+        return Ok(());
+    }
+    let next = if protocol > PROTOCOL {
+        "upgrade the servers first".to_owned()
+    } else {
+        format!("upgrade the runner: helixctl runner upgrade (of {runner}'s machine)")
+    };
+    let detail = format!(
+        "agentd {version} of runner {runner} speaks version {protocol} of the link, this server ({}) version {PROTOCOL}; they \
+         may be one apart; {next}",
+        env!("CARGO_PKG_VERSION")
+    );
+    Err(Error::new(ErrorCode::Conflict, detail))
 }
 
 /// The runner and its request, if body and subject agree.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use helix_protocol::ErrorCode;
-use helix_protocol::link::{Message, Nudge, Reply, Request};
+use helix_protocol::link::{Message, Nudge, PROTOCOL, Reply, Request, is_understood};
 use helix_protocol::runner::Heartbeat;
 use helix_protocol::session::ObservedSession;
 use tokio::sync::{Notify, mpsc, watch};
@@ -93,8 +93,14 @@ impl Serving<'_> {
         loop {
             ups.mark_unchanged();
             let facts = Box::new(self.link.facts.clone());
-            match self.connection.request(Request::Register { facts }).await {
-                Ok(Reply::Registered { heartbeat_interval_ms, lost_timeout_ms }) => {
+            match self.connection.request(Request::Register { facts, protocol: PROTOCOL }).await {
+                Ok(Reply::Registered { heartbeat_interval_ms, lost_timeout_ms, protocol }) => {
+                    if !is_understood(protocol) {
+                        // A server that does not refuse what it does not know.
+                        return format!(
+                            "the server speaks version {protocol} of the link, this agentd {PROTOCOL}: upgrade one"
+                        );
+                    }
                     backoff.reset();
                     self.lost_timeout.send_replace(Duration::from_millis(lost_timeout_ms));
                     // The server may have lost what it acknowledged (its store was emptied).
