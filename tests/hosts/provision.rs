@@ -2,8 +2,10 @@
 //!
 //! Most of the desktops' packages are in the hosts' image; `packages` takes some away, and they come by apt.
 
+mod doctor;
 mod faults;
 mod kills;
+mod life;
 mod packages;
 mod stage;
 mod ways;
@@ -23,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         Case::thorough("provision::three_hosts_at_once_and_one_that_is_not_there", three_hosts_at_once),
         Case::always("provision::packages_come_by_apt", packages::packages_come_by_apt),
         Case::always("provision::by_jump_host_and_agent", ways::by_jump_host_and_agent),
+        Case::always("provision::by_program_jumps_and_password", ways::by_program_jumps_and_password),
         Case::always("provision::two_runs_at_once_take_turns", ways::two_runs_at_once_take_turns),
         Case::always("provision::who_is_not_known_is_refused", faults::who_is_not_known_is_refused),
         Case::always("provision::a_change_that_does_not_work_is_undone", faults::a_change_that_does_not_work_is_undone),
@@ -32,6 +35,13 @@ pub fn cases() -> Vec<Case> {
             kills::a_change_that_nobody_confirms_is_undone,
         ),
         Case::always("provision::a_killed_run_is_finished_by_the_next", kills::a_killed_run_is_finished_by_the_next),
+        Case::thorough("provision::a_lock_of_a_dead_controller_is_taken", kills::a_lock_of_a_dead_controller_is_taken),
+        Case::always("provision::doctor_finds_what_is_wrong", doctor::doctor_finds_what_is_wrong),
+        Case::always("provision::doctor_tells_ways_apart", doctor::doctor_tells_ways_apart),
+        Case::thorough("provision::doctor_sees_a_clock_that_was_set", doctor::doctor_sees_a_clock_that_was_set),
+        Case::always("provision::logs_and_commands_over_ssh", life::logs_and_commands_over_ssh),
+        Case::always("provision::an_upgrade_stops_by_itself", life::an_upgrade_stops_by_itself),
+        Case::always("provision::remove_leaves_nothing", life::remove_leaves_nothing),
     ]
 }
 
@@ -97,7 +107,11 @@ async fn becomes_a_runner(boot: Boot) -> Result<()> {
     // Removed at the server, which it is not while it runs, and made a runner again: it enrols anew, under its own token.
     let api = stage.fleet.api()?;
     let remove = async || {
-        stage.helixctl(&["--url", api.base(), "runner", "remove", &host.name])?.output().await.context("remove")
+        stage
+            .helixctl(&["--url", api.base(), "runner", "remove", "--server-only", &host.name])?
+            .output()
+            .await
+            .context("remove")
     };
     ensure!(remove().await?.status.code() == Some(1), "a runner was removed that is online");
     host.run_ok("systemctl stop agentd").await?;

@@ -14,7 +14,7 @@ use crate::error::{CliError, Result};
 use crate::inventory::Machine;
 use crate::provision::signing::SigningKey;
 use crate::provision::wanted::Program;
-use crate::provision::{self, Run};
+use crate::provision::{self, Run, Task};
 use crate::settings::process_env;
 use crate::ui::Ui;
 use crate::up::programs;
@@ -77,6 +77,7 @@ pub async fn run(client: Client, args: ProvisionArgs, ui: &Ui) -> Result<ExitCod
         agentd: agentd()?,
         key: SigningKey::load(&key_file)?,
         ssh: args.ssh.ssh(ui),
+        task: Task::Provision,
         leave_packages: args.no_packages,
         confirm_within: args.confirm_within,
         check_only: args.check,
@@ -103,7 +104,8 @@ fn machines(args: &ProvisionArgs) -> Result<Vec<Machine>> {
     Ok(machines)
 }
 
-fn agentd() -> Result<Program> {
+/// What is brought: the agentd beside helixctl.
+pub fn agentd() -> Result<Program> {
     let path = programs::own("agentd")?;
     let bad = |why: String| CliError::failed("cannot read agentd").at(path.display()).because(why).next("make build");
     let content = std::fs::read(&path).map_err(|error| bad(error.to_string()))?;
@@ -111,7 +113,7 @@ fn agentd() -> Result<Program> {
 }
 
 /// For whoever meets our lock.
-fn owner() -> String {
+pub fn owner() -> String {
     let user = process_env("USER").or_else(|| process_env("LOGNAME")).unwrap_or_else(|| "somebody".to_owned());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{user}@{host} (helixctl, process {})", std::process::id())

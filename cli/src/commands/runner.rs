@@ -11,11 +11,13 @@ mod leave;
 mod list;
 mod logs;
 pub mod place;
+mod reach;
 mod remove;
 mod rotate;
 mod show;
 mod stats;
 mod until;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -60,29 +62,22 @@ pub enum RunnerCommand {
     Drain(cordon::DrainArgs),
     /// Give a runner a new token of its own; the one of before ends
     Rotate(rotate::RotateArgs),
-    /// Start an agentd of this machine
-    Start {
-        /// Its name here (agentd, or NAME of agentd@NAME), or its runner's id
-        name: String,
-    },
-    /// Stop an agentd of this machine; its sessions run on
-    Stop {
-        /// Its name here (agentd, or NAME of agentd@NAME), or its runner's id
-        name: String,
-    },
-    /// Restart an agentd of this machine; its sessions run on
-    Restart {
-        /// Its name here (agentd, or NAME of agentd@NAME), or its runner's id
-        name: String,
-    },
-    /// Show what an agentd of this machine and its sessions use
+    /// Start an agentd, of this machine or over SSH
+    Start(reach::ReachArgs),
+    /// Stop an agentd, of this machine or over SSH; its sessions run on
+    Stop(reach::ReachArgs),
+    /// Restart an agentd, of this machine or over SSH; its sessions run on
+    Restart(reach::ReachArgs),
+    /// Show what an agentd and its sessions use, of this machine or over SSH
     Stats(stats::StatsArgs),
-    /// Show the log of an agentd of this machine
+    /// Show the log of an agentd, of this machine or over SSH
     Logs(logs::LogsArgs),
     /// Run a command, or a shell, where an agentd runs
     Exec(exec::ExecArgs),
-    /// Remove a runner that is not online, and revoke its token; its id is free then
-    Remove(remove::RemoveArgs),
+    /// Bring the agentd beside this helixctl to runners over SSH, a few first and no further when too many fail
+    Upgrade(Box<upgrade::UpgradeArgs>),
+    /// Make a machine no runner any more: drain, uninstall over SSH, revoke its token; its id is free then
+    Remove(Box<remove::RemoveArgs>),
 }
 
 /// Runs one runner command.
@@ -101,25 +96,26 @@ pub async fn run(global: &GlobalArgs, command: RunnerCommand, ui: &Ui) -> Result
             ui.answer(&view, || ui.line(view.id.as_str()))?;
         }
         RunnerCommand::Rotate(args) => rotate::run(&client()?, &args, ui).await?,
-        RunnerCommand::Start { name } => control::run(&Place::Here.find(&name).await?, Action::Start, ui).await?,
-        RunnerCommand::Stop { name } => control::run(&Place::Here.find(&name).await?, Action::Stop, ui).await?,
-        RunnerCommand::Restart { name } => control::run(&Place::Here.find(&name).await?, Action::Restart, ui).await?,
+        RunnerCommand::Start(reach) => control::run(&reach.service(ui).await?, Action::Start, ui).await?,
+        RunnerCommand::Stop(reach) => control::run(&reach.service(ui).await?, Action::Stop, ui).await?,
+        RunnerCommand::Restart(reach) => control::run(&reach.service(ui).await?, Action::Restart, ui).await?,
         RunnerCommand::Stats(args) => {
-            let services = match &args.name {
-                Some(name) => vec![Place::Here.find(name).await?],
+            let services = match &args.reach {
+                Some(reach) => vec![reach.service(ui).await?],
                 None => Place::Here.services().await?,
             };
             stats::run(&services, &args, ui).await?;
         }
         RunnerCommand::Logs(args) => {
-            let code = logs::run(&Place::Here.find(&args.name).await?, &args, ui).await?;
+            let code = logs::run(&args.reach.service(ui).await?, &args, ui).await?;
             return Ok(ExitCode::from(code));
         }
         RunnerCommand::Exec(args) => {
-            let code = exec::run(&Place::Here.find(&args.name).await?, &args, ui).await?;
+            let code = exec::run(&args.reach.place(ui).await?, &args, ui).await?;
             return Ok(ExitCode::from(code));
         }
-        RunnerCommand::Remove(args) => remove::run(&client()?, &args, ui).await?,
+        RunnerCommand::Upgrade(args) => return Box::pin(upgrade::run(client()?, *args, ui)).await,
+        RunnerCommand::Remove(args) => Box::pin(remove::run(&client()?, &args, ui)).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -225,6 +225,7 @@ fn limits(facts: &Facts, checks: &mut Vec<Check>) {
 }
 
 #[cfg(test)]
+#[allow(missing_docs, reason = "shared by tests alone")]
 pub mod tests {
     use super::super::facts::Version;
     use super::*;

@@ -35,6 +35,15 @@ const MIB: u64 = 1 << 20;
 /// What to do when a host was lost on the way.
 const AGAIN: &str = "run it again: what was begun is finished or undone first";
 
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// A runner is made of the host, as the arguments say.
+    Provision,
+    /// A runner gets this helixctl's programs and units. Its settings, its packages and its identity stay.
+    Upgrade,
+}
+
 /// What is the same for all hosts of a run.
 pub struct Run {
     /// The server, as we reach it.
@@ -49,6 +58,8 @@ pub struct Run {
     pub key: SigningKey,
     /// How to log in.
     pub ssh: Ssh,
+    /// What is to be done.
+    pub task: Task,
     /// Packages are the operator's matter.
     pub leave_packages: bool,
     /// Seconds after which the host undoes what nobody confirmed.
@@ -149,7 +160,8 @@ impl Visit<'_> {
         let mut watch = Watch::begin(&self.run.client, &settings.id).await?;
         let id = change::run_id()?;
         self.apply(connection, shell, &facts, &plan, &settings, &id).await?;
-        self.confirm(shell, &mut watch, &id).await?;
+        self.confirm(shell, &mut watch, &settings.id, &id).await?;
+        self.report.version = watch.version();
         self.prove(shell, &mut watch).await?;
         self.report.outcome = Outcome::Changed;
         Ok(())
@@ -186,6 +198,10 @@ impl Visit<'_> {
 
     /// A session shows its first frame; from then on the host says so of itself.
     async fn prove(&mut self, shell: &mut Shell, watch: &mut Watch) -> Result<()> {
+        if self.run.task == Task::Upgrade && !watch.has_room() {
+            // It was proved when it was made, and a full runner shows that it works.
+            return Ok(());
+        }
         self.line.step("starting a test session");
         self.report.outcome = Outcome::Failed;
         let took = watch.first_frame().await?;
@@ -204,9 +220,12 @@ impl Visit<'_> {
     }
 
     fn settings(&self, facts: &Facts) -> Result<RunnerSettings> {
-        let id = match &self.machine.runner {
-            Some(id) => id.clone(),
-            None => RunnerId::from_hostname("", &facts.hostname).map_err(|error| {
+        let id = match (&self.machine.runner, &facts.enrolled) {
+            (None, Some(id)) if self.run.task == Task::Upgrade => RunnerId::parse(id)
+                .map_err(|error| CliError::failed("the host's runner has an odd id").because(error))?,
+            (None, None) if self.run.task == Task::Upgrade => return Err(no_runner()),
+            (Some(id), _) => id.clone(),
+            (None, _) => RunnerId::from_hostname("", &facts.hostname).map_err(|error| {
                 CliError::new(Kind::Refused, "the host's name is no id for a runner")
                     .because(error)
                     .next("give it one in the inventory: runner = \"…\"")
@@ -229,7 +248,14 @@ impl Visit<'_> {
         let known = verify::known(&self.run.client, &settings.id).await?;
         // One that enrolled and never said a word may be this host, whose answer was lost. If not, the server refuses it.
         let other = known.as_ref().and_then(|view| view.facts.as_ref()).map(|facts| facts.hostname.as_str());
-        let wanted = wanted::files(&self.run.agentd, settings);
+        let upgrade = self.run.task == Task::Upgrade;
+        if upgrade && (facts.enrolled.is_none() || facts.signer.is_none() || known.is_none()) {
+            return Err(no_runner());
+        }
+        self.report.version_before = known.as_ref().and_then(|view| Some(view.facts.as_ref()?.version.clone()));
+        self.report.version.clone_from(&self.report.version_before);
+        let mut wanted = wanted::files(&self.run.agentd, settings);
+        wanted.retain(|file| !upgrade || file.path != wanted::SETTINGS && file.path != wanted::SLOTS);
         let bytes: u64 = wanted.iter().map(|file| file.content.len() as u64).sum();
         let signer = self.run.key.public();
         let standard = Standard {
@@ -242,7 +268,8 @@ impl Visit<'_> {
             known_as: other,
         };
         self.report.findings = check::check(facts, standard);
-        let plan = plan::plan(facts, wanted, known.is_some(), self.run.leave_packages);
+        let mut plan = plan::plan(facts, wanted, known.is_some(), self.run.leave_packages || upgrade);
+        plan.enrol &= !upgrade;
         self.report.changes = plan.lines();
         let blocking: Vec<_> = self.report.findings.iter().filter(|check| check.is_fault()).collect();
         if !blocking.is_empty() {
@@ -260,6 +287,12 @@ impl Visit<'_> {
         }
         Ok(diffs)
     }
+}
+
+fn no_runner() -> CliError {
+    CliError::new(Kind::Refused, "the host is no runner yet; nothing was changed")
+        .because("what is upgraded was provisioned before, is enrolled, and the server knows it")
+        .next("helixctl provision HOST")
 }
 
 fn refused(blocking: &[&Check]) -> CliError {

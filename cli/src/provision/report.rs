@@ -23,6 +23,8 @@ pub enum Outcome {
     Reverted,
     /// The change stays or nothing was begun; the error says which.
     Failed,
+    /// Too many before it had failed.
+    NotBegun,
 }
 
 impl Outcome {
@@ -35,6 +37,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Reverted => "reverted",
             Self::Failed => "failed",
+            Self::NotBegun => "not begun",
         }
     }
 }
@@ -48,6 +51,10 @@ pub struct HostReport {
     pub runner: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
+    /// Version of agentd there, as the server hears it.
+    pub version: Option<String>,
+    /// The same before.
+    pub version_before: Option<String>,
     /// What was changed, or would be.
     pub changes: Vec<Line>,
     /// What was noticed.
@@ -78,6 +85,8 @@ impl HostReport {
         Self {
             host: host.to_owned(),
             runner: None,
+            version: None,
+            version_before: None,
             outcome: Outcome::Failed,
             changes: Vec::new(),
             findings: Vec::new(),
@@ -120,7 +129,7 @@ impl RunReport {
             }
         }
         let rows: Vec<_> = self.hosts.iter().map(row).collect();
-        ui.table(&["host", "runner", "outcome", "changes", "round trips", "first frame", "took"], &rows)
+        ui.table(&["host", "runner", "outcome", "version", "changes", "round trips", "first frame", "took"], &rows)
     }
 }
 
@@ -130,11 +139,19 @@ fn row(host: &HostReport) -> Vec<String> {
         host.host.clone(),
         host.runner.clone().unwrap_or_default(),
         host.outcome.word().to_owned(),
+        versions(host),
         host.changes.len().to_string(),
         host.round_trips.to_string(),
         host.first_frame_ms.map(ms).unwrap_or_default(),
         ms(host.took_ms),
     ]
+}
+
+fn versions(host: &HostReport) -> String {
+    match (&host.version_before, &host.version) {
+        (Some(before), Some(now)) if before != now => format!("{before} to {now}"),
+        (_, now) => now.clone().unwrap_or_default(),
+    }
 }
 
 /// The exit code of many hosts.

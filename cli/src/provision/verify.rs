@@ -44,6 +44,8 @@ pub struct Watch {
     feed: Feed,
     id: RunnerId,
     before: Option<RunnerView>,
+    /// As it was heard last.
+    now: Option<RunnerView>,
 }
 
 impl Watch {
@@ -51,7 +53,7 @@ impl Watch {
     pub async fn begin(client: &Client, id: &RunnerId) -> Result<Self> {
         let feed = Feed::open(&client.connection).await?;
         let before = known(client, id).await?;
-        Ok(Self { client: client.clone(), feed, id: id.clone(), before })
+        Ok(Self { client: client.clone(), feed, id: id.clone(), before, now: None })
     }
 
     /// Waits until the runner is heard and has registered anew: heartbeats of the agentd that was replaced may still come.
@@ -61,6 +63,7 @@ impl Watch {
         loop {
             let view = known(&self.client, &self.id).await?;
             if view.as_ref().is_some_and(|view| is_online(view) && view.registered_at > before) {
+                self.now = view;
                 return Ok(());
             }
             let why = match view {
@@ -75,6 +78,17 @@ impl Watch {
                     .next("does it reach the server's and NATS's address? on the host: journalctl -u agentd")
             })??;
         }
+    }
+
+    /// Version of the agentd that was heard.
+    pub fn version(&self) -> Option<String> {
+        Some(self.now.as_ref()?.facts.as_ref()?.version.clone())
+    }
+
+    /// False for a runner that would take no test session now.
+    pub fn has_room(&self) -> bool {
+        let view = self.now.as_ref().or(self.before.as_ref());
+        view.is_none_or(|view| !view.cordoned && view.active_tasks < view.slots)
     }
 
     /// A terminal on this very runner, until its desktop has drawn; then it is deleted, whatever came of it.

@@ -42,16 +42,17 @@ pub async fn run(connection: &Connection, ssh: &Ssh, command: &[&str], ui: &Ui) 
     let raw = if is_terminal { Some(Raw::begin()?) } else { None };
     let mut resized =
         signal(SignalKind::window_change()).map_err(|error| CliError::failed("cannot catch signals").because(error))?;
-    let mut input = stdin();
+    let (mut input, mut has_input) = (stdin(), true);
     let mut open = program.show(&first);
-    while open {
+    'carry: while open {
         // Each arm is cancel safe: a channel, a signal, a queue, a watch.
         tokio::select! {
             message = from.wait() => match message {
-                None => break,
+                // The exit code comes before it, and may come behind the end of the output.
+                None | Some(ChannelMsg::Close) => break,
                 Some(message) => open = program.hear(&message),
             },
-            piece = input.recv() => match piece {
+            piece = input.recv(), if has_input => match piece {
                 Some(piece) if !piece.is_empty() => {
                     // A program that takes none of it leaves the piece waiting, and its output must come all the same.
                     let mut sending = std::pin::pin!(to.data_bytes(piece));
@@ -62,7 +63,7 @@ pub async fn run(connection: &Connection, ssh: &Ssh, command: &[&str], ui: &Ui) 
                                 break;
                             }
                             message = from.wait() => match message {
-                                None => break,
+                                None | Some(ChannelMsg::Close) => break 'carry,
                                 Some(message) => open &= program.hear(&message),
                             },
                             () = signals.came(program.kills + 1) => program.kill().await?,
@@ -72,8 +73,10 @@ pub async fn run(connection: &Connection, ssh: &Ssh, command: &[&str], ui: &Ui) 
                         }
                     }
                 }
-                Some(_end) => to.eof().await.map_err(|error| connection.lost(&error))?,
-                None => std::future::pending().await,
+                _end => {
+                    has_input = false;
+                    to.eof().await.map_err(|error| connection.lost(&error))?;
+                }
             },
             _ = resized.recv(), if is_terminal => {
                 if let Some(size) = terminal::size() {
@@ -186,7 +189,7 @@ impl Program<'_> {
         let mut shell = self.ssh.shell(self.connection).await?;
         let given = [("name", name), ("group", self.group.as_str())];
         // One that has ended meanwhile needs none.
-        shell.run(&given, "kill -\"$name\" -- \"-$group\" 2>/dev/null", GREETING_WITHIN).await.map(|_| ())
+        shell.run(&given, "kill -s \"$name\" -- \"-$group\" 2>/dev/null", GREETING_WITHIN).await.map(|_| ())
     }
 }
 

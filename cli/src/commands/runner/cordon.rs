@@ -36,7 +36,8 @@ pub async fn set(client: &Client, id: &RunnerId, cordoned: bool, ui: &Ui) -> Res
     ui.answer(&view, || ui.line(id.as_str()))
 }
 
-async fn cordon(client: &Client, id: &RunnerId, cordoned: bool) -> Result<RunnerView> {
+/// The same without a word.
+pub async fn cordon(client: &Client, id: &RunnerId, cordoned: bool) -> Result<RunnerView> {
     let change = AmendRunner { cordoned: Some(cordoned), ..AmendRunner::default() };
     client.amend_runner(id, &change).await
 }

@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::place::Service;
+use super::place::Place;
+use super::reach::ReachArgs;
 use crate::error::{CliError, Kind, Result};
 use crate::ui::Ui;
 
@@ -12,8 +13,8 @@ const SHELL: &str = "/bin/bash";
 /// Arguments of `runner exec`.
 #[derive(Debug, Args)]
 pub struct ExecArgs {
-    /// Name of an agentd on its machine (agentd, or NAME of agentd@NAME), or its runner's id
-    pub name: String,
+    #[command(flatten)]
+    pub reach: ReachArgs,
     /// Run it as this user, not as who we are there
     #[arg(long, short, value_name = "USER")]
     user: Option<String>,
@@ -23,7 +24,7 @@ pub struct ExecArgs {
 }
 
 /// Runs it with our input and output; the exit code is the command's.
-pub async fn run(service: &Service, args: &ExecArgs, ui: &Ui) -> Result<u8> {
+pub async fn run(place: &Place, args: &ExecArgs, ui: &Ui) -> Result<u8> {
     if ui.json {
         return Err(CliError::new(Kind::Usage, "cannot run the command")
             .because("its output is its own, and not JSON")
@@ -38,5 +39,5 @@ pub async fn run(service: &Service, args: &ExecArgs, ui: &Ui) -> Result<u8> {
         None => Vec::new(),
     };
     whole.extend(command);
-    service.place.hand_over(&whole).await
+    place.hand_over(&whole).await
 }

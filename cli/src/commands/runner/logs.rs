@@ -3,14 +3,15 @@
 use clap::Args;
 
 use super::place::Service;
+use super::reach::ReachArgs;
 use crate::error::Result;
 use crate::ui::Ui;
 
 /// Arguments of `runner logs`.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// Its name on its machine (agentd, or NAME of agentd@NAME), or its runner's id
-    pub name: String,
+    #[command(flatten)]
+    pub reach: ReachArgs,
     /// Go on with every new line
     #[arg(long, short)]
     follow: bool,

@@ -1,14 +1,23 @@
-//! Where an agentd runs, and how to speak to it there: this machine's systemd.
+//! Where an agentd runs, and how to speak to it there: this machine's systemd, or another's over SSH, as root.
 //!
 //! A machine has one `agentd.service` and any number of `agentd@NAME.service`, each with settings, state and journal of its
 //! own ([`Service`]). People name one by that NAME (`agentd` for the first) or by its runner's id. Everything below is asked
 //! and done by commands that [`Place`] runs, so that a command of `helixctl runner` is the same wherever that is.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 use crate::error::{CliError, Kind, Result};
+use crate::inventory::Machine;
+use crate::ssh::{Connection, Shell, Ssh, program, quote};
+use crate::ui::Ui;
+
+/// A command over SSH that is asked something.
+const ASK_WITHIN: Duration = Duration::from_mins(2);
 
 /// Longest NAME, as of ids.
 const MAX_NAME: usize = 64;
@@ -29,6 +38,22 @@ done
 pub enum Place {
     /// This one.
     Here,
+    /// One over SSH.
+    Over(Arc<Remote>),
+}
+
+/// A connection to a machine, and a root shell on it.
+pub struct Remote {
+    connection: Connection,
+    ssh: Ssh,
+    shell: Mutex<Shell>,
+    ui: Ui,
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Remote").field(&self.connection.place).finish()
+    }
 }
 
 /// What a command said, and its exit code.
@@ -43,6 +68,14 @@ pub struct Said {
 }
 
 impl Place {
+    /// Connects to a machine and becomes root there.
+    pub async fn over(machine: &Machine, ssh: Ssh, ui: &Ui) -> Result<Self> {
+        let way = ssh.way(machine).await?;
+        let connection = ssh.connect(&way).await?;
+        let shell = Mutex::new(ssh.shell(&connection).await?);
+        Ok(Self::Over(Arc::new(Remote { connection, ssh, shell, ui: ui.clone() })))
+    }
+
     /// Runs a command to its end, without input, and answers what it said.
     pub async fn ask(&self, command: &[&str]) -> Result<Said> {
         match self {
@@ -52,6 +85,11 @@ impl Place {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
                 Ok(Said { code: code(output.status), stdout, stderr })
+            }
+            Self::Over(remote) => {
+                let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
+                let answer = remote.shell.lock().await.run(&[], &words.join(" "), ASK_WITHIN).await?;
+                Ok(Said { code: u8::try_from(answer.code).unwrap_or(1), stdout: answer.stdout, stderr: answer.stderr })
             }
         }
     }
@@ -63,6 +101,7 @@ impl Place {
                 let status = here(command)?.status().await.map_err(|error| not_run(command, &error))?;
                 Ok(code(status))
             }
+            Self::Over(remote) => program::run(&remote.connection, &remote.ssh, command, &remote.ui).await,
         }
     }
 
@@ -101,6 +140,7 @@ impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Here => f.write_str("this machine"),
+            Self::Over(remote) => f.write_str(&remote.connection.place),
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::place::{Place, Service};
+use super::reach::ReachArgs;
 use crate::error::Result;
 use crate::ui::Ui;
 
@@ -17,8 +18,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Arguments of `runner stats`.
 #[derive(Debug, Args)]
 pub struct StatsArgs {
-    /// Its name on its machine (agentd, or NAME of agentd@NAME), or its runner's id; all of this machine when left out
-    pub name: Option<String>,
+    /// All of this machine when left out.
+    #[command(flatten)]
+    pub reach: Option<ReachArgs>,
     /// Look again every two seconds, and tell how busy processors were in between
     #[arg(long, short)]
     follow: bool,

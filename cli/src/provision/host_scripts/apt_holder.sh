@@ -4,7 +4,7 @@ holder() {
     if [ ! -e "$file" ]; then continue; fi
     pid=$(awk -v inode=":$(stat -c %i "$file")$" '$6 ~ inode && $5 > 0 { print $5; exit }' /proc/locks)
     if [ -n "$pid" ]; then
-      echo "$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | cut -c 1-80)(process $pid)"
+      echo "$(tr '\0\n' '  ' <"/proc/$pid/cmdline" 2>/dev/null | cut -c 1-80)(process $pid)"
       return 0
     fi
   done

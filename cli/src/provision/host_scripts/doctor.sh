@@ -38,13 +38,14 @@ server=${server:-$fallback}
 nats=$(setting nats_url)
 if [ -z "$nats" ]; then nats=$(sed -n 's/.*"nats_url": *"\([^"]*\)".*/\1/p' /var/lib/helix/agentd/enrolled.json 2>/dev/null); fi
 say server "$server"
+way=no
 if has bash && has timeout && has getent; then
-  if [ -n "$server" ]; then reachable server "$server"; fi
+  if [ -n "$server" ] && reachable server "$server"; then way=yes; fi
   if [ -n "$nats" ]; then reachable NATS "$nats"; fi
 fi
 # Whether the server's certificate is taken, where one of these can say so.
-case $server in
-  https:*)
+case $way:$server in
+  yes:https:*)
     set -- $(endpoint "$server")
     if has curl; then
       why=$(curl -sS -o /dev/null --max-time 8 "$server/healthz" 2>&1) || say unreachable "server $1:$2 tls $why"

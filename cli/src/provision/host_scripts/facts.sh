@@ -114,8 +114,10 @@ reachable() {
   set -- $(endpoint "$url")
   if ! timeout 8 getent ahosts "$1" >/dev/null 2>&1; then
     say unreachable "$name $1:$2 dns"
+    return 1
   elif ! why=$(timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2" 2>&1); then
     say unreachable "$name $1:$2 tcp $(printf '%s' "${why:-no answer within 5 s}" | tail -n 1 | sed 's/.*: //')"
+    return 1
   fi
 }
 if has bash && has timeout && has getent; then

@@ -14,7 +14,7 @@ done
 case " $packages " in
   *' xrdp '*)
     for unit in xrdp.service xrdp-sesman.service; do
-      if [ ! -e "/etc/systemd/system/$unit" ]; then ln -s /dev/null "/etc/systemd/system/$unit"; fi
+      if [ ! -e "/etc/systemd/system/$unit" ]; then ln -s /dev/null "/etc/systemd/system/$unit" && echo "$unit" >>"$state/masked"; fi
     done ;;
 esac
 # Neither may lose its output's reader on the way, with the connection: dpkg would end in the middle of a package.
