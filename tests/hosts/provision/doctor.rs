@@ -217,7 +217,7 @@ async fn agentd(stage: &Stage, host: &Host) -> Result<()> {
     host.run_ok("rm -r /etc/helix/kinds.d").await?;
 
     // Settings that it does not take.
-    host.run_ok("cp -a /etc/helix/agentd.toml /root/ && echo 'speed = 3' >>/etc/helix/agentd.toml").await?;
+    host.run_ok("cp -a /etc/helix/agentd.toml /root/ && sed -i '1i speed = 3' /etc/helix/agentd.toml").await?;
     host.run("systemctl restart agentd").await?;
     let look = Look::at(stage, &[], "root").await?;
     look.says("fail", "agentd", "agentd.service is failed")?;
