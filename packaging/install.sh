@@ -125,7 +125,8 @@ do_uninstall() {
   fi
   while read -r mode from to; do rm -f "$destdir$prefix/$to" "$destdir$prefix/$to.new"; done < <(files)
   rm -f "$slots_file" "$slots_file.new"
-  rmdir --ignore-fail-on-non-empty "$destdir$prefix"/share/helix/kinds "$destdir$prefix"/share/helix \
+  rmdir --ignore-fail-on-non-empty "$destdir$prefix"/share/helix/kinds "$destdir$prefix"/share/helix/scripts \
+    "$destdir$prefix"/share/helix \
     "$destdir$prefix"/share/doc/helix 2>/dev/null || true
   if booted; then systemctl daemon-reload; systemctl reset-failed 2>/dev/null || true; fi
   if here && [ "$purge" = yes ]; then

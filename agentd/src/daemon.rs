@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,8 @@ use crate::health::{self, Health};
 use crate::kinds::{Kinds, Machine};
 use crate::ledger::Ledger;
 use crate::link::reports::Reports;
-use crate::link::{self, Link, LinkStatus, enrol};
+use crate::link::token::OwnToken;
+use crate::link::{self, Link, LinkStatus, enrol, rotate};
 use crate::notice::{self, Notice, notify, notify_and_wait};
 use crate::reconciler::{Inputs, Reconciler};
 use crate::recorder::notes::Notes;
@@ -80,6 +82,15 @@ pub async fn run(config: Config, env: &Environment, program: &Program, hangup: S
     serve(config, supervisor, host(env, program), reload, lock).await
 }
 
+/// Enrols the runner of these settings.
+pub async fn enrol(config: &Config) -> anyhow::Result<()> {
+    let dir = &config.state_dir;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| dir.display().to_string())?;
+    let token = OwnToken::open(dir).context("cannot keep this runner's own token")?;
+    enrol::enrol(config, &token.current()).await?;
+    Ok(())
+}
+
 /// What SIGHUP needs.
 struct Reload {
     program: Program,
@@ -123,7 +134,7 @@ async fn serve<S: Supervisor>(
     reload: Reload,
     _lock: File,
 ) -> anyhow::Result<Ended> {
-    let token = enrol::own_token(&config.state_dir).context("cannot keep this runner's own token")?;
+    let token = OwnToken::open(&config.state_dir).context("cannot keep this runner's own token")?;
     let (ledger, entries) = Ledger::open(&config.state_dir)?;
     let path = OsString::from(&host.path);
     let kinds = load_kinds(&config, &path);
@@ -144,6 +155,7 @@ async fn serve<S: Supervisor>(
     let (stop_sessions, runner_stops) = watch::channel(false);
     let (draining_sender, draining) = watch::channel(false);
     let (status_sender, status) = watch::channel(LinkStatus::Away("starting".to_owned()));
+    let (rotate_sender, rotate_wanted) = watch::channel(None);
     let (dials_sender, dials) = mpsc::channel(DIALS_WAITING);
     let (cut_off_sender, cut_off) = watch::channel(fence::is_silent(&config.state_dir));
     let (fence, usage) = (Fence::new(&config.state_dir), UsageBoard::default());
@@ -180,6 +192,7 @@ async fn serve<S: Supervisor>(
             facts,
             reports: reports.clone(),
             desired: desired_sender,
+            rotate: rotate_sender,
             draining,
             status: status_sender,
             fence: fence.clone(),
@@ -188,6 +201,7 @@ async fn serve<S: Supervisor>(
         },
         end_link.clone(),
     ));
+    tokio::spawn(rotate::run(config.clone(), token.clone(), rotate_wanted));
     tokio::spawn(usage::run(supervisor.clone(), reports.clone(), usage));
     tokio::spawn(dial::run(supervisor, viewers, tools, config.clone(), token, (gates, notes), dials));
     tokio::spawn(async {

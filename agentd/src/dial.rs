@@ -24,11 +24,12 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
-use crate::config::{Config, Secret, normalise_origin};
+use crate::config::{Config, normalise_origin};
 use crate::desktop::{DesktopError, Desktops, stream};
 use crate::gate::Gates;
 use crate::gate::viewer::Proof;
 use crate::link::connection::Connection;
+use crate::link::token::OwnToken;
 use crate::recorder::notes::Notes;
 use crate::supervisor::{Supervisor, SupervisorError, UnitName};
 use crate::tools::host::{Board, ToolsError};
@@ -89,7 +90,7 @@ pub async fn run<S: Supervisor>(
     viewers: Viewers<S>,
     tools: Board,
     config: Arc<Config>,
-    token: Secret,
+    token: OwnToken,
     (gates, notes): (Gates, Notes),
     mut nudges: mpsc::Receiver<DialNudge>,
 ) {
@@ -107,7 +108,7 @@ struct Dialer<S> {
     viewers: Viewers<S>,
     tools: Board,
     config: Arc<Config>,
-    token: Secret,
+    token: OwnToken,
     streams: Arc<Semaphore>,
     log_reads: Semaphore,
     desktops: Desktops<S>,
@@ -245,7 +246,7 @@ impl<S: Supervisor> Dialer<S> {
             value.set_sensitive(true);
             Ok::<_, String>(value)
         };
-        let bearer = secret(&format!("Bearer {}", self.token.expose()))?;
+        let bearer = secret(&format!("Bearer {}", self.token.current().expose()))?;
         request.headers_mut().insert(AUTHORIZATION, bearer);
         request.headers_mut().insert(DIAL_TICKET_HEADER, secret(ticket)?);
         Ok(request)

@@ -25,12 +25,15 @@ pub mod backoff;
 pub mod connection;
 pub mod enrol;
 pub mod reports;
+pub mod rotate;
 mod serve;
+pub mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use helix_protocol::assignment::DesiredSession;
+use helix_protocol::link::RotateToken;
 use helix_protocol::runner::RunnerFacts;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -40,7 +43,8 @@ use self::backoff::Backoff;
 use self::connection::Connection;
 use self::enrol::EnrolError;
 use self::reports::Reports;
-use crate::config::{Config, Secret};
+use self::token::OwnToken;
+use crate::config::Config;
 use crate::dial::DialNudge;
 use crate::fence::Fence;
 use crate::usage::UsageBoard;
@@ -63,13 +67,15 @@ pub struct Link {
     /// Settings.
     pub config: Arc<Config>,
     /// This runner's own token.
-    pub token: Secret,
+    pub token: OwnToken,
     /// What it offers.
     pub facts: RunnerFacts,
     /// What it sees.
     pub reports: Reports,
     /// The last desired set; None until the first one of this process.
     pub desired: watch::Sender<Option<Arc<Vec<DesiredSession>>>>,
+    /// Where to tell that a server wants a new token of this runner.
+    pub rotate: watch::Sender<Option<RotateToken>>,
     /// True while it takes nothing new.
     pub draining: watch::Receiver<bool>,
     /// Where to tell how the link is.
@@ -98,8 +104,9 @@ impl Link {
         let mut ask = known.is_none();
         loop {
             let mut trouble = String::new();
+            let token = self.token.current();
             if ask {
-                match enrol::enrol(&self.config, &self.token).await {
+                match enrol::enrol(&self.config, &token).await {
                     Ok(enrolled) => {
                         tracing::info!(nats = %connection::without_user(&enrolled.nats_url), "enrolled");
                         known = Some(enrolled);
@@ -114,7 +121,7 @@ impl Link {
                 let address = self.config.nats_url.as_ref().unwrap_or(&enrolled.nats_url);
                 let begun = Instant::now();
                 let ca = self.config.nats_ca_file.clone().or_else(|| enrol::ca_file(&self.config.state_dir, enrolled));
-                match Connection::open(address, ca, &self.config.runner, &self.token).await {
+                match Connection::open(address, ca, &self.config.runner, &token).await {
                     Ok((connection, changes)) => {
                         trouble = self.serve(connection, changes).await;
                         if begun.elapsed() >= STEADY {
@@ -123,6 +130,10 @@ impl Link {
                     }
                     Err(error) if trouble.is_empty() => trouble = error.to_string(),
                     Err(error) => trouble = format!("{error}; {trouble}"),
+                }
+                if token != self.token.current() {
+                    // No trouble, and nothing that a server would have to be asked about.
+                    continue;
                 }
                 ask = true;
             }

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use helix_agentd::config::{Config, RunArgs};
 use helix_agentd::daemon::Ended;
+use helix_agentd::link::enrol::EnrolError;
 use helix_agentd::reload::Program;
 use helix_agentd::session::workspace;
 use helix_agentd::supervisor::process::reap_all;
@@ -25,6 +26,10 @@ const WORKER_THREADS: usize = 2;
 const LAST_WORK: Duration = Duration::from_secs(1);
 /// `EX_CONFIG` of sysexits.h: a supervisor that starts it again changes nothing.
 const BAD_CONFIG: u8 = 78;
+/// `EX_NOPERM`: the server does not enrol this runner.
+const REFUSED: u8 = 77;
+/// `EX_UNAVAILABLE`: no server answers.
+const UNREACHABLE: u8 = 69;
 
 #[derive(Debug, clap::Parser)]
 #[command(
@@ -36,6 +41,8 @@ const BAD_CONFIG: u8 = 78;
 enum Cli {
     /// Run sessions for the servers
     Run(Box<RunArgs>),
+    /// Enrol this runner with the token in API_TOKEN, if it is not yet, and end
+    Enrol(Box<RunArgs>),
     /// Hold sessions that may start elsewhere, once a server may call this stopped runner lost
     Hold(Box<RunArgs>),
     /// End everything that a runner left behind, and prove it
@@ -77,9 +84,36 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             reap_all(&state_dir, workspace_dir.as_deref())?;
         }
         Cli::Run(args) => return daemon(&args, Job::Run),
+        Cli::Enrol(args) => return enrol(&args),
         Cli::Hold(args) => return daemon(&args, Job::Hold),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// For whoever attaches a machine: makes the runner's own token and tells a server its hash, so that the daemon needs no
+/// enrolment token. The exit code says who has to act.
+fn enrol(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = match Config::load(args, &daemon::environment()) {
+        Ok(config) => config,
+        Err(faults) => {
+            complain(&faults.into());
+            return Ok(ExitCode::from(BAD_CONFIG));
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(daemon::enrol(&config)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            let code = match error.downcast_ref() {
+                Some(EnrolError::Refused { .. } | EnrolError::NoToken) => REFUSED,
+                Some(EnrolError::Unreachable { .. }) => UNREACHABLE,
+                None => 1,
+            };
+            complain(&error);
+            Ok(ExitCode::from(code))
+        }
+    }
 }
 
 /// What is done with a runner's settings.

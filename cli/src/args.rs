@@ -17,6 +17,7 @@ use crate::commands::secret::SecretCommand;
 use crate::commands::session::SessionCommand;
 use crate::commands::spec_task::SpecTaskCommand;
 use crate::commands::thread::ThreadCommand;
+use crate::commands::token::TokenCommand;
 use crate::commands::up::UpArgs;
 
 const EXIT_CODES: &str = "\
@@ -83,7 +84,7 @@ pub enum Command {
     Down,
     /// Show server, runners and sessions; exit code 0 when healthy, 1 when not
     Status,
-    /// Look whether this machine is fit for desktops and Zed; exit code 0 when it is, 1 when not
+    /// Look whether a machine is fit for desktops and Zed, this one or others over SSH; exit code 0 when it is, 1 when not
     Doctor(DoctorArgs),
     /// Make runners of machines that you can log in to over SSH; run again, it changes only what differs
     Provision(Box<ProvisionArgs>),
@@ -108,9 +109,12 @@ pub enum Command {
     /// Create pieces of work that have one desktop and many threads, look at them, and end them
     #[command(subcommand)]
     SpecTask(SpecTaskCommand),
-    /// Look at the machines that run sessions, and remove them
+    /// Attach machines that run sessions, look at them, steer them, and remove them
     #[command(subcommand)]
     Runner(RunnerCommand),
+    /// Make, list and revoke tokens: those that enrol runners, and those of people
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Look at recordings of desktops, prove them, and make films of them
     #[command(subcommand)]
     Recording(RecordingCommand),

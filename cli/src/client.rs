@@ -12,6 +12,7 @@ mod secrets;
 pub mod socket;
 mod spec_tasks;
 mod threads;
+mod tokens;
 mod viewer;
 
 use std::time::Duration;

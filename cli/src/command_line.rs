@@ -1,6 +1,7 @@
 //! Arguments that several commands share: secrets by name, and none by value.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -35,6 +36,24 @@ impl SecretArgs {
     }
 }
 
+/// A time such as `90s`, `15m`, `12h`, `30d`; a number alone means seconds.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => 0,
+    };
+    let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
+    number
+        .filter(|_| seconds > 0)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "write it like 90s, 15m, 12h or 30d".to_owned())
+}
+
 /// Value of an environment variable.
 pub fn variable(name: &str, env: Env<'_>) -> Result<String> {
     env(name).ok_or_else(|| {
@@ -61,6 +80,15 @@ pub fn value_is_seen(name: &str, command: &str) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        let seconds = |text| parse_duration(text).map(|time| time.as_secs());
+        assert_eq!(["0s", "7", "15m", "12h", "30d"].map(seconds), [0, 7, 900, 43_200, 2_592_000].map(Ok));
+        for bad in ["", "m", "1w", "1.5h", "-1s", "99999999999999999999s", "1000000000000000000d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn secrets_are_stored_ones_or_of_the_environment_and_never_arguments() {

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod doctor;
 pub mod down;
 pub mod key;
+pub mod machines;
 pub mod provision;
 pub mod recording;
 pub mod run;
@@ -15,6 +16,7 @@ pub mod session;
 pub mod spec_task;
 pub mod status;
 pub mod thread;
+pub mod token;
 pub mod up;
 pub mod version;
 
@@ -32,10 +34,11 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
     match cli.command {
         Command::Up(args) => up::run(&global, &args, ui).await,
         Command::Down => down::run(&global, ui).await,
-        Command::Doctor(args) => doctor::run(&args, ui).await,
+        Command::Doctor(args) => Box::pin(doctor::run(&args, || client(&global), ui)).await,
         Command::Status => status::run(&client(&global)?, ui).await,
         Command::Session(command) => Box::pin(session::run(&client(&global)?, command, ui)).await,
-        Command::Runner(command) => runner::run(&client(&global)?, command, ui).await,
+        Command::Runner(command) => Box::pin(runner::run(&global, command, ui)).await,
+        Command::Token(command) => token::run(&client(&global)?, command, ui).await,
         Command::Run(args) => Box::pin(run::run(&client(&global)?, *args, ui)).await,
         Command::Thread(command) => thread::run(&client(&global)?, command, ui).await,
         Command::Secret(command) => secret::run(|| client(&global), command, ui).await,

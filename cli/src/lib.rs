@@ -2,23 +2,26 @@
 //!
 //! [`args`] is the clap tree; [`settings`] turns flags, environment, config file and state directory into one
 //! [`settings::Connection`]; each noun of [`commands`] is a file that talks to a server through [`client`] (requests)
-//! and [`feed`] (events); [`replay`] shows recordings. [`provision`] makes runners of machines over SSH. [`up`] is the one-machine mode: it supervises nats-server, helix-server and agentd.
+//! and [`feed`] (events); [`replay`] shows recordings. [`provision`] makes runners of machines over [`ssh`]. [`up`] is the one-machine mode: it supervises nats-server, helix-server and agentd.
 //! Everything printed goes through [`ui`] (data on standard output, the rest on standard error), and every failure is
 //! an [`error::CliError`], whose kind is the exit code; [`usage`] makes one of what clap says about an argument.
 
 pub mod args;
+pub mod checks;
 pub mod client;
 pub mod command_line;
 pub mod commands;
 pub mod error;
 pub mod feed;
 pub mod follow;
+pub mod inventory;
 pub mod prompts;
 pub mod provision;
 pub mod reading;
 pub mod replay;
 pub mod settings;
 pub mod signals;
+pub mod ssh;
 pub mod stdin;
 pub mod terminal;
 pub mod transcript;

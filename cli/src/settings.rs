@@ -32,11 +32,11 @@ impl Secret {
                 .next("write the token to that file (mode 0600), or set HELIX_TOKEN")
         };
         let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-        Self::checked(text.trim()).ok_or_else(|| bad("it is empty, or more than one word".to_owned()))
+        Self::parse(text.trim()).ok_or_else(|| bad("it is empty, or more than one word".to_owned()))
     }
 
     /// None for what cannot stand in a header.
-    fn checked(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let ok = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         ok.then(|| Self(text.to_owned()))
     }
@@ -112,7 +112,7 @@ pub fn connection(flags: &GlobalArgs, env: Env<'_>) -> Result<Connection> {
         // The directory was named on the command line, which is stronger than a token of the environment.
         beside_url()?
     } else if let Some(token) = env("HELIX_TOKEN") {
-        Some(Secret::checked(token.trim()).ok_or_else(|| {
+        Some(Secret::parse(token.trim()).ok_or_else(|| {
             CliError::new(Kind::Usage, "HELIX_TOKEN is not a token")
                 .because("it holds characters that no token has")
                 .next("unset HELIX_TOKEN, or put the token in a file and give --token-file FILE")
@@ -172,7 +172,8 @@ fn nothing_found(flags: &GlobalArgs, env: Env<'_>) -> CliError {
         .next("helixctl up --detach")
 }
 
-fn base_url(text: &str, source: &str) -> Result<Url> {
+/// The address of a server; `source` is told where it is none.
+pub fn base_url(text: &str, source: &str) -> Result<Url> {
     let bad = |why: String| {
         CliError::new(Kind::Usage, format!("{text:?} is not the URL of a server"))
             .at(source)

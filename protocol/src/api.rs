@@ -3,7 +3,9 @@
 pub mod audit;
 pub mod control;
 pub mod grants;
+pub mod runners;
 pub mod threads;
+pub mod tokens;
 
 use std::collections::BTreeMap;
 
@@ -284,6 +286,16 @@ pub struct RunnerView {
     pub slots: u32,
     /// What it offers; absent until it registered.
     pub facts: Option<RunnerFacts>,
+    /// What placement goes by: labels of its own settings, and over them those that an operator set.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// It was asked for a new token of its own and does not have it yet.
+    #[serde(default)]
+    pub rotating: bool,
+    /// Since when it has the token that it has.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub token_since: Option<Timestamp>,
     /// When it was enrolled.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub enrolled_at: Timestamp,
@@ -385,70 +397,13 @@ impl std::fmt::Debug for Link {
     }
 }
 
-/// `POST /api/v1/runners/join-tokens`: lets one runner enrol, once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(ToSchema))]
-pub struct CreateJoinToken {
-    /// The id under which it enrols; no other is taken.
-    pub runner: RunnerId,
-    /// Life in seconds, at most a day; 15 minutes where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttl_seconds: Option<u64>,
-}
-
-/// A join token. It is told this once.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(ToSchema))]
-pub struct JoinToken {
-    /// The token: the bearer of one enrolment.
-    pub token: String,
-    /// The id under which it enrols.
-    pub runner: RunnerId,
-    /// When it ends, used or not.
-    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
-    pub expires_at: Timestamp,
-}
-
-impl std::fmt::Debug for JoinToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut text = f.debug_struct("JoinToken");
-        text.field("runner", &self.runner).field("expires_at", &self.expires_at).finish_non_exhaustive()
-    }
-}
-
-/// `POST /api/v1/runners/enrol`, with the enrolment token or a join token as bearer. The runner makes its own token and sends only
-/// its hash, so a repeat after a lost answer is the same request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(ToSchema))]
-pub struct EnrolRunner {
-    /// The id it wants.
-    pub id: RunnerId,
-    /// SHA-256 of its own token, 64 hex digits.
-    pub token_hash: String,
-}
-
-/// Answer to an enrolment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(ToSchema))]
-pub struct Enrolled {
-    /// The id it has.
-    pub id: RunnerId,
-    /// Where its NATS is, unless the runner is configured with another address; several with commas between.
-    pub nats_url: String,
-    /// Certificates (PEM) of who signs those of NATS, where the machine's own are not meant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nats_ca: Option<String>,
-}
-
 /// Who am I: `GET /api/v1/whoami`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(ToSchema))]
 pub struct WhoAmI {
     /// Name of the token.
     pub name: String,
-    /// Its scope, as a word: `admin`, `operator`, `user`, `viewer`, `runner`, `session`, `desktop`, `enrol`, `join`.
+    /// Its scope, as a word: `admin`, `operator`, `user`, `viewer`, `runner`, `session`, `desktop`, `view`, `enrol`.
     pub scope: String,
 }
 
@@ -464,6 +419,24 @@ pub struct FleetStatus {
     pub runners: Vec<RunnerView>,
     /// Number of sessions by phase.
     pub sessions: BTreeMap<String, u32>,
+    /// The store; absent while it does not answer, and from a server that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
+}
+
+/// NATS JetStream, where everything is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct StoreStatus {
+    /// Version of nats-server.
+    pub nats: String,
+    /// Bytes on its disk.
+    pub bytes: u64,
+    /// Most that the account may have there; absent without a limit of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// The last write was refused because there is no room: its disk or `max_file_store` is full.
+    pub full: bool,
 }
 
 /// RFC 9457 problem document: every error of the API, `application/problem+json`.

@@ -68,6 +68,8 @@ codes! {
     WindowNotFound = 404, "no such window";
     /// The session has no grant of that id.
     GrantNotFound = 404, "no such grant";
+    /// No token of that id, or not yours to see.
+    TokenNotFound = 404, "no such token";
     /// No secret of that name is stored.
     SecretNotFound = 404, "no such secret";
     /// No such file in the session's workspace.

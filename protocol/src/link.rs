@@ -13,6 +13,23 @@ use crate::ids::{Epoch, RunnerId, SessionId};
 use crate::runner::{Heartbeat, RunnerFacts};
 use crate::session::ObservedSession;
 
+/// Number of what is spoken here. It counts up when a message gets another meaning, or one that the other side must know
+/// comes along; a field that may be absent changes nothing.
+///
+/// Each side speaks its own number and the one before, so two that are one apart understand each other in either
+/// direction: servers and runners can be upgraded one after the other.
+pub const PROTOCOL: u32 = 1;
+
+/// What a side speaks that does not say it: the first.
+fn first_protocol() -> u32 {
+    1
+}
+
+/// True where a side that speaks `other` is understood.
+pub fn is_understood(other: u32) -> bool {
+    other.abs_diff(PROTOCOL) <= 1
+}
+
 /// A message with its runner. `T` is [`Request`], [`Reply`] or [`Nudge`]; its `type` is flattened beside `runner`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message<T> {
@@ -31,6 +48,9 @@ pub enum Request {
     Register {
         /// What it offers.
         facts: Box<RunnerFacts>,
+        /// [`PROTOCOL`] of the runner.
+        #[serde(default = "first_protocol")]
+        protocol: u32,
     },
     /// I am alive.
     Heartbeat {
@@ -71,6 +91,9 @@ pub enum Reply {
         heartbeat_interval_ms: u64,
         /// Silence in milliseconds after which the server calls the runner lost.
         lost_timeout_ms: u64,
+        /// [`PROTOCOL`] of the server.
+        #[serde(default = "first_protocol")]
+        protocol: u32,
     },
     /// Heard.
     HeartbeatAck {},
@@ -78,6 +101,9 @@ pub enum Reply {
     DesiredSet {
         /// The whole set.
         sessions: Vec<DesiredSession>,
+        /// A new token of the runner's own is wanted of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rotate: Option<RotateToken>,
     },
     /// The report is in JetStream, or a newer one already is.
     ReportAck {
@@ -100,6 +126,14 @@ pub enum Reply {
         /// For people.
         detail: String,
     },
+}
+
+/// A rotation of the runner's token, as far as the server knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateToken {
+    /// Hash of the token that the runner has announced, and not proved to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// Server → runner, on `down.<runner>.<verb>`.

@@ -173,6 +173,15 @@ pub struct RunnerRecord {
     /// Takes nothing new when set.
     #[serde(default)]
     pub cordoned: bool,
+    /// Labels that an operator set: they win over those of the runner's own settings.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// A new token of its own is wanted of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+    /// Since when its token is the one that it is; since the enrolment where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_since: Option<Timestamp>,
     /// The leader's verdict.
     pub liveness: Liveness,
     /// When it was enrolled.
@@ -180,6 +189,36 @@ pub struct RunnerRecord {
     /// When it registered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered_at: Option<Timestamp>,
+}
+
+impl RunnerRecord {
+    /// What placement goes by: the runner's own labels, and over them the operator's.
+    pub fn all_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.facts.as_ref().map(|facts| facts.labels.clone()).unwrap_or_default();
+        labels.extend(self.labels.clone());
+        labels
+    }
+
+    /// True for the hash of its token, and of the one that a rotation is about to make it.
+    pub fn has_token(&self, hash: &str) -> bool {
+        self.token_hash == hash || self.next_token() == Some(hash)
+    }
+
+    /// Hash of the token that a rotation is about to make its own.
+    pub fn next_token(&self) -> Option<&str> {
+        self.rotation.as_ref()?.next.as_deref()
+    }
+}
+
+/// A runner gets a new token of its own: wanted, then announced by the runner (both are good), then proved (the old one
+/// ends, and the rotation is over).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// Since when it is wanted.
+    pub wanted_at: Timestamp,
+    /// Hash of the token that the runner has announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// `helix_tokens/<hash>`: a bearer token, by its hash.
@@ -194,8 +233,8 @@ pub struct TokenRecord {
     /// When it ends; never where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// Of a join token: the hash of the runner's own token that was enrolled with it. Good for the same enrolment alone
-    /// from then on.
+    /// Of an enrolment token for one use: the hash of the runner's own token that was enrolled with it. Good for the same
+    /// enrolment alone from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_by: Option<String>,
 }
@@ -220,10 +259,18 @@ pub enum Scope {
     Desktop(SessionId),
     /// The same, only to look at.
     View(SessionId),
-    /// Exchanges itself for a runner's own token (`RUNNER_TOKEN`).
-    Enrol,
-    /// The same for one runner, once.
-    Join(RunnerId),
+    /// Exchanges itself for a runner's own token.
+    Enrol(Enrolment),
+}
+
+/// What an enrolment token is good for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The one id that it enrols; any where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<RunnerId>,
+    /// More than once.
+    pub reusable: bool,
 }
 
 /// `helix_tickets/<hash>`: a one-use ticket for a byte stream. TTL 60 s; consumed by revision-checked delete.

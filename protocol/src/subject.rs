@@ -9,6 +9,8 @@ pub const ACCOUNT_HELIX: &str = "HELIX";
 pub const ACCOUNT_OBSERVERS: &str = "OBSERVERS";
 /// NATS account of runners; no JetStream, imports `up.*.>` and `down.>` only.
 pub const ACCOUNT_RUNNERS: &str = "RUNNERS";
+/// NATS's system account: without users; lends account HELIX the two services that end a runner's connection.
+pub const ACCOUNT_SYSTEM: &str = "SYS";
 
 /// KV: the truth about sessions, `<session>`.
 pub const BUCKET_SESSIONS: &str = "helix_sessions";
@@ -87,6 +89,15 @@ pub const UP_VERBS: &str = "up.*.*";
 pub const DOWN_ALL: &str = "down.>";
 /// NATS server → helix-server: may this connection in?
 pub const AUTH_CALLOUT: &str = "$SYS.REQ.USER.AUTH";
+/// Every nats-server tells its connections. A service of the system account that account HELIX imports.
+pub const SYS_CONNECTIONS: &str = "$SYS.REQ.SERVER.PING.CONNZ";
+/// Every nats-server's service that ends a connection; imported likewise.
+pub const SYS_KICK_ALL: &str = "$SYS.REQ.SERVER.*.KICK";
+
+/// That of one nats-server.
+pub fn sys_kick(server_id: &str) -> String {
+    format!("$SYS.REQ.SERVER.{server_id}.KICK")
+}
 
 /// Entries of the audit trail.
 pub const AUDIT_EVENT: &str = "external_agents.event.audit";

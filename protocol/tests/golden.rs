@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use helix_protocol::api::threads::{SpecTaskContext, SpecTaskView};
 use helix_protocol::api::{
-    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, SyncStatus, Ticket,
+    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, StoreStatus, SyncStatus,
+    Ticket,
 };
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::{Event, FeedItem};
@@ -170,6 +171,9 @@ fn runner_view() -> RunnerView {
         active_tasks: 1,
         slots: 8,
         facts: Some(facts),
+        labels: BTreeMap::from([("site".to_owned(), "attic".to_owned())]),
+        rotating: false,
+        token_since: Some(Timestamp::UNIX_EPOCH),
         enrolled_at: Timestamp::UNIX_EPOCH,
         registered_at: Some(Timestamp::UNIX_EPOCH),
         last_seen_at: Some(Timestamp::UNIX_EPOCH),
@@ -209,7 +213,7 @@ fn the_link() {
         deleted: false,
         access: None,
     };
-    let reply = Message { runner: runner(), body: Reply::DesiredSet { sessions: vec![desired] } };
+    let reply = Message { runner: runner(), body: Reply::DesiredSet { sessions: vec![desired], rotate: None } };
     golden!("link_desired_set", round_trip(reply));
     let dial = Dial {
         url: "http://127.0.0.1:8080".to_owned(),
@@ -306,6 +310,7 @@ fn what_clients_read_of_sessions_and_runners() {
         server: "s1".to_owned(),
         runners: vec![unregistered],
         sessions: BTreeMap::from([("Ready".to_owned(), 2)]),
+        store: Some(StoreStatus { nats: "2.15.1".to_owned(), bytes: 4096, limit_bytes: Some(1 << 30), full: false }),
     };
     golden!("fleet_status", round_trip(status));
 }

@@ -96,7 +96,7 @@ impl App {
         tasks.spawn(events.clone().run(background.clone()).instrument(tracing::info_span!("events")));
         let secrets = Secrets::new(store.clone(), Arc::clone(&keys));
         let sessions = Sessions::new(store.clone(), events.clone(), Arc::clone(&keys), secrets.clone(), &config);
-        let runners = Runners::new(store.clone(), events.clone(), Arc::clone(&server_id), &config);
+        let runners = Runners::new(bus.clone(), store.clone(), events.clone(), Arc::clone(&server_id), &config);
         let threads = Threads::new(
             bus.clone(),
             store.clone(),

@@ -40,12 +40,16 @@ pub enum Need {
     Runner,
     /// Exchanges itself for a runner's token.
     Enrol,
+    /// One runner: people, and itself.
+    Member,
+    /// The end of one runner: who changes the fleet, and itself.
+    Leave,
 }
 
 impl Need {
     /// Whether a bearer of this scope comes in.
     pub fn admits(self, scope: &Scope) -> bool {
-        use Scope::{Admin, Desktop, Enrol, Join, Operator, Runner, Session, User, View, Viewer};
+        use Scope::{Admin, Desktop, Enrol, Operator, Runner, Session, User, View, Viewer};
         match self {
             Self::Public | Self::Any => true,
             // A bearer is no ticket.
@@ -59,7 +63,9 @@ impl Need {
             Self::Drive => matches!(scope, Admin | Operator | User | Session(_) | Desktop(_)),
             Self::Agent => matches!(scope, Admin | Operator | User | Session(_)),
             Self::Runner => matches!(scope, Runner(_)),
-            Self::Enrol => matches!(scope, Admin | Enrol | Join(_)),
+            Self::Enrol => matches!(scope, Admin | Enrol(_)),
+            Self::Member => matches!(scope, Admin | Operator | User | Viewer | Runner(_)),
+            Self::Leave => matches!(scope, Admin | Operator | Runner(_)),
         }
     }
 
@@ -78,7 +84,9 @@ impl Need {
             Self::Watch => "a token of scope admin, operator, user, viewer, or of the session or its desktop",
             Self::Agent => "a token of scope admin, operator, user, or of the session itself",
             Self::Runner => "a runner's own token",
-            Self::Enrol => "the enrolment token, or a join token",
+            Self::Enrol => "an enrolment token",
+            Self::Member => "a token of scope admin, operator, user or viewer, or the runner's own",
+            Self::Leave => "a token of scope admin or operator, or the runner's own",
         }
     }
 }
@@ -97,8 +105,7 @@ pub fn scope_word(scope: &Scope) -> &'static str {
         Scope::Session(_) => "session",
         Scope::Desktop(_) => "desktop",
         Scope::View(_) => "view",
-        Scope::Enrol => "enrol",
-        Scope::Join(_) => "join",
+        Scope::Enrol(_) => "enrol",
     }
 }
 
@@ -120,7 +127,7 @@ impl Principal {
             Scope::Admin | Scope::Operator | Scope::Viewer => true,
             Scope::User => self.name == owner,
             Scope::Session(own) | Scope::Desktop(own) | Scope::View(own) => own == session,
-            Scope::Runner(_) | Scope::Enrol | Scope::Join(_) => false,
+            Scope::Runner(_) | Scope::Enrol(_) => false,
         }
     }
 
@@ -134,8 +141,7 @@ impl Principal {
             | Scope::Desktop(_)
             | Scope::View(_)
             | Scope::Runner(_)
-            | Scope::Enrol
-            | Scope::Join(_) => false,
+            | Scope::Enrol(_) => false,
         }
     }
 
@@ -154,7 +160,7 @@ impl Principal {
 
     /// Tells this token from others of the same name, and says nothing about it.
     pub fn digest(&self) -> String {
-        helix_protocol::ids::secret_hash(&self.token_hash).chars().take(DIGEST_CHARS).collect()
+        digest(&self.token_hash)
     }
 
     /// The one session that this token is for.
@@ -174,6 +180,11 @@ impl Principal {
     }
 }
 
+/// Tells a token from all others by its hash, and says nothing about either.
+pub fn digest(token_hash: &str) -> String {
+    helix_protocol::ids::secret_hash(token_hash).chars().take(DIGEST_CHARS).collect()
+}
+
 /// The guard puts it there. Without a guard there is none, and the handler is not reached.
 impl<S: Sync> FromRequestParts<S> for Principal {
     type Rejection = Error;
@@ -187,6 +198,8 @@ impl<S: Sync> FromRequestParts<S> for Principal {
 
 #[cfg(test)]
 mod tests {
+    use helix_protocol::record::Enrolment;
+
     use super::*;
 
     fn scopes() -> Vec<Scope> {
@@ -201,8 +214,7 @@ mod tests {
             Scope::Session(session.clone()),
             Scope::Desktop(session.clone()),
             Scope::View(session),
-            Scope::Enrol,
-            Scope::Join(runner),
+            Scope::Enrol(Enrolment { runner: Some(runner), reusable: false }),
         ]
     }
 
@@ -223,7 +235,9 @@ mod tests {
         assert_eq!(admitted(Need::Drive), ["admin", "operator", "user", "session", "desktop"]);
         assert_eq!(admitted(Need::Agent), ["admin", "operator", "user", "session"]);
         assert_eq!(admitted(Need::Runner), ["runner"]);
-        assert_eq!(admitted(Need::Enrol), ["admin", "enrol", "join"]);
+        assert_eq!(admitted(Need::Enrol), ["admin", "enrol"]);
+        assert_eq!(admitted(Need::Member), ["admin", "operator", "user", "viewer", "runner"]);
+        assert_eq!(admitted(Need::Leave), ["admin", "operator", "runner"]);
     }
 
     #[test]

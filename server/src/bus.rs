@@ -7,8 +7,10 @@
 //! probe asks for is the mark of that.
 
 pub mod connect;
+mod connections;
 pub mod follow;
 pub mod restoring;
+mod room;
 pub mod schema;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::room::{Room, is_full};
 use crate::config::ServerConfig;
 use crate::error::{Error, Result};
 
@@ -46,6 +49,8 @@ pub struct Bus {
     health: Arc<watch::Sender<Health>>,
     /// How what the schema lacks is made.
     wanted: schema::Wanted,
+    /// Whether the last record found room.
+    room: Room,
 }
 
 /// What the client's events said last.
@@ -90,7 +95,14 @@ impl Bus {
         // The client's own event of this connect comes by another task; `require_up` relies on it.
         tokio::time::timeout(REQUEST_TIMEOUT, connections.wait_for(|connection| connection.connected)).await??;
         let health = Health { generation: 1, up_since: Some(Instant::now()), restoring: false };
-        Ok(Self { client, jetstream, connections, health: Arc::new(watch::Sender::new(health)), wanted })
+        Ok(Self {
+            client,
+            jetstream,
+            connections,
+            health: Arc::new(watch::Sender::new(health)),
+            wanted,
+            room: Room::default(),
+        })
     }
 
     /// Keeps schema and health true until `shutdown`.
@@ -179,6 +191,11 @@ impl Bus {
     /// True while connected and JetStream answers: what `/readyz` tells.
     pub fn healthy(&self) -> bool {
         self.health.borrow().up_since.is_some()
+    }
+
+    /// Whether the last record found room.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Follows health.

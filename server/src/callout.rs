@@ -109,7 +109,7 @@ impl Callout {
             return Err(refused("the token is another runner's"));
         }
         let record = self.store.runners.get(runner.as_str()).await?.found();
-        if record.is_none_or(|record| record.value.token_hash != hash) {
+        if !record.is_some_and(|record| record.value.has_token(&hash)) {
             return Err(refused("the runner was removed or enrolled again elsewhere"));
         }
         Ok(runner.clone())

@@ -42,6 +42,7 @@ mod sync;
 mod terminals;
 mod thread_events;
 mod threads;
+mod tokens;
 mod tools;
 mod urls;
 
@@ -96,6 +97,7 @@ fn registry(external_agents: bool) -> Registry {
     let registry = exec::routes(registry);
     let registry = terminals::routes(registry);
     let registry = runners::routes(registry);
+    let registry = tokens::routes(registry);
     let registry = events::routes(registry);
     let registry = secrets::routes(registry);
     let registry = spec_tasks::routes(registry);

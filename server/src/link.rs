@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use helix_protocol::external_agents::AgentHeartbeat;
-use helix_protocol::link::{Message, Nudge, Reply, Request};
+use helix_protocol::link::{Message, Nudge, PROTOCOL, Reply, Request, RotateToken, is_understood};
 use helix_protocol::runner::{Heartbeat, RunnerStatus};
 use helix_protocol::session::ObservedSession;
 use helix_protocol::{ErrorCode, RunnerId, subject};
@@ -86,21 +86,24 @@ impl Link {
 
     async fn handle(&self, runner: &RunnerId, request: Request) -> Result<Reply> {
         match request {
-            Request::Register { facts } => {
+            Request::Register { facts, protocol } => {
+                understood(runner, &facts.version, protocol)?;
                 self.app.runners.register(runner, *facts).await?;
                 let config = &self.app.config;
                 Ok(Reply::Registered {
                     heartbeat_interval_ms: config.heartbeat_interval.as_millis() as u64,
                     lost_timeout_ms: config.lost_timeout.as_millis() as u64,
+                    protocol: PROTOCOL,
                 })
             }
             Request::Heartbeat { heartbeat } => self.heartbeat(runner, heartbeat).await,
-            // Its connection outlives its removal: the credentials do until they expire.
+            // Its connection may outlive its removal for a moment.
             Request::Sync {} => {
-                self.app.runners.known(runner).await?;
+                let record = self.app.runners.known(runner).await?;
                 let mut sessions = self.app.sessions.desired_set(runner).await?;
                 self.app.sessions.give_access(&mut sessions);
-                Ok(Reply::DesiredSet { sessions })
+                let rotate = record.rotation.as_ref().map(|rotation| RotateToken { next: rotation.next.clone() });
+                Ok(Reply::DesiredSet { sessions, rotate })
             }
             Request::Report { observed } => {
                 self.app.runners.known(runner).await?;
@@ -138,6 +141,25 @@ impl Link {
         }
         Ok(ack)
     }
+}
+
+/// A runner that is more than one version away would misunderstand, or be misunderstood. The code is one that every version
+/// can read.
+fn understood(runner: &RunnerId, version: &str, protocol: u32) -> Result<()> {
+    if is_understood(protocol) {
+        return Ok(());
+    }
+    let next = if protocol > PROTOCOL {
+        "upgrade the servers first".to_owned()
+    } else {
+        format!("upgrade the runner: helixctl runner upgrade (of {runner}'s machine)")
+    };
+    let detail = format!(
+        "agentd {version} of runner {runner} speaks version {protocol} of the link, this server ({}) version {PROTOCOL}; they \
+         may be one apart; {next}",
+        env!("CARGO_PKG_VERSION")
+    );
+    Err(Error::new(ErrorCode::Conflict, detail))
 }
 
 /// The runner and its request, if body and subject agree.
@@ -195,7 +217,7 @@ mod tests {
     fn an_answer_that_nats_does_not_carry_is_a_refusal() {
         let reply = || Message {
             runner: RunnerId::parse("a").expect("valid id"),
-            body: Reply::DesiredSet { sessions: Vec::new() },
+            body: Reply::DesiredSet { sessions: Vec::new(), rotate: None },
         };
         let whole = encode(reply(), 1024).expect("encoded");
         assert_eq!(encode(reply(), whole.len()).expect("encoded"), whole);

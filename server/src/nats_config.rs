@@ -124,6 +124,7 @@ pub fn render(config: &ServerConfig, settings: &NatsSettings) -> anyhow::Result<
     )?;
     let (helix, runners, observers) = (subject::ACCOUNT_HELIX, subject::ACCOUNT_RUNNERS, subject::ACCOUNT_OBSERVERS);
     let (up, down) = (subject::UP_ALL, subject::DOWN_ALL);
+    let (system, connections, kick) = (subject::ACCOUNT_SYSTEM, subject::SYS_CONNECTIONS, subject::SYS_KICK_ALL);
     let user = quoted(&config.nats.user)?;
     let mut text = String::new();
     let (name, cluster) = match &settings.cluster {
@@ -153,7 +154,16 @@ jetstream {{
   sync_interval: always
 }}
 
+system_account: {system}
+
 accounts {{
+  # Nobody's. Servers end a runner's connection with its token.
+  {system}: {{
+    exports: [
+      {{ service: "{connections}", response_type: Stream, accounts: [{helix}] }}
+      {{ service: "{kick}", accounts: [{helix}] }}
+    ]
+  }}
   # Servers.
   {helix}: {{
     jetstream: enabled
@@ -162,6 +172,10 @@ accounts {{
       {{ service: "{up}", accounts: [{runners}] }}
       {{ stream: "{down}", accounts: [{runners}, {observers}] }}
 {exports}    ]
+    imports: [
+      {{ service: {{ account: {system}, subject: "{connections}" }} }}
+      {{ service: {{ account: {system}, subject: "{kick}" }} }}
+    ]
   }}
   # Runners, let in by helix-server. No JetStream here.
   {runners}: {{

@@ -151,6 +151,7 @@ impl Reconciler {
         self.sessions.end_let_go().await?;
         self.sessions.free_control().await?;
         self.sessions.end_lapsed_grants(&self.tokens).await?;
+        self.tokens.forget_ended().await?;
         self.assign_waiting().await?;
         self.repair_projection().await?;
         self.remove_deleted().await?;

@@ -1,10 +1,13 @@
-//! Rules for runners: enrol (in `enrol`), register, hear, list.
+//! Rules for runners: enrol, register, hear, list; amend, rotate their tokens, remove.
 //!
 //! A runner is its record (identity, facts, the verdict how it is heard) and its lease (the last heartbeat). Whoever
 //! hears a runner says `Online`; `Suspect` and `Lost` are the leader's to say.
 
+mod amend;
 mod enrol;
 pub mod occupancy;
+mod remove;
+mod rotate;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,12 +17,12 @@ use helix_protocol::api::RunnerView;
 use helix_protocol::assignment::Lease;
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::Register;
-use helix_protocol::record::{RunnerRecord, Scope, TokenRecord};
+use helix_protocol::record::RunnerRecord;
 use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
 use helix_protocol::{ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 
-pub use self::enrol::issue_join_token;
+use crate::bus::Bus;
 use crate::config::{ServerConfig, is_tls};
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -35,6 +38,7 @@ pub struct Runners {
 }
 
 struct Inner {
+    bus: Bus,
     store: Store,
     events: Events,
     server_id: Arc<str>,
@@ -45,12 +49,12 @@ struct Inner {
 
 impl Runners {
     /// Rules over a store.
-    pub fn new(store: Store, events: Events, server_id: Arc<str>, config: &ServerConfig) -> Self {
+    pub fn new(bus: Bus, store: Store, events: Events, server_id: Arc<str>, config: &ServerConfig) -> Self {
         // Whole seconds: what JetStream knows.
         let lease_ttl = Duration::from_secs(config.lost_timeout.as_millis().div_ceil(1000) as u64);
         let nats_url = config.runner_nats_url.clone();
         let nats_ca = config.nats.ca.as_ref().filter(|_| is_tls(&nats_url)).map(|ca| ca.pem.clone());
-        Self { inner: Arc::new(Inner { store, events, server_id, nats_url, nats_ca, lease_ttl }) }
+        Self { inner: Arc::new(Inner { bus, store, events, server_id, nats_url, nats_ca, lease_ttl }) }
     }
 
     /// One runner.
@@ -68,36 +72,6 @@ impl Runners {
         };
         let active = self.occupancy();
         Ok(records.iter().map(|record| self.view(record, slots_of(&active, &record.id))).collect())
-    }
-
-    /// Removes a runner that is not online and revokes its token, so that the id can be enrolled again.
-    pub async fn delete(&self, id: &RunnerId) -> Result<()> {
-        let store = &self.inner.store;
-        let entry = store.runners.get(id.as_str()).await?.found().ok_or_else(|| not_found(id))?;
-        if entry.value.liveness == Liveness::Online {
-            let detail = format!("runner {id} is online; stop its agentd first, then remove it");
-            return Err(Error::new(ErrorCode::Conflict, detail));
-        }
-        // The record first: if the runner came back meanwhile, its revision differs and the token stays. A token whose
-        // runner is gone is refused wherever the record is asked for.
-        store.runners.delete(id.as_str(), entry.revision).await?;
-        if let Some(token) = store.tokens.get(&entry.value.token_hash).await?.found() {
-            store.tokens.delete(&entry.value.token_hash, token.revision).await?;
-        }
-        // With what it came with, or it would come again.
-        store.tokens.catch_up().await?;
-        let joins: Vec<_> = {
-            let tokens = store.tokens.view().read();
-            let is_its = |record: &TokenRecord| matches!(&record.scope, Scope::Join(of) if of == id);
-            let its = tokens.iter().filter(|(_, entry)| is_its(&entry.value));
-            its.map(|(hash, entry)| (hash.to_owned(), entry.revision)).collect()
-        };
-        for (hash, revision) in joins {
-            store.tokens.delete(&hash, revision).await?;
-        }
-        self.tell(id, RunnerStatus::Offline, Liveness::Lost, entry.revision).await;
-        tracing::info!(runner.id = %id, "runner removed");
-        Ok(())
     }
 
     /// A runner said what it offers. Durable when this returns.
@@ -220,6 +194,9 @@ fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u
         active_tasks,
         slots,
         facts: record.facts.clone(),
+        labels: record.all_labels(),
+        rotating: record.rotation.is_some(),
+        token_since: Some(record.token_since.unwrap_or(record.enrolled_at)),
         enrolled_at: record.enrolled_at,
         registered_at: record.registered_at,
         last_seen_at: lease.map(|lease| lease.value.renewed_at),
@@ -240,6 +217,6 @@ fn documents_register(id: &RunnerId, facts: &RunnerFacts) -> Register {
 fn not_found(id: &RunnerId) -> Error {
     Error::new(
         ErrorCode::RunnerNotFound,
-        format!("there is no runner {id}; it enrols with the enrolment token or a join token"),
+        format!("there is no runner {id}; it enrols with an enrolment token: helixctl token create --runner"),
     )
 }

@@ -1,4 +1,6 @@
-//! Bearer tokens and one-use tickets: made here, stored as hashes, revoked here.
+//! Bearer tokens and one-use tickets: made here, stored as hashes, revoked here ([`issued`]).
+
+mod issued;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +8,7 @@ use std::time::Duration;
 use helix_protocol::control::Viewer;
 use helix_protocol::ids::secret_hash;
 use helix_protocol::link::Stream;
-use helix_protocol::record::{Scope, SessionRecord, TicketRecord, TokenRecord};
+use helix_protocol::record::{Enrolment, Scope, SessionRecord, TicketRecord, TokenRecord};
 use helix_protocol::session::Desired;
 use helix_protocol::{Epoch, ErrorCode, SessionId};
 use jiff::Timestamp;
@@ -59,13 +61,17 @@ impl Tokens {
             return Ok(configured("admin", Scope::Admin));
         }
         if self.inner.enrolment.as_deref().is_some_and(|enrolment| same_secret(secret, enrolment)) {
-            return Ok(configured("enrolment", Scope::Enrol));
+            return Ok(configured("enrolment", Scope::Enrol(Enrolment { runner: None, reusable: true })));
         }
         if secret.starts_with(SESSION_TOKEN_PREFIX) {
             return self.verify_session(secret).await;
         }
         let hash = secret_hash(secret);
-        let record = self.stored(&hash).await?.filter(|record| !is_over(record)).ok_or_else(invalid)?;
+        let record = self.stored(&hash).await?;
+        if let Some(end) = record.expires_at.filter(|_| is_over(&record)) {
+            let detail = format!("the bearer token {:?} expired at {end}; get a new one", record.name);
+            return Err(Error::new(ErrorCode::TokenInvalid, detail));
+        }
         if let Scope::Desktop(session) | Scope::View(session) = &record.scope {
             self.check_desktop(session, record.created_at).await?;
         }
@@ -149,12 +155,19 @@ impl Tokens {
         Ok(record.map(|record| Desktop { own, record }))
     }
 
-    async fn stored(&self, hash: &str) -> Result<Option<Arc<TokenRecord>>> {
+    async fn stored(&self, hash: &str) -> Result<Arc<TokenRecord>> {
         if let Some(entry) = self.inner.store.tokens.view().get(hash) {
-            return Ok(Some(entry.value));
+            return Ok(entry.value);
         }
         // Another replica may have issued it a moment ago.
-        Ok(self.inner.store.tokens.get(hash).await?.found().map(|entry| entry.value))
+        match self.inner.store.tokens.get(hash).await? {
+            Lookup::Found(entry) => Ok(entry.value),
+            Lookup::Deleted(_) => {
+                let detail = "the bearer token was revoked, or its runner removed; get a new one";
+                Err(Error::new(ErrorCode::TokenInvalid, detail))
+            }
+            Lookup::Absent => Err(invalid()),
+        }
     }
 
     /// Makes and stores a token.

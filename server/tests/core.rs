@@ -5,6 +5,8 @@
 mod audit;
 #[path = "core/control.rs"]
 mod control;
+#[path = "core/credentials.rs"]
+mod credentials;
 #[path = "core/grants.rs"]
 mod grants;
 #[path = "core/harness.rs"]
@@ -36,7 +38,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use harness::{Fleet, PATIENCE, SimRunner, eventually, id, within};
-use helix_protocol::api::{CreateJoinToken, CreateSession, EnrolRunner};
+use helix_protocol::api::CreateSession;
+use helix_protocol::api::runners::EnrolRunner;
 use helix_protocol::control::{Role, Viewer};
 use helix_protocol::event::Event;
 use helix_protocol::ids::secret_hash;
@@ -47,7 +50,6 @@ use helix_protocol::session::{Desired, SessionPhase, SessionSpec, Unclaimed};
 use helix_protocol::{Epoch, ErrorCode, Generation, SessionId, subject};
 use helix_server::auth::Principal;
 use helix_server::events::FeedMessage;
-use helix_server::runners::issue_join_token;
 use helix_server::sessions::{Amendment, Filter};
 
 fn admin() -> Principal {
@@ -219,35 +221,6 @@ async fn a_runner_reaches_its_own_subjects_and_nothing_else() {
     // Nor take its id.
     let theft = EnrolRunner { id: harness::runner_id("victim"), token_hash: secret_hash("another token") };
     assert_eq!(app.runners.enrol(&admin(), theft).await.expect_err("taken").code, ErrorCode::RunnerEnrolledElsewhere);
-    fleet.stop(&[app]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_join_token_enrols_one_runner_once() {
-    let fleet = Fleet::start().await;
-    let app = fleet.server().await;
-    let ask = |runner: &str, ttl_seconds| CreateJoinToken { runner: harness::runner_id(runner), ttl_seconds };
-    for ttl in [0, 24 * 3600 + 1] {
-        let refused = issue_join_token(&app.tokens, &ask("r", Some(ttl))).await.expect_err("too short or too long");
-        assert_eq!(refused.code, ErrorCode::InvalidRequest);
-    }
-    let token = issue_join_token(&app.tokens, &ask("r", None)).await.expect("made").token;
-    let by = app.tokens.verify(&token).await.expect("valid");
-    let enrol = |runner: &str, own: &str| {
-        let request = EnrolRunner { id: harness::runner_id(runner), token_hash: secret_hash(own) };
-        let (app, by) = (&app, &by);
-        async move { app.runners.enrol(by, request).await.map_err(|error| error.code) }
-    };
-    assert_eq!(enrol("other", "its own").await.expect_err("another id"), ErrorCode::Forbidden);
-    enrol("r", "its own").await.expect("enrolled");
-    // The answer may have been lost.
-    enrol("r", "its own").await.expect("the same again");
-    // Not for a second machine, nor after the first one is gone.
-    assert_eq!(enrol("r", "a thief's").await.expect_err("used"), ErrorCode::TokenInvalid);
-    app.runners.delete(&harness::runner_id("r")).await.expect("removed");
-    for own in ["a thief's", "its own"] {
-        assert_eq!(enrol("r", own).await.expect_err("used"), ErrorCode::TokenInvalid);
-    }
     fleet.stop(&[app]).await;
 }
 

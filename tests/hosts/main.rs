@@ -14,6 +14,7 @@ mod forward;
 mod harness;
 mod harness_tests;
 mod held;
+mod join;
 mod limits;
 mod provision;
 mod rdp;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         attacks::cases(),
         service::cases(),
         bridge::cases(),
+        join::cases(),
         provision::cases(),
         bench::cases(),
     ];

@@ -4,8 +4,10 @@
 //! are about something else begin with the packages.
 
 mod breaks;
+mod doctor;
 mod faults;
 mod kills;
+mod life;
 mod many;
 mod packages;
 mod repository;
@@ -29,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         Case::thorough("provision::twelve_hosts_become_a_fleet", many::twelve_hosts_become_a_fleet),
         Case::always("provision::packages_come_by_apt", packages::packages_come_by_apt),
         Case::always("provision::by_jump_host_and_agent", ways::by_jump_host_and_agent),
+        Case::always("provision::by_program_jumps_and_password", ways::by_program_jumps_and_password),
         Case::always("provision::two_runs_at_once_take_turns", ways::two_runs_at_once_take_turns),
         Case::always("provision::who_is_not_known_is_refused", faults::who_is_not_known_is_refused),
         Case::always("provision::a_change_that_does_not_work_is_undone", faults::a_change_that_does_not_work_is_undone),
@@ -50,6 +53,13 @@ pub fn cases() -> Vec<Case> {
             kills::a_change_that_nobody_confirms_is_undone,
         ),
         Case::always("provision::a_killed_run_is_finished_by_the_next", kills::a_killed_run_is_finished_by_the_next),
+        Case::thorough("provision::a_lock_of_a_dead_controller_is_taken", kills::a_lock_of_a_dead_controller_is_taken),
+        Case::always("provision::doctor_finds_what_is_wrong", doctor::doctor_finds_what_is_wrong),
+        Case::always("provision::doctor_tells_ways_apart", doctor::doctor_tells_ways_apart),
+        Case::thorough("provision::doctor_sees_a_clock_that_was_set", doctor::doctor_sees_a_clock_that_was_set),
+        Case::always("provision::logs_and_commands_over_ssh", life::logs_and_commands_over_ssh),
+        Case::always("provision::an_upgrade_stops_by_itself", life::an_upgrade_stops_by_itself),
+        Case::always("provision::remove_leaves_nothing", life::remove_leaves_nothing),
     ]
 }
 
@@ -115,7 +125,11 @@ async fn becomes_a_runner(boot: Boot) -> Result<()> {
     // Removed at the server, which it is not while it runs, and made a runner again: it enrols anew, under its own token.
     let api = stage.fleet.api()?;
     let remove = async || {
-        stage.helixctl(&["--url", api.base(), "runner", "remove", &host.name])?.output().await.context("remove")
+        stage
+            .helixctl(&["--url", api.base(), "runner", "remove", "--server-only", &host.name])?
+            .output()
+            .await
+            .context("remove")
     };
     ensure!(remove().await?.status.code() == Some(1), "a runner was removed that is online");
     host.run_ok("systemctl stop agentd").await?;

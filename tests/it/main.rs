@@ -15,6 +15,7 @@ mod cli;
 mod cli_conversations;
 mod conversation_chaos;
 mod conversations;
+mod credentials;
 mod dependencies;
 mod desktop;
 mod desktop_api;

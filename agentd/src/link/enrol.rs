@@ -1,35 +1,37 @@
-//! Who this runner is to the servers: its own token, made here, and the enrolment that tells a server its hash.
+//! Who this runner is to the servers: the enrolment that tells a server the hash of its own token ([`super::token`]).
 //!
-//! The token is on disk (0600) before its hash is sent, so a lost answer costs nothing: the same request again is the
-//! same enrolment. What a server answered is kept beside it, so that a restart needs no server to know its NATS.
+//! The token is on disk before its hash is sent, so a lost answer costs nothing: the same request again is the same
+//! enrolment. What a server answered is kept beside it, so that a restart needs no server to know its NATS.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use helix_protocol::RunnerId;
-use helix_protocol::api::{EnrolRunner, Enrolled, Problem};
-use helix_protocol::ids::{hex, secret_hash};
-use reqwest::StatusCode;
+use helix_protocol::api::Problem;
+use helix_protocol::api::runners::{EnrolRunner, Enrolled};
+use helix_protocol::ids::secret_hash;
+use reqwest::{Method, StatusCode};
+use serde::Serialize;
 
+use super::token::write_private;
 use crate::config::{Config, Secret};
 
 /// A whole exchange with the server.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-const TOKEN_BYTES: usize = 32;
 
 /// Why a runner is not enrolled.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
     /// Nothing to enrol with.
-    #[error("no enrolment token is configured: set API_TOKEN or api_token_file to the server's enrolment token")]
+    #[error(
+        "no enrolment token is configured: set API_TOKEN or api_token_file to one (helixctl token create --runner)"
+    )]
     NoToken,
     /// The server said no.
-    #[error("{server} refuses to enrol runner {runner}: {detail}{}", hint(.code))]
+    #[error("{server} refuses runner {runner}: {detail}{}", hint(.code))]
     Refused {
         /// Which server.
         server: String,
@@ -41,7 +43,7 @@ pub enum EnrolError {
         detail: String,
     },
     /// The server cannot be reached or does not talk like one.
-    #[error("{server} cannot enrol runners now: {reason}; is API_HOST right and the server up?")]
+    #[error("{server} cannot be reached: {reason}; is API_HOST right and the server up?")]
     Unreachable {
         /// Which server.
         server: String,
@@ -53,26 +55,11 @@ pub enum EnrolError {
 fn hint(code: &str) -> &'static str {
     match code {
         "runner_enrolled_elsewhere" => "; choose another RUNNER_ID, or remove the runner at the server first",
-        "token_invalid" | "token_missing" | "forbidden" => "; compare API_TOKEN with the server's enrolment token",
+        "token_invalid" | "token_missing" | "forbidden" => {
+            "; API_TOKEN has to be a good enrolment token: helixctl token create --runner"
+        }
         _ => "",
     }
-}
-
-/// This runner's own token; made and written at the first call.
-pub fn own_token(state_dir: &Path) -> io::Result<Secret> {
-    let path = state_dir.join("token");
-    match fs::read_to_string(&path) {
-        Ok(token) if token.trim().len() == TOKEN_BYTES * 2 => return Ok(Secret::new(token.trim())),
-        // Half a token is none: it was never enrolled, because it is on disk before it is used.
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let mut bytes = [0; TOKEN_BYTES];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    let token = hex(&bytes);
-    write_private(&path, token.as_bytes())?;
-    Ok(Secret::new(token))
 }
 
 /// What the last enrolment answered, if it was for this id.
@@ -96,7 +83,28 @@ pub fn ca_file(state_dir: &Path, enrolled: &Enrolled) -> Option<PathBuf> {
 /// Tells the first server the hash of `token`.
 pub async fn enrol(config: &Config, token: &Secret) -> Result<Enrolled, EnrolError> {
     let bearer = config.enrolment_token.as_ref().ok_or(EnrolError::NoToken)?;
-    let server = config.api_hosts.first().cloned().unwrap_or_default();
+    let body = EnrolRunner { id: config.runner.clone(), token_hash: secret_hash(token.expose()) };
+    let text = call(config, Method::POST, "/api/v1/runners/enrol", bearer, &body).await?;
+    let enrolled: Enrolled = serde_json::from_slice(&text).map_err(|error| EnrolError::Unreachable {
+        server: server(config),
+        reason: format!("its answer is not an enrolment: {error}"),
+    })?;
+    if let Err(error) = write_private(&config.state_dir.join("enrolled.json"), &text) {
+        // Only the next start is slower.
+        tracing::warn!(%error, "cannot keep the answer to the enrolment");
+    }
+    Ok(enrolled)
+}
+
+/// One request of the runner's own to the first server: what it answers, if that is no refusal.
+pub(super) async fn call<B: Serialize>(
+    config: &Config,
+    method: Method,
+    path: &str,
+    bearer: &Secret,
+    body: &B,
+) -> Result<Vec<u8>, EnrolError> {
+    let server = server(config);
     let unreachable = |reason: String| EnrolError::Unreachable { server: server.clone(), reason };
     // Not kept: this happens a few times in a runner's life, and a client holds certificates and connections.
     let client = reqwest::Client::builder()
@@ -104,14 +112,8 @@ pub async fn enrol(config: &Config, token: &Secret) -> Result<Enrolled, EnrolErr
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .map_err(|error| unreachable(describe(&error)))?;
-    let body = EnrolRunner { id: config.runner.clone(), token_hash: secret_hash(token.expose()) };
-    let mut answer = client
-        .post(format!("{server}/api/v1/runners/enrol"))
-        .bearer_auth(bearer.expose())
-        .json(&body)
-        .send()
-        .await
-        .map_err(|error| unreachable(describe(&error)))?;
+    let request = client.request(method, format!("{server}{path}")).bearer_auth(bearer.expose()).json(body);
+    let mut answer = request.send().await.map_err(|error| unreachable(describe(&error)))?;
     let status = answer.status();
     let mut text = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(describe(&error)))? {
@@ -120,16 +122,11 @@ pub async fn enrol(config: &Config, token: &Secret) -> Result<Enrolled, EnrolErr
             return Err(unreachable("it answers with too much".to_owned()));
         }
     }
-    if !status.is_success() {
-        return Err(refusal(config, server, status, &text));
-    }
-    let enrolled: Enrolled = serde_json::from_slice(&text)
-        .map_err(|error| unreachable(format!("its answer is not an enrolment: {error}")))?;
-    if let Err(error) = write_private(&config.state_dir.join("enrolled.json"), &text) {
-        // Only the next start is slower.
-        tracing::warn!(%error, "cannot keep the answer to the enrolment");
-    }
-    Ok(enrolled)
+    if status.is_success() { Ok(text) } else { Err(refusal(config, server, status, &text)) }
+}
+
+fn server(config: &Config) -> String {
+    config.api_hosts.first().cloned().unwrap_or_default()
 }
 
 fn refusal(config: &Config, server: String, status: StatusCode, text: &[u8]) -> EnrolError {
@@ -154,32 +151,4 @@ fn describe(error: &reqwest::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    #[test]
-    fn the_token_is_made_once_and_private() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let token = own_token(dir.path()).expect("made");
-        assert_eq!(token.expose().len(), 64);
-        assert_eq!(own_token(dir.path()).expect("read"), token);
-        let mode = fs::metadata(dir.path().join("token")).expect("exists").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        fs::write(dir.path().join("token"), "half").expect("written");
-        assert_ne!(own_token(dir.path()).expect("made anew"), token);
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use helix_protocol::ErrorCode;
-use helix_protocol::link::{Message, Nudge, Reply, Request};
+use helix_protocol::link::{Message, Nudge, PROTOCOL, Reply, Request, is_understood};
 use helix_protocol::runner::Heartbeat;
 use helix_protocol::session::ObservedSession;
 use tokio::sync::{Notify, mpsc, watch};
@@ -51,10 +51,12 @@ impl Link {
             lost_timeout: watch::Sender::new(LOST_TIMEOUT),
             sync: Notify::new(),
         };
+        let mut token = self.token.changes();
         tokio::select! {
             () = serving.follow(changes) => "the connection to NATS is lost".to_owned(),
             () = serving.hear_nudges() => "the subscription to nudges ended".to_owned(),
             refused = serving.register() => refused,
+            _ = token.changed() => "this runner has a new token".to_owned(),
             never = serving.heartbeat() => match never {},
             never = serving.fetch_desired() => match never {},
             never = serving.send_reports() => match never {},
@@ -91,8 +93,14 @@ impl Serving<'_> {
         loop {
             ups.mark_unchanged();
             let facts = Box::new(self.link.facts.clone());
-            match self.connection.request(Request::Register { facts }).await {
-                Ok(Reply::Registered { heartbeat_interval_ms, lost_timeout_ms }) => {
+            match self.connection.request(Request::Register { facts, protocol: PROTOCOL }).await {
+                Ok(Reply::Registered { heartbeat_interval_ms, lost_timeout_ms, protocol }) => {
+                    if !is_understood(protocol) {
+                        // A server that does not refuse what it does not know.
+                        return format!(
+                            "the server speaks version {protocol} of the link, this agentd {PROTOCOL}: upgrade one"
+                        );
+                    }
                     backoff.reset();
                     self.lost_timeout.send_replace(Duration::from_millis(lost_timeout_ms));
                     // The server may have lost what it acknowledged (its store was emptied).
@@ -173,7 +181,8 @@ impl Serving<'_> {
         loop {
             self.when_registered(&mut registered).await;
             match self.connection.request(Request::Sync {}).await {
-                Ok(Reply::DesiredSet { sessions }) => {
+                Ok(Reply::DesiredSet { sessions, rotate }) => {
+                    self.link.rotate.send_if_modified(|old| std::mem::replace(old, rotate.clone()) != rotate);
                     let sessions = Arc::new(sessions);
                     self.link.desired.send_if_modified(|old| {
                         let changed = old.as_ref() != Some(&sessions);

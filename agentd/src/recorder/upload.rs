@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 use super::shelf::{self, About};
 use super::spool;
-use crate::config::{Config, Secret};
+use crate::config::Config;
+use crate::link::token::OwnToken;
 
 /// For one chunk to get to the server.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -114,13 +115,13 @@ impl Uploads {
 }
 
 /// Serves all recordings. `live` are those whose sessions go on; whatever else is there at the start is given its end.
-pub async fn run(uploads: Uploads, config: Arc<Config>, token: Secret, live: BTreeSet<RecordingId>) {
+pub async fn run(uploads: Uploads, config: Arc<Config>, token: OwnToken, live: BTreeSet<RecordingId>) {
     if let Err(error) = upload(uploads, config, token, live).await {
         tracing::error!(%error, "recordings do not get to the server; restart agentd");
     }
 }
 
-async fn upload(uploads: Uploads, config: Arc<Config>, token: Secret, live: BTreeSet<RecordingId>) -> io::Result<()> {
+async fn upload(uploads: Uploads, config: Arc<Config>, token: OwnToken, live: BTreeSet<RecordingId>) -> io::Result<()> {
     let state_dir = uploads.state_dir.clone();
     for (recording, _) in shelf::list(&state_dir)? {
         if !live.contains(&recording) {
@@ -163,7 +164,7 @@ fn may_pass(error: &io::Error) -> bool {
 
 struct Courier {
     config: Arc<Config>,
-    token: Secret,
+    token: OwnToken,
     /// Made for the first chunk: most runners record nothing.
     client: Option<reqwest::Client>,
     /// Recordings that the server does not take, and when each is offered again.
@@ -261,7 +262,7 @@ impl Courier {
         for host in &self.config.api_hosts {
             let About { session, epoch } = about;
             let url = format!("{host}/api/v1/recordings/{recording}/chunks/{number}?session={session}&epoch={epoch}");
-            let request = client.put(url).bearer_auth(self.token.expose()).body(bytes.clone());
+            let request = client.put(url).bearer_auth(self.token.current().expose()).body(bytes.clone());
             let request = request.header("content-type", "application/octet-stream");
             let mut answer = match request.send().await {
                 Ok(answer) if answer.status().is_success() => return Ok(()),

@@ -52,6 +52,7 @@ pub fn next_step(code: ErrorCode) -> (Kind, Option<&'static str>) {
         ErrorCode::PromptExists => (Kind::Failed, Some("take another --idempotency-key, or leave it out")),
         ErrorCode::SpecTaskNotFound => (Kind::Failed, Some("helixctl spec-task list")),
         ErrorCode::GrantNotFound => (Kind::Failed, Some("helixctl session grant ID --list")),
+        ErrorCode::TokenNotFound => (Kind::Failed, Some("helixctl token list")),
         ErrorCode::SecretNotFound => (Kind::Failed, Some("helixctl secret list; helixctl secret set NAME stores one")),
         ErrorCode::RunnerNotFound | ErrorCode::UnknownKind => (Kind::Failed, Some("helixctl runner list")),
         ErrorCode::SessionExists => (Kind::Failed, Some("take another --id, or leave it out and get a new one")),

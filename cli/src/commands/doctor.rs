@@ -1,15 +1,17 @@
-//! `helixctl doctor`: is this machine fit for sessions, and would Zed be seen on their desktops?
+//! `helixctl doctor`: is a machine fit for sessions, and would Zed be seen on their desktops?
 //!
-//! It asks no server. [`machine`] looks for the programs of a session, [`agents`] for those of kinds, [`zed`] into the editor's binary, [`vulkan`] at
+//! Of other machines ([`hosts`]) a script tells, over SSH, and the server what it knows of their runners ([`diagnosis`]).
+//! Of this one more can be seen: no server is asked. [`machine`] looks for the programs of a session, [`agents`] for those of kinds, [`zed`] into the editor's binary, [`vulkan`] at
 //! the driver that it draws with, and [`window`] starts the display stack of a session ([`stack`]) with a window of
 //! Zed's own toolkit and reads its pixels ([`pixels`]): what no other check can tell. Each look is bounded
 //! ([`PATIENCE`]); a signal ends it, and nothing is left behind.
 
 mod agents;
+mod diagnosis;
 mod elf;
+mod hosts;
 mod machine;
 mod pixels;
-mod report;
 mod stack;
 mod vulkan;
 mod window;
@@ -22,26 +24,38 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use helix_mesa::{Driver, Places};
 
+use super::machines::{MachineArgs, SshArgs};
+use crate::checks::{Check, Report};
+use crate::client::Client;
 use crate::error::{CliError, Result};
 use crate::settings::process_env;
 use crate::ui::Ui;
 use crate::up::supervise::Signals;
-use report::{Check, Report};
 
 /// For each check.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+const AFTER: &str = "\
+Without a machine it looks at this one, and at a window of Zed's toolkit. With some it looks at them over SSH, as root,
+changes nothing, and asks the server about their runners. The exit code is the worst machine's: 0 when nothing failed, 1
+when something did, 3 not reached, 4 its key or our login was refused, 5 too slow. More: docs/fleet.md";
+
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER)]
 pub struct DoctorArgs {
+    #[command(flatten)]
+    machines: MachineArgs,
+    #[command(flatten)]
+    ssh: SshArgs,
     /// The Zed editor's program [env: ZED_BINARY] [default: zed_binary of /etc/helix/agentd.toml, else zed in PATH]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["hosts", "inventory"])]
     pub zed: Option<PathBuf>,
     /// Manifest of the Vulkan driver [env: HELIX_VULKAN_ICD] [default: the one that the runner takes]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["hosts", "inventory"])]
     pub vulkan_icd: Option<PathBuf>,
     /// X server to look at the window on; sessions have tigervnc
-    #[arg(long, value_enum, default_value_t = Display::Tigervnc)]
+    #[arg(long, value_enum, default_value_t = Display::Tigervnc, conflicts_with_all = ["hosts", "inventory"])]
     pub display: Display,
 }
 
@@ -65,7 +79,11 @@ impl Display {
 }
 
 /// Looks at everything; exit code 1 when a check failed.
-pub async fn run(args: &DoctorArgs, ui: &Ui) -> Result<ExitCode> {
+pub async fn run(args: &DoctorArgs, client: impl FnOnce() -> Result<Client>, ui: &Ui) -> Result<ExitCode> {
+    let machines = args.machines.machines()?;
+    if !machines.is_empty() {
+        return hosts::run(args.ssh.ssh(ui), machines, client(), ui).await;
+    }
     let mut signals = Signals::catch()?;
     let progress = ui.progress();
     let mut report = Report::default();

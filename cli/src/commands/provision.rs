@@ -7,32 +7,28 @@ use std::sync::Mutex;
 use clap::Args;
 use helix_protocol::PoolName;
 
+use super::machines::{MachineArgs, SshArgs};
 use super::session::create::parse_pair;
 use crate::client::Client;
-use crate::error::{CliError, Kind, Result};
-use crate::provision::inventory::{self, Machine};
-use crate::provision::prompts::Prompts;
+use crate::error::{CliError, Result};
+use crate::inventory::Machine;
 use crate::provision::signing::SigningKey;
 use crate::provision::wanted::Program;
-use crate::provision::{self, Run};
+use crate::provision::{self, Run, Task};
 use crate::settings::process_env;
 use crate::ui::Ui;
 use crate::up::programs;
 
 const AFTER: &str = "\
 The exit code is the worst host's: 0 when all are as wanted. ssh's own settings (~/.ssh/config) count: names, users,
-ports, keys, agents, one jump host, known_hosts. More: docs/provision.md";
+ports, keys, agents, jump hosts, known_hosts. More: docs/provision.md";
 
 /// Arguments of `provision`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub struct ProvisionArgs {
-    /// Machines, as ssh names them
-    #[arg(value_name = "[USER@]HOST[:PORT]", required_unless_present = "inventory")]
-    hosts: Vec<Machine>,
-    /// File of machines with what differs between them ([[host]] tables)
-    #[arg(long, value_name = "FILE")]
-    inventory: Option<PathBuf>,
+    #[command(flatten)]
+    machines: MachineArgs,
     /// Pool that they serve, where the inventory says nothing
     #[arg(long)]
     pool: Option<PoolName>,
@@ -60,15 +56,8 @@ pub struct ProvisionArgs {
     /// Install no packages; say which are missing
     #[arg(long)]
     no_packages: bool,
-    /// Pin the key of a host that nothing is known of, in known_hosts
-    #[arg(long)]
-    accept_new_host_key: bool,
-    /// ssh's settings, instead of ~/.ssh/config
-    #[arg(long, value_name = "FILE")]
-    ssh_config: Option<PathBuf>,
-    /// File with the password for sudo; without it a terminal is asked, where sudo wants one
-    #[arg(long, value_name = "FILE")]
-    sudo_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    ssh: SshArgs,
     /// Machines at once
     #[arg(long, value_name = "N", default_value_t = 20)]
     parallel: usize,
@@ -87,8 +76,8 @@ pub async fn run(client: Client, args: ProvisionArgs, ui: &Ui) -> Result<ExitCod
         nats: args.nats,
         agentd: agentd()?,
         key: SigningKey::load(&key_file)?,
-        ssh_config: args.ssh_config,
-        policy: provision::policy(args.accept_new_host_key, Prompts::new(ui, args.sudo_password_file)),
+        ssh: args.ssh.ssh(ui),
+        task: Task::Provision,
         leave_packages: args.no_packages,
         confirm_within: args.confirm_within,
         check_only: args.check,
@@ -104,14 +93,7 @@ pub async fn run(client: Client, args: ProvisionArgs, ui: &Ui) -> Result<ExitCod
 
 /// Arguments and inventory together; what an entry says itself is stronger than a flag.
 fn machines(args: &ProvisionArgs) -> Result<Vec<Machine>> {
-    let mut machines = args.hosts.clone();
-    if let Some(file) = &args.inventory {
-        let place = file.display().to_string();
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            CliError::new(Kind::Usage, "cannot read the inventory").at(&place).because(error).next("name another file")
-        })?;
-        machines.extend(inventory::read(&text, &place)?);
-    }
+    let mut machines = args.machines.some()?;
     for machine in &mut machines {
         machine.slots = machine.slots.or(args.slots);
         machine.pool = machine.pool.take().or_else(|| args.pool.clone());
@@ -122,7 +104,8 @@ fn machines(args: &ProvisionArgs) -> Result<Vec<Machine>> {
     Ok(machines)
 }
 
-fn agentd() -> Result<Program> {
+/// What is brought: the agentd beside helixctl.
+pub fn agentd() -> Result<Program> {
     let path = programs::own("agentd")?;
     let bad = |why: String| CliError::failed("cannot read agentd").at(path.display()).because(why).next("make build");
     let content = std::fs::read(&path).map_err(|error| bad(error.to_string()))?;
@@ -130,7 +113,7 @@ fn agentd() -> Result<Program> {
 }
 
 /// For whoever meets our lock.
-fn owner() -> String {
+pub fn owner() -> String {
     let user = process_env("USER").or_else(|| process_env("LOGNAME")).unwrap_or_else(|| "somebody".to_owned());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{user}@{host} (helixctl, process {})", std::process::id())

@@ -1,134 +1,121 @@
-//! `helixctl runner list|show|remove`.
+//! `helixctl runner …`: the machines that run sessions. One file per command.
+//!
+//! Some commands ask the server, some the machine itself ([`place`]): only the former need a server's address and a token.
+
+mod control;
+mod cordon;
+mod exec;
+mod join;
+mod labels;
+mod leave;
+mod list;
+mod logs;
+pub mod place;
+mod reach;
+mod remove;
+mod rotate;
+mod show;
+mod stats;
+mod until;
+mod upgrade;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use helix_protocol::RunnerId;
-use helix_protocol::api::RunnerView;
-use serde::Serialize;
 
-use super::session::limits;
+use self::control::Action;
+pub use self::list::table;
+use self::place::Place;
+use crate::args::GlobalArgs;
 use crate::client::Client;
 use crate::error::Result;
-use crate::ui::{Ui, age};
+use crate::ui::Ui;
 
-/// Look at the machines that run sessions, and remove them
+/// Attach machines that run sessions, look at them, steer them, and remove them
 #[derive(Debug, Subcommand)]
 pub enum RunnerCommand {
     /// List every runner
-    List,
-    /// Show one runner: slots, kinds, limits, what separates its sessions
+    List(list::ListArgs),
+    /// Show one runner: slots, kinds, labels, limits, what separates its sessions
     Show {
         /// Runner id
         id: RunnerId,
     },
-    /// Remove a runner that is not online, and revoke its token; its id is free then
-    Remove {
+    /// Attach this machine to a server: settings, enrolment, a service that is started and heard
+    Join(Box<join::JoinArgs>),
+    /// Undo a join: end the service, leave the server, remove what the join made
+    Leave(leave::LeaveArgs),
+    /// Show labels of a runner, set and remove them
+    Labels(labels::LabelsArgs),
+    /// Let a runner take nothing new
+    Cordon {
         /// Runner id
         id: RunnerId,
     },
-}
-
-/// What `remove` prints with `--json`.
-#[derive(Serialize)]
-struct Removed<'a> {
-    id: &'a RunnerId,
+    /// Let a cordoned runner take sessions again
+    Uncordon {
+        /// Runner id
+        id: RunnerId,
+    },
+    /// Cordon a runner and wait until its sessions have ended
+    Drain(cordon::DrainArgs),
+    /// Give a runner a new token of its own; the one of before ends
+    Rotate(rotate::RotateArgs),
+    /// Start an agentd, of this machine or over SSH
+    Start(reach::ReachArgs),
+    /// Stop an agentd, of this machine or over SSH; its sessions run on
+    Stop(reach::ReachArgs),
+    /// Restart an agentd, of this machine or over SSH; its sessions run on
+    Restart(reach::ReachArgs),
+    /// Show what an agentd and its sessions use, of this machine or over SSH
+    Stats(stats::StatsArgs),
+    /// Show the log of an agentd, of this machine or over SSH
+    Logs(logs::LogsArgs),
+    /// Run a command, or a shell, where an agentd runs
+    Exec(exec::ExecArgs),
+    /// Bring the agentd beside this helixctl to runners over SSH, a few first and no further when too many fail
+    Upgrade(Box<upgrade::UpgradeArgs>),
+    /// Make a machine no runner any more: drain, uninstall over SSH, revoke its token; its id is free then
+    Remove(Box<remove::RemoveArgs>),
 }
 
 /// Runs one runner command.
-pub async fn run(client: &Client, command: RunnerCommand, ui: &Ui) -> Result<ExitCode> {
+pub async fn run(global: &GlobalArgs, command: RunnerCommand, ui: &Ui) -> Result<ExitCode> {
+    let client = || -> Result<Client> { super::client(global) };
     match command {
-        RunnerCommand::List => {
-            let list = client.runners().await?;
-            ui.answer(&list, || table(ui, &list.runners))?;
+        RunnerCommand::List(args) => list::run(&client()?, &args, ui).await?,
+        RunnerCommand::Show { id } => show::run(&client()?, &id, ui).await?,
+        RunnerCommand::Join(args) => join::run(global, *args, ui).await?,
+        RunnerCommand::Leave(args) => leave::run(&args, ui).await?,
+        RunnerCommand::Labels(args) => labels::run(&client()?, args, ui).await?,
+        RunnerCommand::Cordon { id } => cordon::set(&client()?, &id, true, ui).await?,
+        RunnerCommand::Uncordon { id } => cordon::set(&client()?, &id, false, ui).await?,
+        RunnerCommand::Drain(args) => {
+            let view = cordon::drain(&client()?, &args, ui).await?;
+            ui.answer(&view, || ui.line(view.id.as_str()))?;
         }
-        RunnerCommand::Show { id } => {
-            let runner = client.runner(&id).await?;
-            ui.answer(&runner, || show(ui, &runner))?;
+        RunnerCommand::Rotate(args) => rotate::run(&client()?, &args, ui).await?,
+        RunnerCommand::Start(reach) => control::run(&reach.service(ui).await?, Action::Start, ui).await?,
+        RunnerCommand::Stop(reach) => control::run(&reach.service(ui).await?, Action::Stop, ui).await?,
+        RunnerCommand::Restart(reach) => control::run(&reach.service(ui).await?, Action::Restart, ui).await?,
+        RunnerCommand::Stats(args) => {
+            let services = match &args.reach {
+                Some(reach) => vec![reach.service(ui).await?],
+                None => Place::Here.services().await?,
+            };
+            stats::run(&services, &args, ui).await?;
         }
-        RunnerCommand::Remove { id } => {
-            client.delete_runner(&id).await?;
-            ui.answer(&Removed { id: &id }, || ui.line(id.as_str()))?;
+        RunnerCommand::Logs(args) => {
+            let code = logs::run(&args.reach.service(ui).await?, &args, ui).await?;
+            return Ok(ExitCode::from(code));
         }
+        RunnerCommand::Exec(args) => {
+            let code = exec::run(&args.reach.place(ui).await?, &args, ui).await?;
+            return Ok(ExitCode::from(code));
+        }
+        RunnerCommand::Upgrade(args) => return Box::pin(upgrade::run(client()?, *args, ui)).await,
+        RunnerCommand::Remove(args) => Box::pin(remove::run(&client()?, &args, ui)).await?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The runners as a table; also part of `status`.
-pub fn table(ui: &Ui, runners: &[RunnerView]) -> Result<()> {
-    let rows: Vec<_> = runners
-        .iter()
-        .map(|runner| {
-            vec![
-                runner.id.to_string(),
-                status_word(runner),
-                format!("{}/{}", runner.active_tasks, runner.slots),
-                runner.facts.as_ref().map_or_else(String::new, kinds),
-                runner.last_seen_at.map_or_else(|| "never".to_owned(), |seen| format!("{} ago", age(seen))),
-            ]
-        })
-        .collect();
-    ui.table(&["runner", "status", "slots used", "kinds", "heard"], &rows)
-}
-
-fn kinds(facts: &helix_protocol::runner::RunnerFacts) -> String {
-    facts.kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// The documents' word, and what it does not say.
-fn status_word(runner: &RunnerView) -> String {
-    let mut words = vec![format!("{:?}", runner.status).to_lowercase()];
-    if runner.liveness != helix_protocol::runner::Liveness::Online {
-        words.push(format!("{:?}", runner.liveness).to_lowercase());
-    }
-    if runner.draining {
-        words.push("draining".to_owned());
-    }
-    if runner.cordoned {
-        words.push("cordoned".to_owned());
-    }
-    words.join(",")
-}
-
-fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
-    let mut rows = vec![
-        ("runner", runner.id.to_string()),
-        ("status", status_word(runner)),
-        ("slots used", format!("{} of {}", runner.active_tasks, runner.slots)),
-        ("enrolled", runner.enrolled_at.to_string()),
-        ("heard", runner.last_seen_at.map_or_else(|| "never".to_owned(), |seen| seen.to_string())),
-    ];
-    if let Some(facts) = &runner.facts {
-        rows.extend([
-            ("host", facts.hostname.clone()),
-            ("version", facts.version.clone()),
-            ("kinds", kinds(facts)),
-            ("default kind", facts.default_kind.to_string()),
-            ("geometry", facts.default_geometry.to_string()),
-            ("backend", facts.backend.clone()),
-            ("isolation", facts.isolation.clone()),
-            ("limits", facts.limits.clone()),
-            ("enforced", limits::names(&facts.enforced)),
-            ("most per session", limits::amounts(&facts.max_resources)),
-            ("reservable", limits::reserved(&facts.reservable)),
-            ("memory", format!("{} MiB", facts.memory_bytes / (1 << 20))),
-            ("processors", facts.cpus.to_string()),
-        ]);
-        for reason in &facts.missing {
-            rows.push(("not enforced", reason.clone()));
-        }
-        for (kind, reserve) in &facts.kind_reserve {
-            rows.push(("reserved", format!("{kind}: {}", limits::reserved(reserve))));
-        }
-        for (kind, reason) in &facts.unavailable_kinds {
-            rows.push(("unavailable", format!("{kind}: {reason}")));
-        }
-        if let Some(reason) = &facts.no_rdp {
-            rows.push(("unavailable", format!("RDP: {reason}")));
-        }
-        for (name, value) in &facts.labels {
-            rows.push(("label", format!("{name}={value}")));
-        }
-    }
-    super::session::facts(ui, &rows)
 }

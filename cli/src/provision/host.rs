@@ -8,38 +8,41 @@
 mod change;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use helix_protocol::RunnerId;
 use jiff::Timestamp;
 
-use super::check::{self, Finding, Standard};
-use super::diff;
-use super::facts::Facts;
-use super::inventory::Machine;
+use super::check::{self, Standard};
+use super::facts::{self, Facts};
+use super::look::{Question, look};
 use super::plan::{self, Plan};
-use super::prompts::Prompts;
 use super::report::{HostReport, Outcome};
-use super::shell::Shell;
 use super::signing::SigningKey;
-use super::ssh::{Connection, Policy};
-use super::ssh_config::{self, Route};
 use super::verify::{self, Watch};
 use super::wanted::{self, Program, RunnerSettings};
+use super::{STATE, diff};
+use crate::checks::Check;
 use crate::client::Client;
 use crate::error::{CliError, Kind, Result};
-use crate::settings::process_env;
+use crate::inventory::Machine;
+use crate::ssh::{self, Connection, Shell, Ssh, Way};
 use crate::ui::HostLine;
 
-/// State of provisioning on a host.
-const STATE: &str = "/var/lib/helix/provision";
-const FACTS: &str = include_str!("host_scripts/facts.sh");
-/// Digests of everything on a slow disk.
-const FACTS_WITHIN: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_mins(2);
 const MIB: u64 = 1 << 20;
+/// What to do when a host was lost on the way.
+const AGAIN: &str = "run it again: what was begun is finished or undone first";
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// A runner is made of the host, as the arguments say.
+    Provision,
+    /// A runner gets this helixctl's programs and units. Its settings, its packages and its identity stay.
+    Upgrade,
+}
 
 /// What is the same for all hosts of a run.
 pub struct Run {
@@ -53,10 +56,10 @@ pub struct Run {
     pub agentd: Program,
     /// What signs it.
     pub key: SigningKey,
-    /// File of ssh's settings instead of the user's.
-    pub ssh_config: Option<PathBuf>,
-    /// How strict, and whom to ask.
-    pub policy: Policy,
+    /// How to log in.
+    pub ssh: Ssh,
+    /// What is to be done.
+    pub task: Task,
     /// Packages are the operator's matter.
     pub leave_packages: bool,
     /// Seconds after which the host undoes what nobody confirmed.
@@ -77,8 +80,7 @@ struct Visit<'a> {
     machine: &'a Machine,
     line: &'a HostLine,
     report: &'a mut HostReport,
-    route: Route,
-    jump: Option<Route>,
+    way: Way,
 }
 
 impl Run {
@@ -96,6 +98,8 @@ impl Run {
                 .place
                 .as_ref()
                 .map_or_else(|| machine.host.clone(), |place| format!("{} ({place})", machine.host));
+            let was_lost = error.what == ssh::LOST || error.what == ssh::LATE;
+            let error = if was_lost { error.next(AGAIN) } else { error };
             report.error = Some(error.at(place));
         }
         report.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -104,26 +108,8 @@ impl Run {
     }
 
     async fn visit(&self, machine: &Machine, line: &HostLine, report: &mut HostReport) -> Result<()> {
-        let route = ssh_config::route(machine, self.ssh_config.as_deref(), process_env).await?;
-        if let Some(command) = &route.proxy_command {
-            return Err(CliError::new(Kind::Usage, "ssh's settings go through a program, which is not taken")
-                .at(format!("ProxyCommand {command}"))
-                .next("write it as ProxyJump, or provision from where the host is reached"));
-        }
-        let jump = match &route.jump {
-            Some(jump) if jump.contains(',') => {
-                return Err(CliError::new(Kind::Usage, "more than one jump host is not taken")
-                    .at(format!("ProxyJump {jump}"))
-                    .next("provision from the last of them"));
-            }
-            Some(jump) => {
-                let machine = Machine::parse(jump)
-                    .map_err(|why| CliError::new(Kind::Usage, "cannot read ProxyJump").because(why))?;
-                Some(ssh_config::route(&machine, self.ssh_config.as_deref(), process_env).await?)
-            }
-            None => None,
-        };
-        Visit { run: self, machine, line, report, route, jump }.all().await
+        let way = self.ssh.way(machine).await?;
+        Visit { run: self, machine, line, report, way }.all().await
     }
 }
 
@@ -131,14 +117,14 @@ impl Visit<'_> {
     async fn all(mut self) -> Result<()> {
         self.line.step("connecting");
         let connection = self.connect().await?;
-        let mut shell = Shell::open(&connection, &self.run.policy.prompts).await?;
+        let mut shell = self.run.ssh.shell(&connection).await?;
         let outcome = Box::pin(self.provision(&connection, &mut shell)).await;
         self.report.round_trips += shell.round_trips;
         outcome
     }
 
     async fn connect(&self) -> Result<Connection> {
-        Connection::open(&self.route, self.jump.as_ref(), &self.run.policy).await
+        self.run.ssh.connect(&self.way).await
     }
 
     async fn provision(&mut self, connection: &Connection, shell: &mut Shell) -> Result<()> {
@@ -174,7 +160,8 @@ impl Visit<'_> {
         let mut watch = Watch::begin(&self.run.client, &settings.id).await?;
         let id = change::run_id()?;
         self.apply(connection, shell, &facts, &plan, &settings, &id).await?;
-        self.confirm(shell, &mut watch, &id).await?;
+        self.confirm(shell, &mut watch, &settings.id, &id).await?;
+        self.report.version = watch.version();
         self.prove(shell, &mut watch).await?;
         self.report.outcome = Outcome::Changed;
         Ok(())
@@ -211,6 +198,10 @@ impl Visit<'_> {
 
     /// A session shows its first frame; from then on the host says so of itself.
     async fn prove(&mut self, shell: &mut Shell, watch: &mut Watch) -> Result<()> {
+        if self.run.task == Task::Upgrade && !watch.has_room() {
+            // It was proved when it was made, and a full runner shows that it works.
+            return Ok(());
+        }
         self.line.step("starting a test session");
         self.report.outcome = Outcome::Failed;
         let took = watch.first_frame().await?;
@@ -223,36 +214,18 @@ impl Visit<'_> {
     }
 
     async fn facts(&self, shell: &mut Shell) -> Result<Facts> {
-        let reach: Vec<_> = [("server", Some(&self.run.server)), ("NATS", self.run.nats.as_ref())]
-            .into_iter()
-            .filter_map(|(name, url)| endpoint(url?).map(|endpoint| format!("{name} {endpoint}")))
-            .collect();
-        let reach = reach.join("\n");
-        let any = RunnerSettings {
-            id: RunnerId::parse("any").map_err(|error| CliError::failed("facts").because(error))?,
-            server: String::new(),
-            nats: None,
-            slots: 1,
-            labels: [].into(),
-        };
-        let files = wanted::files(&self.run.agentd, &any);
-        let mut targets: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
-        targets.push(wanted::TOKEN);
-        let (targets, proofs) = (targets.join("\n"), wanted::package_proofs());
-        let given =
-            [("targets", targets.as_str()), ("proofs", proofs.as_str()), ("state", STATE), ("reach", reach.as_str())];
-        let answer = shell.run(&given, FACTS, FACTS_WITHIN).await?;
-        Facts::parse(&answer.stdout).ok_or_else(|| {
-            CliError::failed("what the host says of itself is not whole")
-                .because(answer.last_words())
-                .next("is its login's shell in order?")
-        })
+        let mut reach = vec![("server", self.run.server.as_str())];
+        reach.extend(self.run.nats.as_deref().map(|nats| ("NATS", nats)));
+        look(shell, Question { reach: &reach, more: None }).await
     }
 
     fn settings(&self, facts: &Facts) -> Result<RunnerSettings> {
-        let id = match &self.machine.runner {
-            Some(id) => id.clone(),
-            None => RunnerId::from_hostname("", &facts.hostname).map_err(|error| {
+        let id = match (&self.machine.runner, &facts.enrolled) {
+            (None, Some(id)) if self.run.task == Task::Upgrade => RunnerId::parse(id)
+                .map_err(|error| CliError::failed("the host's runner has an odd id").because(error))?,
+            (None, None) if self.run.task == Task::Upgrade => return Err(no_runner()),
+            (Some(id), _) => id.clone(),
+            (None, _) => RunnerId::from_hostname("", &facts.hostname).map_err(|error| {
                 CliError::new(Kind::Refused, "the host's name is no id for a runner")
                     .because(error)
                     .next("give it one in the inventory: runner = \"…\"")
@@ -261,6 +234,10 @@ impl Visit<'_> {
         let mut labels = self.machine.labels.clone();
         if let Some(pool) = &self.machine.pool {
             labels.insert("pool".to_owned(), pool.to_string());
+        }
+        // What the operator says of it is stronger than what it is.
+        for (name, value) in facts::labels(facts) {
+            labels.entry(name).or_insert(value);
         }
         let slots = self.machine.slots.unwrap_or(super::DEFAULT_SLOTS);
         Ok(RunnerSettings { id, server: self.run.server.clone(), nats: self.run.nats.clone(), slots, labels })
@@ -271,22 +248,30 @@ impl Visit<'_> {
         let known = verify::known(&self.run.client, &settings.id).await?;
         // One that enrolled and never said a word may be this host, whose answer was lost. If not, the server refuses it.
         let other = known.as_ref().and_then(|view| view.facts.as_ref()).map(|facts| facts.hostname.as_str());
-        let wanted = wanted::files(&self.run.agentd, settings);
+        let upgrade = self.run.task == Task::Upgrade;
+        if upgrade && (facts.enrolled.is_none() || facts.signer.is_none() || known.is_none()) {
+            return Err(no_runner());
+        }
+        self.report.version_before = known.as_ref().and_then(|view| Some(view.facts.as_ref()?.version.clone()));
+        self.report.version.clone_from(&self.report.version_before);
+        let mut wanted = wanted::files(&self.run.agentd, settings);
+        wanted.retain(|file| !upgrade || file.path != wanted::SETTINGS && file.path != wanted::SLOTS);
         let bytes: u64 = wanted.iter().map(|file| file.content.len() as u64).sum();
         let signer = self.run.key.public();
         let standard = Standard {
-            agentd: &self.run.agentd,
+            agentd: Some(&self.run.agentd),
             brought_mib: bytes / MIB,
-            settings,
-            signer: &signer,
+            settings: Some(settings),
+            signer: Some(&signer),
             leave_packages: self.run.leave_packages,
             now: Timestamp::now().as_second(),
             known_as: other,
         };
         self.report.findings = check::check(facts, standard);
-        let plan = plan::plan(facts, wanted, known.is_some(), self.run.leave_packages);
+        let mut plan = plan::plan(facts, wanted, known.is_some(), self.run.leave_packages || upgrade);
+        plan.enrol &= !upgrade;
         self.report.changes = plan.lines();
-        let blocking: Vec<_> = self.report.findings.iter().filter(|finding| finding.blocks).collect();
+        let blocking: Vec<_> = self.report.findings.iter().filter(|check| check.is_fault()).collect();
         if !blocking.is_empty() {
             return Err(refused(&blocking));
         }
@@ -304,22 +289,16 @@ impl Visit<'_> {
     }
 }
 
-fn refused(blocking: &[&Finding]) -> CliError {
-    let why: Vec<_> = blocking.iter().map(|finding| finding.what.as_str()).collect();
-    let next: Vec<_> = blocking.iter().map(|finding| finding.fix.as_str()).collect();
+fn no_runner() -> CliError {
+    CliError::new(Kind::Refused, "the host is no runner yet; nothing was changed")
+        .because("what is upgraded was provisioned before, is enrolled, and the server knows it")
+        .next("helixctl provision HOST")
+}
+
+fn refused(blocking: &[&Check]) -> CliError {
+    let why: Vec<_> = blocking.iter().map(|check| check.found.as_str()).collect();
+    let next: Vec<_> = blocking.iter().filter_map(|check| check.next.as_deref()).collect();
     CliError::new(Kind::Refused, "the host is not fit; nothing was changed")
         .because(why.join("\n"))
         .next(next.join("\n"))
-}
-
-/// `HOST PORT` of a URL; None for one that only its reader understands.
-fn endpoint(url: &str) -> Option<String> {
-    let url = reqwest::Url::parse(url).ok()?;
-    let usual = if url.scheme() == "nats" || url.scheme() == "tls" { Some(4222) } else { url.port_or_known_default() };
-    Some(format!("{} {}", url.host_str()?.trim_matches(['[', ']']), url.port().or(usual)?))
-}
-
-/// Who asks, for prompts of all hosts.
-pub fn policy(accept_new: bool, prompts: Prompts) -> Policy {
-    Policy { accept_new, prompts }
 }

@@ -60,7 +60,7 @@ pub fn plan(facts: &Facts, wanted: Vec<WantedFile>, known: bool, leave_packages:
         pin: facts.signer.is_none(),
         // agentd wants the file to be there, spent or not.
         enrol: facts.enrolled.is_none() || !known || !facts.files.contains_key(super::wanted::TOKEN),
-        start: !facts.enabled || !facts.active,
+        start: !facts.unit.enabled || !facts.unit.is_active(),
     }
 }
 
@@ -107,7 +107,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::super::check::tests::{agentd, good, settings};
-    use super::super::facts::FileFact;
+    use super::super::facts::{FileFact, Unit};
     use super::super::wanted;
     use super::*;
 
@@ -119,7 +119,8 @@ mod tests {
         let files = files.chain([wanted::token_file("spent")]);
         let files = files.map(|file| (file.path, FileFact { sha256: file.sha256, mode: file.mode })).collect();
         let (signer, enrolled) = (Some("ssh-ed25519 AAAA".to_owned()), Some("r1".to_owned()));
-        Facts { files, signer, enrolled, enabled: true, active: true, ..good() }
+        let unit = Unit { loaded: true, enabled: true, active: "active".to_owned(), ..Unit::default() };
+        Facts { files, signer, enrolled, unit, ..good() }
     }
 
     fn of(facts: &Facts, known: bool) -> Plan {
@@ -154,7 +155,7 @@ mod tests {
                 true,
                 vec!["file /etc/helix/agentd.toml mode", restart],
             ),
-            (|facts| facts.active = false, true, vec!["service agentd.service enable and start"]),
+            (|facts| facts.unit.active = "failed".to_owned(), true, vec!["service agentd.service enable and start"]),
             (|_| {}, false, vec!["enrol agentd with a token of its own"]),
             (|facts| facts.missing_packages.push("xrdp".to_owned()), true, vec!["package xrdp install"]),
             (|facts| facts.signer = None, true, vec!["key /etc/helix/allowed_signers pin"]),

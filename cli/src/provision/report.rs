@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::check::Finding;
 use super::plan::Line;
+use crate::checks::Check;
 use crate::error::{CliError, Kind, Result};
 use crate::ui::{HostLine, Ui};
 
@@ -23,6 +23,8 @@ pub enum Outcome {
     Reverted,
     /// The change stays or nothing was begun; the error says which.
     Failed,
+    /// Too many before it had failed.
+    NotBegun,
 }
 
 impl Outcome {
@@ -35,6 +37,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Reverted => "reverted",
             Self::Failed => "failed",
+            Self::NotBegun => "not begun",
         }
     }
 }
@@ -48,10 +51,14 @@ pub struct HostReport {
     pub runner: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
+    /// Version of agentd there, as the server hears it.
+    pub version: Option<String>,
+    /// The same before.
+    pub version_before: Option<String>,
     /// What was changed, or would be.
     pub changes: Vec<Line>,
     /// What was noticed.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Check>,
     /// Times that an answer of the host's shell was waited for.
     pub round_trips: u32,
     /// From a session's creation to its first frame, where that was tried.
@@ -78,6 +85,8 @@ impl HostReport {
         Self {
             host: host.to_owned(),
             runner: None,
+            version: None,
+            version_before: None,
             outcome: Outcome::Failed,
             changes: Vec::new(),
             findings: Vec::new(),
@@ -101,8 +110,7 @@ impl HostReport {
 impl RunReport {
     /// The exit code: of the hosts that failed the one that most needs somebody.
     pub fn exit_code(&self) -> u8 {
-        let kinds = self.hosts.iter().filter_map(|host| host.error.as_ref().map(|error| error.kind));
-        kinds.max_by_key(|kind| weight(*kind)).map_or(0, Kind::exit_code)
+        worst(self.hosts.iter().filter_map(|host| host.error.as_ref().map(|error| error.kind)))
     }
 
     /// For people: each host's words, then one table.
@@ -111,15 +119,17 @@ impl RunReport {
             for diff in &host.diffs {
                 ui.raw(diff.as_bytes())?;
             }
-            for finding in host.findings.iter().filter(|finding| !finding.blocks || host.error.is_none()) {
-                ui.warn(&format!("{}: {}; {}", host.host, finding.what, finding.fix));
+            // What fails is in the error.
+            for check in host.findings.iter().filter(|check| !check.is_fault() || host.error.is_none()) {
+                let next = check.next.as_ref().map_or_else(String::new, |next| format!("; {next}"));
+                ui.warn(&format!("{}: {}{next}", host.host, check.found));
             }
             if let Some(error) = &host.error {
                 ui.error(error);
             }
         }
         let rows: Vec<_> = self.hosts.iter().map(row).collect();
-        ui.table(&["host", "runner", "outcome", "changes", "round trips", "first frame", "took"], &rows)
+        ui.table(&["host", "runner", "outcome", "version", "changes", "round trips", "first frame", "took"], &rows)
     }
 }
 
@@ -129,11 +139,24 @@ fn row(host: &HostReport) -> Vec<String> {
         host.host.clone(),
         host.runner.clone().unwrap_or_default(),
         host.outcome.word().to_owned(),
+        versions(host),
         host.changes.len().to_string(),
         host.round_trips.to_string(),
         host.first_frame_ms.map(ms).unwrap_or_default(),
         ms(host.took_ms),
     ]
+}
+
+fn versions(host: &HostReport) -> String {
+    match (&host.version_before, &host.version) {
+        (Some(before), Some(now)) if before != now => format!("{before} to {now}"),
+        (_, now) => now.clone().unwrap_or_default(),
+    }
+}
+
+/// The exit code of many hosts.
+pub fn worst(kinds: impl Iterator<Item = Kind>) -> u8 {
+    kinds.max_by_key(|kind| weight(*kind)).map_or(0, Kind::exit_code)
 }
 
 /// A host that was touched and does not work comes before one that was never reached.

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use helix_protocol::api::{CreateJoinToken, CreateSession, RunnerView};
+use helix_protocol::api::tokens::{CreateToken, TokenScope};
+use helix_protocol::api::{CreateSession, RunnerView};
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::SessionPhase;
 use helix_protocol::{ErrorCode, KindName, RunnerId, SessionId};
@@ -27,8 +28,9 @@ pub async fn known(client: &Client, id: &RunnerId) -> Result<Option<RunnerView>>
 
 /// A token with which this runner enrols, once.
 pub async fn join_token(client: &Client, id: &RunnerId) -> Result<String> {
-    let request = CreateJoinToken { runner: id.clone(), ttl_seconds: None };
-    client.create_join_token(&request).await.map(|token| token.token)
+    let runner = Some(id.clone());
+    let request = CreateToken { scope: TokenScope::Enrol, name: None, runner, reusable: false, ttl_seconds: None };
+    client.create_token(&request).await.map(|token| token.token)
 }
 
 /// True for one that the server hears and that has said what it offers.
@@ -42,6 +44,8 @@ pub struct Watch {
     feed: Feed,
     id: RunnerId,
     before: Option<RunnerView>,
+    /// As it was heard last.
+    now: Option<RunnerView>,
 }
 
 impl Watch {
@@ -49,7 +53,7 @@ impl Watch {
     pub async fn begin(client: &Client, id: &RunnerId) -> Result<Self> {
         let feed = Feed::open(&client.connection).await?;
         let before = known(client, id).await?;
-        Ok(Self { client: client.clone(), feed, id: id.clone(), before })
+        Ok(Self { client: client.clone(), feed, id: id.clone(), before, now: None })
     }
 
     /// Waits until the runner is heard and has registered anew: heartbeats of the agentd that was replaced may still come.
@@ -59,6 +63,7 @@ impl Watch {
         loop {
             let view = known(&self.client, &self.id).await?;
             if view.as_ref().is_some_and(|view| is_online(view) && view.registered_at > before) {
+                self.now = view;
                 return Ok(());
             }
             let why = match view {
@@ -73,6 +78,17 @@ impl Watch {
                     .next("does it reach the server's and NATS's address? on the host: journalctl -u agentd")
             })??;
         }
+    }
+
+    /// Version of the agentd that was heard.
+    pub fn version(&self) -> Option<String> {
+        Some(self.now.as_ref()?.facts.as_ref()?.version.clone())
+    }
+
+    /// False for a runner that would take no test session now.
+    pub fn has_room(&self) -> bool {
+        let view = self.now.as_ref().or(self.before.as_ref());
+        view.is_none_or(|view| !view.cordoned && view.active_tasks < view.slots)
     }
 
     /// A terminal on this very runner, until its desktop has drawn; then it is deleted, whatever came of it.

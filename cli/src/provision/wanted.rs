@@ -24,7 +24,8 @@ pub const SETTINGS: &str = "/etc/helix/agentd.toml";
 pub const TOKEN: &str = "/etc/helix/agentd.token";
 /// Slot users, as install.sh makes without being told how many.
 pub const SLOT_USERS: u32 = 32;
-const SLOTS_FILE: &str = "/usr/lib/sysusers.d/helix-slots.conf";
+/// Slot users: their number is the settings' matter.
+pub const SLOTS: &str = "/usr/lib/sysusers.d/helix-slots.conf";
 
 macro_rules! shipped {
     ($($source:literal)*) => { &[$(($source, include_str!(concat!("../../../", $source)))),*] };
@@ -154,9 +155,15 @@ pub fn files(agentd: &Program, settings: &RunnerSettings) -> Vec<WantedFile> {
             files.push(WantedFile::new(&path, mode, content.as_bytes()));
         }
     }
-    files.push(WantedFile::new(SLOTS_FILE, 0o644, slot_users()));
+    files.push(WantedFile::new(SLOTS, 0o644, slot_users()));
     files.push(WantedFile::new(SETTINGS, 0o600, settings_text(settings)));
     files
+}
+
+/// Where all of it is, the token too.
+pub fn paths() -> Vec<String> {
+    let listed = list().map(|(_, _, target)| format!("{PREFIX}/{target}"));
+    listed.chain([SLOTS, SETTINGS, TOKEN].map(str::to_owned)).collect()
 }
 
 /// The token that a runner enrols with.

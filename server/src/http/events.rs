@@ -146,7 +146,7 @@ impl Watcher<'_> {
         match &self.principal.scope {
             Scope::Admin | Scope::Operator | Scope::Viewer => Ok(true),
             Scope::Session(own) | Scope::Desktop(own) | Scope::View(own) => Ok(own == session),
-            Scope::Runner(_) | Scope::Enrol | Scope::Join(_) => Ok(false),
+            Scope::Runner(_) | Scope::Enrol(_) => Ok(false),
             Scope::User => self.may_see_as_user(session, matches!(event, Event::SessionDeleted { .. })).await,
         }
     }

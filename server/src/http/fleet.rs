@@ -20,10 +20,12 @@ async fn whoami(principal: Principal) -> Json<WhoAmI> {
     Json(WhoAmI { scope: scope_word(&principal.scope).to_owned(), name: principal.name })
 }
 
-/// Every runner, and how many sessions are in each phase.
+/// Every runner, how many sessions are in each phase, and the store.
 #[utoipa::path(get, path = "/api/v1/status", tag = "fleet", responses((status = 200, body = FleetStatus)))]
 async fn status(State(app): State<App>) -> Result<Json<FleetStatus>> {
-    let (runners, sessions) = tokio::try_join!(app.runners.list(), app.sessions.count_by_phase())?;
+    let all = async { tokio::try_join!(app.runners.list(), app.sessions.count_by_phase()) };
+    let (all, store) = tokio::join!(all, app.bus.store_status());
+    let (runners, sessions) = all?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Ok(Json(FleetStatus { version, server: app.server_id.to_string(), runners, sessions }))
+    Ok(Json(FleetStatus { version, server: app.server_id.to_string(), runners, sessions, store }))
 }

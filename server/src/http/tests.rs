@@ -72,9 +72,11 @@ fn what_each_route_needs() {
     Fleet: GET /api/v1/recordings/{id}/heads
     Fleet: GET /api/v1/runners
     Enrol: POST /api/v1/runners/enrol
-    Operate: POST /api/v1/runners/join-tokens
-    Operate: DELETE /api/v1/runners/{id}
-    Fleet: GET /api/v1/runners/{id}
+    Leave: DELETE /api/v1/runners/{id}
+    Member: GET /api/v1/runners/{id}
+    Operate: PATCH /api/v1/runners/{id}
+    Operate: POST /api/v1/runners/{id}/rotate
+    Runner: PUT /api/v1/runners/{id}/token
     Change: GET /api/v1/secrets
     Change: DELETE /api/v1/secrets/{name}
     Change: PUT /api/v1/secrets/{name}
@@ -136,6 +138,9 @@ fn what_each_route_needs() {
     Change: DELETE /api/v1/spec-tasks/{id}
     Fleet: GET /api/v1/spec-tasks/{id}
     Fleet: GET /api/v1/status
+    Operate: GET /api/v1/tokens
+    Operate: POST /api/v1/tokens
+    Operate: DELETE /api/v1/tokens/{id}
     Any: GET /api/v1/whoami
     Superseded: GET /api/v1/ws/external-agent-runner
     Public: GET /assets/{*file}

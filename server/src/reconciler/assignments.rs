@@ -9,6 +9,7 @@ use helix_protocol::assignment::{Assignment, DesiredSession};
 use helix_protocol::external_agents::{RDP_USER, Task, TaskAgent};
 use helix_protocol::link::Nudge;
 use helix_protocol::record::SessionRecord;
+use helix_protocol::runner::RunnerFacts;
 use helix_protocol::session::{Cause, Desired, ObservedSession, SessionSpec};
 use helix_protocol::{Epoch, ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
@@ -112,7 +113,7 @@ impl Reconciler {
                 draining: heartbeat.is_some_and(|heartbeat| heartbeat.draining),
                 slots: heartbeat.map_or(slots, |heartbeat| heartbeat.slots),
                 held: held.get(&record.id).copied().unwrap_or_default(),
-                facts: record.facts.clone().map(Arc::new),
+                facts: record.facts.clone().map(|facts| Arc::new(RunnerFacts { labels: record.all_labels(), ..facts })),
             }
         };
         runners.iter().map(|(_, entry)| candidate(&entry.value)).collect()

@@ -4,15 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use async_nats::jetstream::{self, ErrorCode as NatsCode};
 use bytes::Bytes;
 use helix_protocol::recording::ChunkEntry;
 use helix_protocol::{ErrorCode, RecordingId, subject};
 
-use crate::bus::{Bus, unavailable};
+use crate::bus::{Bus, is_full, unavailable};
 use crate::error::{Error, Result};
 
 /// Chunks of one page.
@@ -144,15 +143,4 @@ impl Chunks {
             Err(error) => Err(unavailable(error)),
         }
     }
-}
-
-/// The stream's bound is reached, or that of all JetStream.
-fn is_full(error: &PublishError) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
-    source.is_some_and(|source| match source.error_code() {
-        NatsCode::ACCOUNT_RESOURCES_EXCEEDED | NatsCode::INSUFFICIENT_RESOURCES => true,
-        // Of several reasons for which a stream stores nothing.
-        NatsCode::STREAM_STORE_FAILED => source.to_string().contains("maximum bytes"),
-        _ => false,
-    })
 }

@@ -255,7 +255,8 @@ fn check_reserve<T: Ord + std::fmt::Display>(name: &str, reserve: Option<T>, lim
     }
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+/// Labels of a session, or of a runner.
+pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     if labels.len() > MAX_LABELS {
         return invalid(format!("there are {} labels, at most {MAX_LABELS} are taken", labels.len()));
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::view::{Versioned, View};
-use crate::bus::{Bus, REQUEST_TIMEOUT, unavailable};
+use crate::bus::{Bus, REQUEST_TIMEOUT, is_full, unavailable};
 use crate::error::{Error, Result};
 
 /// How often a change is tried again after another writer was faster.
@@ -203,10 +203,15 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> 
     async fn send(&self, key: &str, message: PublishMessage, expected: u64) -> Result<u64> {
         self.inner.bus.require_up()?;
         let message = message.expected_last_subject_sequence(expected);
-        let sent = self.inner.bus.jetstream().send_publish(self.subject(key), message).await.map_err(unavailable)?;
+        let bus = &self.inner.bus;
+        let sent = bus.jetstream().send_publish(self.subject(key), message).await.map_err(unavailable)?;
         match sent.await {
-            Ok(ack) => Ok(ack.sequence),
+            Ok(ack) => {
+                bus.room().found();
+                Ok(ack.sequence)
+            }
             Err(err) if err.kind() == PublishErrorKind::WrongLastSequence => Err(conflict(self.inner.name, key)),
+            Err(err) if is_full(&err) => Err(bus.room().missing(err)),
             Err(err) => Err(unavailable(err)),
         }
     }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use async_nats::{Client, ConnectOptions, Event};
 use futures::{FutureExt as _, StreamExt as _};
-use helix_protocol::api::EnrolRunner;
+use helix_protocol::api::runners::EnrolRunner;
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::ids::secret_hash;
-use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Message, Nudge, Reply, Request};
+use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Message, Nudge, PROTOCOL, Reply, Request};
 use helix_protocol::resources::{Reserve, Resources, Usage};
 use helix_protocol::runner::{Heartbeat, RunnerFacts};
 use helix_protocol::session::{Display, Geometry, ObservedSession, SessionPhase};
@@ -292,6 +292,12 @@ impl SimRunner {
 
     /// The same with other facts.
     pub async fn register_as(&self, slots: u32, change: impl FnOnce(&mut RunnerFacts)) {
+        let reply = self.request(Self::registration(slots, PROTOCOL, change)).await;
+        assert!(matches!(reply, Some(Reply::Registered { .. })), "{reply:?}");
+    }
+
+    /// A registration of an agentd that speaks this version of the link.
+    pub fn registration(slots: u32, protocol: u32, change: impl FnOnce(&mut RunnerFacts)) -> Request {
         let kind = KindName::parse("command").expect("valid kind");
         let mut facts = RunnerFacts {
             hostname: "h".to_owned(),
@@ -316,8 +322,7 @@ impl SimRunner {
             labels: BTreeMap::new(),
         };
         change(&mut facts);
-        let reply = self.request(Request::Register { facts: Box::new(facts) }).await;
-        assert!(matches!(reply, Some(Reply::Registered { .. })), "{reply:?}");
+        Request::Register { facts: Box::new(facts), protocol }
     }
 
     pub async fn heartbeat(&self) {
@@ -333,7 +338,7 @@ impl SimRunner {
 
     pub async fn sync(&self) -> Vec<DesiredSession> {
         match self.request(Request::Sync {}).await {
-            Some(Reply::DesiredSet { sessions }) => sessions,
+            Some(Reply::DesiredSet { sessions, .. }) => sessions,
             other => panic!("{other:?}"),
         }
     }

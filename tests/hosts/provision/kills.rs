@@ -102,3 +102,24 @@ pub async fn a_killed_run_is_finished_by_the_next() -> Result<()> {
     ensure!(left == "lock\nowner\nproved\nruns\n1", "left: {left}");
     stage.stop().await
 }
+
+/// helixctl's machine loses its power: nobody tells the host. The next run notices within a minute or so.
+pub async fn a_lock_of_a_dead_controller_is_taken() -> Result<()> {
+    let stage = Stage::start([Boot::container()]).await?;
+    let host = &stage.hosts[0];
+    stage.provision(&[]).await?.expect(0, "changed")?;
+    let mut dead = run_until(&stage, &["--label", "a=dead"], "uploading").await?;
+    // Nothing of that connection arrives any more, not even its end.
+    let port = host.run_ok("sed -n 's/^connection [^ ]* \\([0-9]*\\) .*/\\1/p' /var/lib/helix/provision/owner").await?;
+    host.run_ok(&format!(
+        "nft 'add table ip lab; add chain ip lab in {{ type filter hook input priority 0 ; policy accept ; }}; \
+         add rule ip lab in tcp sport {port} drop'"
+    ))
+    .await?;
+    dead.kill().await?;
+    let begun = std::time::Instant::now();
+    stage.provision(&["--label", "a=next"]).await?.expect(0, "changed")?;
+    crate::harness::say(&format!("the lock was free after {:?}", begun.elapsed()));
+    ensure!(begun.elapsed() < secs(150), "it took {:?}", begun.elapsed());
+    stage.stop().await
+}

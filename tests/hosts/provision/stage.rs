@@ -97,7 +97,9 @@ impl Stage {
 
     /// helixctl as the operator has it.
     pub fn helixctl(&self, args: &[&str]) -> Result<Command> {
-        let mut command = Command::new(programs::ours("helixctl")?);
+        // A case may have put one of its own beside another agentd.
+        let own = self.dir.join("bin/helixctl");
+        let mut command = Command::new(if own.is_file() { own } else { programs::ours("helixctl")? });
         command.args(args).env("HOME", &self.dir).env("HELIX_TOKEN", self.fleet.api()?.token());
         for name in ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "HELIX_URL", "HELIX_STATE_DIR", "SSH_AUTH_SOCK"] {
             command.env_remove(name);
@@ -143,6 +145,36 @@ impl Stage {
         command.arg("--ssh-config").arg(self.dir.join("ssh_config")).args(args);
         command.args(self.hosts.iter().map(|host| format!("{user}@{}", host.address)));
         Ok(command)
+    }
+
+    /// Another command of helixctl with JSON, the stage's server and its settings of ssh.
+    pub async fn json(&self, args: &[&str]) -> Result<(i32, Value)> {
+        let output = timeout(secs(300), self.over_ssh(args)?.output()).await.context("helixctl does not end")??;
+        let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let json = serde_json::from_str(&said).with_context(|| format!("not JSON: {said}\n{errors}"))?;
+        Ok((output.status.code().context("a signal ended it")?, json))
+    }
+
+    /// That command, to be started. What an argument says is stronger.
+    pub fn over_ssh(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.helixctl(args)?;
+        if !args.contains(&"exec") {
+            command.arg("--json");
+        }
+        if !args.contains(&"--url") {
+            command.env("HELIX_URL", self.url()?);
+        }
+        Ok(command)
+    }
+
+    /// The server, as hosts reach it, too.
+    pub fn url(&self) -> Result<String> {
+        Ok(format!("http://{}:{}", lab::SERVER, self.fleet.cluster.servers.first().context("no server")?.port()))
+    }
+
+    /// ssh's settings of the operator.
+    pub fn ssh_config(&self) -> String {
+        self.dir.join("ssh_config").display().to_string()
     }
 
     /// The runner of a host.

@@ -1,6 +1,6 @@
 //! The kinds that are an agent without an editor: which of them this machine would offer, and what brings the others.
 
-use super::report::Check;
+use crate::checks::Check;
 use crate::up::programs;
 
 const NAME: &str = "agents";
@@ -19,7 +19,13 @@ pub fn check() -> Check {
     judge(&|program| programs::in_path(program).is_some())
 }
 
-fn judge(has: &dyn Fn(&str) -> bool) -> Check {
+/// Programs of all kinds.
+pub fn programs_of_kinds() -> Vec<String> {
+    KINDS.iter().flat_map(|(_, text)| needed(text)).map(|(program, _)| program).collect()
+}
+
+/// The same by what `has` says of a program.
+pub fn judge(has: &dyn Fn(&str) -> bool) -> Check {
     let (mut offered, mut lacking, mut packages, mut next) = (Vec::new(), Vec::new(), NPM.to_owned(), Vec::new());
     for (kind, text) in KINDS {
         let Some((program, how)) = needed(text).into_iter().find(|(program, _)| !has(program)) else {

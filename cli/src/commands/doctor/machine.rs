@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::report::Check;
+use crate::checks::Check;
 use crate::settings::process_env;
 use crate::up::{preflight, programs};
 

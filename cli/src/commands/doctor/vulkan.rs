@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use helix_mesa::{Driver, FIX, OLDEST, Places};
 
 use super::for_zed;
-use super::report::{Check, Report};
+use crate::checks::{Check, Report};
 
 const NAME: &str = "vulkan";
 

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::pixels::{self, Sight, Verdict};
-use super::report::Check;
 use super::stack::{GEOMETRY, GRACE, Stack};
 use super::{Display, Looked, PATIENCE, for_zed, interrupted};
+use crate::checks::Check;
 use crate::error::Result;
 use crate::ui::span;
 use crate::up::programs;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::elf::{self, Kind, Lacks};
-use super::report::{Check, Report};
+use crate::checks::{Check, Report};
 use crate::up::programs;
 
 /// The crate of the fork that keeps an editor in touch with Helix; its log lines carry the name.

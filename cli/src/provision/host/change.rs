@@ -3,29 +3,29 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use helix_protocol::RunnerId;
 use jiff::Timestamp;
 
+use super::super::STATE;
 use super::super::facts::Facts;
+use super::super::lock::take;
 use super::super::plan::Plan;
 use super::super::report::Outcome;
-use super::super::shell::Shell;
-use super::super::ssh::Connection;
+use super::super::signing;
 use super::super::verify::{self, Watch};
 use super::super::wanted::{self, RunnerSettings, WantedFile};
-use super::super::{signing, upload};
-use super::{MIB, SHORT, STATE, Visit};
-use crate::error::{CliError, Kind, Result};
+use super::{MIB, SHORT, Visit};
+use crate::error::{CliError, Result};
+use crate::ssh::{Connection, Shell, upload};
 
-const BEGIN: &str = include_str!("../host_scripts/begin.sh");
 const STAGE: &str = include_str!("../host_scripts/stage.sh");
-const PACKAGES: &str = include_str!("../host_scripts/packages.sh");
+const PACKAGES: &str =
+    concat!(include_str!("../host_scripts/apt_holder.sh"), include_str!("../host_scripts/packages.sh"));
 const APPLY: &str = include_str!("../host_scripts/apply.sh");
 const REVERT: &str = include_str!("../host_scripts/revert.sh");
 const UNDO: &str = r#"sh "$here/revert.sh" "$why" >>"$here/log" 2>&1
 for word in confirmed reverted; do if [ -e "$here/$word" ]; then echo "$word"; fi; done"#;
 const CONFIRM: &str = include_str!("../host_scripts/confirm.sh");
-/// For another run to end, in seconds.
-const LOCK_PATIENCE: u64 = 60;
 /// For apt's lock, in seconds, and then for the packages.
 const APT_PATIENCE: u64 = 120;
 const PACKAGES_WITHIN: Duration = Duration::from_mins(20);
@@ -35,23 +35,7 @@ const APPLY_WITHIN: Duration = Duration::from_mins(3);
 impl Visit<'_> {
     pub(super) async fn lock(&self, shell: &mut Shell) -> Result<()> {
         self.line.step("waiting for the host");
-        let patience = LOCK_PATIENCE.to_string();
-        let given = [("state", STATE), ("owner", self.run.owner.as_str()), ("patience", patience.as_str())];
-        let within = Duration::from_secs(LOCK_PATIENCE) + APPLY_WITHIN;
-        let answer = shell.run_in_place(&given, BEGIN, within).await?;
-        if let Some(stuck) = answer.stdout.lines().find_map(|line| line.strip_prefix("stuck ")) {
-            return Err(failed("a former run cannot be undone", format!("see {STATE}/runs/{stuck}/log on the host")));
-        }
-        if answer.stdout.lines().any(|line| line == "taken") {
-            return Ok(());
-        }
-        let busy = answer.stdout.lines().find_map(|line| line.strip_prefix("busy "));
-        let why = busy
-            .and_then(|busy| busy.split_once(' '))
-            .map_or_else(|| answer.last_words(), |(age, owner)| format!("{owner} is at work there, since {age} s"));
-        Err(CliError::new(Kind::Refused, "the host is being provisioned by somebody else")
-            .because(why)
-            .next("run it again later"))
+        take(shell, &self.run.owner).await
     }
 
     pub(super) async fn packages(&self, shell: &mut Shell, plan: &Plan) -> Result<()> {
@@ -121,13 +105,20 @@ impl Visit<'_> {
     }
 
     /// Over a new connection: what could have broken is proved by it. Until then the host would undo the change.
-    pub(super) async fn confirm(&mut self, shell: &mut Shell, watch: &mut Watch, id: &str) -> Result<()> {
+    pub(super) async fn confirm(
+        &mut self,
+        shell: &mut Shell,
+        watch: &mut Watch,
+        runner: &RunnerId,
+        id: &str,
+    ) -> Result<()> {
         self.line.step("waiting for the runner");
         let proved = async {
             let connection = self.connect().await?;
-            let mut second = Shell::open(&connection, &self.run.policy.prompts).await?;
+            let mut second = self.run.ssh.shell(&connection).await?;
             watch.online(Duration::from_secs(self.run.confirm_within.saturating_sub(5).max(5))).await?;
-            let answer = second.run(&[("state", STATE), ("run", id)], CONFIRM, SHORT).await?;
+            let given = [("state", STATE), ("run", id), ("runner", runner.as_str())];
+            let answer = second.run(&given, CONFIRM, SHORT).await?;
             Ok::<_, CliError>((answer, second.round_trips))
         };
         let why = match proved.await {

@@ -35,6 +35,7 @@ done || fail 'what there was cannot be kept (is the disk full?)'
 if [ ! -e /etc/helix/allowed_signers ]; then : >"$here/old/no-signers"; fi
 systemctl is-enabled agentd.service >"$here/old/enabled" 2>/dev/null
 systemctl is-active agentd.service >"$here/old/active" 2>/dev/null
+systemctl is-active agentd-hold@agentd.service >"$here/old/hold" 2>/dev/null
 sync
 
 # 3. From here on the host undoes the change by itself, unless it is told within time that all is well.
@@ -70,6 +71,10 @@ systemctl reset-failed agentd.service >&2
 # Ready means: every known session is taken over. Sessions are not touched.
 if ! timeout 20 systemctl restart agentd.service >&2; then
   undo "agentd does not start: $(journalctl -u agentd.service -n 8 -o cat --no-pager 2>/dev/null)"
+fi
+# Other runners of this machine have the same program; those that do not run are left alone.
+if ! timeout 60 systemctl try-restart 'agentd@*.service' >&2; then
+  undo "another runner of this machine does not start with it: $(systemctl --failed --plain --no-legend list-units 'agentd@*' | cut -d ' ' -f 1 | tr '\n' ' ')"
 fi
 echo applied >"$here/state"
 flock -u 8

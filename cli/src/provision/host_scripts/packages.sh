@@ -1,17 +1,6 @@
-# Installs packages. Given: $state, $packages, $patience (seconds to wait for apt's lock). Says on standard error who holds that.
+# Installs packages; after apt_holder.sh. Given: $state, $packages, $patience (seconds to wait for apt's lock). Says on standard error who holds that.
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 APT_LISTCHANGES_FRONTEND=none
-holder() {
-  for file in /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lock; do
-    if [ ! -e "$file" ]; then continue; fi
-    pid=$(awk -v inode=":$(stat -c %i "$file")$" '$6 ~ inode && $5 > 0 { print $5; exit }' /proc/locks)
-    if [ -n "$pid" ]; then
-      echo "$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | cut -c 1-80)(process $pid)"
-      return 0
-    fi
-  done
-  return 1
-}
 waited=0
 while who=$(holder); do
   if [ "$waited" -ge "$patience" ]; then
@@ -25,7 +14,7 @@ done
 case " $packages " in
   *' xrdp '*)
     for unit in xrdp.service xrdp-sesman.service; do
-      if [ ! -e "/etc/systemd/system/$unit" ]; then ln -s /dev/null "/etc/systemd/system/$unit"; fi
+      if [ ! -e "/etc/systemd/system/$unit" ]; then ln -s /dev/null "/etc/systemd/system/$unit" && echo "$unit" >>"$state/masked"; fi
     done ;;
 esac
 # Neither may lose its output's reader on the way, with the connection: dpkg would end in the middle of a package.

@@ -14,9 +14,10 @@ active=$(cat "$here/old/active" 2>/dev/null) enabled=$(cat "$here/old/enabled" 2
 if [ "$enabled" != enabled ]; then systemctl disable --quiet agentd.service; fi
 # One that was starting or reloading is to run, too.
 case $active in active | activating | reloading) active=active ;; esac
+hold=$(cat "$here/old/hold" 2>/dev/null)
 if [ "$active" != active ]; then
   systemctl stop agentd.service
-  # Its end starts what holds sessions; nothing is to be held that was not before.
+  # Its end starts what holds sessions: by the program that goes again, here.
   systemctl stop 'agentd-hold@agentd.service'
 fi
 failed=0
@@ -38,8 +39,11 @@ if [ "$active" = active ]; then
 else
   systemctl stop 'agentd-hold@agentd.service'
   systemctl reset-failed agentd.service 'agentd-hold@agentd.service'
+  # Sessions that were held are held on; nothing is that was not.
+  case $hold in active | activating) systemctl start --no-block 'agentd-hold@agentd.service' ;; esac
   if [ ! -e /usr/lib/systemd/system/helix.slice ]; then systemctl stop agentd.slice helix.slice; fi
 fi
+systemctl try-restart 'agentd@*.service'
 rmdir /usr/share/helix/kinds /usr/share/helix /usr/share/doc/helix /etc/helix 2>/dev/null
 if [ "$failed" != 0 ]; then exit 1; fi
 printf '%s\n' "$1" >"$here/reverted"

@@ -1,5 +1,5 @@
-//! What only a person knows: passphrases of keys and the password for sudo. Each is asked once in a run, whatever the
-//! number of hosts, and only at a terminal; nothing of it is kept.
+//! What only a person knows: passphrases of keys, passwords of logins and the password for sudo. Each is asked once in a run,
+//! whatever the number of hosts, and only at a terminal; nothing of it is kept. A login's password goes to its own host alone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,17 @@ impl Prompts {
     /// The passphrase of a key.
     pub async fn passphrase(&self, key: &Path) -> Result<String, String> {
         self.ask(&format!("the passphrase of {}", key.display()), "load the key into an agent: ssh-add").await
+    }
+
+    /// The password of a login, `user@host:port`.
+    pub async fn password(&self, place: &str) -> Result<String, String> {
+        self.ask(&format!("the password of {place}"), "log in with a key: ssh-copy-id").await
+    }
+
+    /// True when somebody can be asked.
+    #[expect(clippy::unused_self, reason = "asking goes through Prompts alone")]
+    pub fn somebody(&self) -> bool {
+        stdin::is_terminal()
     }
 
     /// The password for sudo.

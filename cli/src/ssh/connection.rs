@@ -1,49 +1,53 @@
-//! A connection to a host: TCP (through one jump host where ssh's settings say so), the host's key, the login.
+//! A connection to a host: TCP, or a program's streams, or a channel through the host before it; the host's key; the login.
 //!
-//! Each connection is a task of russh's; it ends when [`Connection`] is dropped. A key that is not the host's ends the
-//! handshake before anything of ours was sent; why is kept beside the handler, as russh's own error does not say.
+//! Each connection is a task of russh's; it ends when [`Connection`] is dropped, with the program that it goes through. A key
+//! that is not the host's ends the handshake before anything of ours was sent; why is kept beside the handler, as russh's
+//! own error does not say.
+
+mod login;
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use russh::client::{self, Handle, Msg};
-use russh::keys::agent::client::AgentClient;
 use russh::keys::key::ALL_KEY_TYPES;
-use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, Preferred, cipher};
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::Ssh;
+use super::config::{Route, Way};
 use super::known_hosts::{self, Entry, Verdict};
-use super::prompts::Prompts;
-use super::ssh_config::Route;
 use crate::error::{CliError, Kind, Result, chain};
 
 /// TCP, key exchange.
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// A login, which may ask an agent, and through it a person.
 const LOGIN_WITHIN: Duration = Duration::from_mins(1);
-/// A host that does not answer for three of these is gone.
+/// A host that does not answer for three of these is gone; and a host that hears nothing of us for six of them, a minute, may
+/// give its lock to another run (`begin.sh`).
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// What is said of a connection that ended on its way.
+pub const LOST: &str = "the connection was lost";
 
 /// An authenticated connection.
 pub struct Connection {
     handle: Handle<Checker>,
-    /// The connection that this one goes through.
-    _jump: Option<Box<Connection>>,
+    /// What this one goes through: the connection to the host before, or a program.
+    _through: Through,
     /// `user@host:port`.
     pub place: String,
 }
 
-/// How strict, and whom to ask.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// Pins the key of a host that nothing is known of.
-    pub accept_new: bool,
-    /// Asks for passphrases.
-    pub prompts: Prompts,
+enum Through {
+    Nothing,
+    Host(#[expect(dead_code, reason = "held: the connection ends with it")] Box<Connection>),
+    Program(#[expect(dead_code, reason = "held: killed when dropped")] Child),
 }
 
 /// Decides about the host's key.
@@ -56,13 +60,17 @@ struct Checker {
 }
 
 impl Connection {
-    /// Connects and logs in.
-    pub async fn open(route: &Route, jump: Option<&Route>, policy: &Policy) -> Result<Self> {
-        let through = match jump {
-            Some(jump) => Some(Box::new(Box::pin(Self::open(jump, None, policy)).await?)),
-            None => None,
-        };
-        let place = format!("{}@{}:{}", route.user, route.host, route.port);
+    /// Connects and logs in, hop by hop.
+    pub async fn open(way: &Way, ssh: &Ssh) -> Result<Self> {
+        let mut through = None;
+        for route in &way.hops {
+            through = Some(Box::pin(Self::hop(route, through, ssh)).await?);
+        }
+        through.ok_or_else(|| CliError::failed("there is no way to the host"))
+    }
+
+    async fn hop(route: &Route, before: Option<Self>, ssh: &Ssh) -> Result<Self> {
+        let place = route.place();
         let unreachable = |why: String| {
             CliError::new(Kind::Unreachable, "cannot connect")
                 .at(&place)
@@ -90,29 +98,39 @@ impl Connection {
         }
         let refusal = Arc::new(Mutex::new(None));
         let config = Arc::new(config(&entries));
-        let pin_in = route.known_hosts.first().filter(|_| policy.accept_new).cloned();
+        let pin_in = route.known_hosts.first().filter(|_| ssh.accept_new).cloned();
         let checker = Checker { name, entries, pin_in, refusal: Arc::clone(&refusal) };
         let connecting = async {
-            if let Some(through) = &through {
-                let channel =
-                    through.handle.channel_open_direct_tcpip(&route.host, u32::from(route.port), "127.0.0.1", 0);
-                client::connect_stream(config, channel.await?.into_stream(), checker).await
-            } else {
-                client::connect(config, (route.host.as_str(), route.port), checker).await
+            match (before, &route.proxy_command) {
+                (Some(before), _) => {
+                    let (host, port) = (&route.host, u32::from(route.port));
+                    let channel = before.handle.channel_open_direct_tcpip(host, port, "127.0.0.1", 0).await?;
+                    let handle = client::connect_stream(config, channel.into_stream(), checker).await?;
+                    Ok((handle, Through::Host(Box::new(before))))
+                }
+                (None, Some(command)) => {
+                    let (child, stream) = program(command)?;
+                    Ok((client::connect_stream(config, stream, checker).await?, Through::Program(child)))
+                }
+                (None, None) => {
+                    let handle = client::connect(config, (route.host.as_str(), route.port), checker).await?;
+                    Ok((handle, Through::Nothing))
+                }
             }
         };
-        let connected = timeout(CONNECT_WITHIN, connecting).await;
+        let connected: std::result::Result<std::result::Result<_, russh::Error>, _> =
+            timeout(CONNECT_WITHIN, connecting).await;
         if let Some((why, next)) = refusal.lock().ok().and_then(|mut refusal| refusal.take()) {
             return Err(CliError::new(Kind::Refused, "the host's key is refused").at(&place).because(why).next(next));
         }
-        let handle = match connected {
-            Ok(Ok(handle)) => handle,
+        let (handle, through) = match connected {
+            Ok(Ok(connected)) => connected,
             Ok(Err(error)) => return Err(unreachable(chain(&error))),
             Err(_elapsed) => return Err(unreachable(format!("no answer within {} s", CONNECT_WITHIN.as_secs()))),
         };
-        let mut connection = Self { handle, _jump: through, place };
-        timeout(LOGIN_WITHIN, connection.log_in(route, policy)).await.map_err(|_elapsed| {
-            CliError::new(Kind::TimedOut, "the login took too long").at(connection_place(route)).next("try it with ssh")
+        let mut connection = Self { handle, _through: through, place };
+        timeout(LOGIN_WITHIN, login::log_in(&mut connection, route, &ssh.prompts)).await.map_err(|_elapsed| {
+            CliError::new(Kind::TimedOut, "the login took too long").at(route.place()).next("try it with ssh")
         })??;
         Ok(connection)
     }
@@ -124,58 +142,26 @@ impl Connection {
 
     /// What it means when the connection fails.
     pub fn lost(&self, error: &dyn std::error::Error) -> CliError {
-        CliError::new(Kind::Unreachable, "the connection was lost")
-            .at(&self.place)
-            .because(chain(error))
-            .next("run it again: what was begun is finished or undone first")
-    }
-
-    /// An agent's keys, then key files.
-    async fn log_in(&mut self, route: &Route, policy: &Policy) -> Result<()> {
-        let mut tried = Vec::new();
-        let named: Vec<_> = route.identities.iter().filter_map(|file| public_half(file)).collect();
-        if let Some(socket) = &route.agent
-            && let Ok(mut agent) = AgentClient::connect_uds(socket).await
-        {
-            for identity in agent.request_identities().await.unwrap_or_default() {
-                let key = identity.public_key().into_owned();
-                if route.identities_only && !named.iter().any(|named| named.key_data() == key.key_data()) {
-                    continue;
-                }
-                tried.push(format!("{} of the agent", key.fingerprint(HashAlg::Sha256)));
-                let login = self.handle.authenticate_publickey_with(&route.user, key, None, &mut agent).await;
-                if login.is_ok_and(|login| login.success()) {
-                    return Ok(());
-                }
-            }
-        }
-        for file in route.identities.iter().filter(|file| file.is_file()) {
-            let key = match read_key(file, policy).await {
-                Ok(key) => key,
-                Err(why) => {
-                    tried.push(format!("{} ({why})", file.display()));
-                    continue;
-                }
-            };
-            tried.push(file.display().to_string());
-            let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-            let login =
-                self.handle.authenticate_publickey(&route.user, key).await.map_err(|error| self.lost(&error))?;
-            if login.success() {
-                return Ok(());
-            }
-        }
-        let tried =
-            if tried.is_empty() { "there is none to try".to_owned() } else { format!("tried: {}", tried.join(", ")) };
-        Err(CliError::new(Kind::Refused, format!("the host takes no key of ours for user {}", route.user))
-            .at(&self.place)
-            .because(tried)
-            .next(format!("ssh-copy-id -p {} {}@{}, or name another user or key", route.port, route.user, route.host)))
+        CliError::new(Kind::Unreachable, LOST).at(&self.place).because(chain(error)).next("run it again")
     }
 }
 
-fn connection_place(route: &Route) -> String {
-    format!("{}@{}:{}", route.user, route.host, route.port)
+/// A program whose streams lead to the host, as ssh starts it.
+fn program(
+    command: &str,
+) -> std::io::Result<(Child, tokio::io::Join<tokio::process::ChildStdout, tokio::process::ChildStdin>)> {
+    // What it has to say goes where our own words go.
+    let mut child = Command::new("sh")
+        .arg("-c")
+        .arg(format!("exec {command}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    match (child.stdout.take(), child.stdin.take()) {
+        (Some(from), Some(to)) => Ok((child, tokio::io::join(from, to))),
+        _ => Err(std::io::ErrorKind::BrokenPipe.into()),
+    }
 }
 
 fn config(entries: &[Entry]) -> client::Config {
@@ -191,24 +177,6 @@ fn config(entries: &[Entry]) -> client::Config {
         keepalive_interval: Some(KEEPALIVE),
         inactivity_timeout: None,
         ..client::Config::default()
-    }
-}
-
-fn public_half(file: &Path) -> Option<PublicKey> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".pub");
-    PublicKey::from_openssh(std::fs::read_to_string(name).ok()?.trim()).ok()
-}
-
-/// A key, or why there is none.
-async fn read_key(file: &Path, policy: &Policy) -> std::result::Result<PrivateKey, String> {
-    match russh::keys::load_secret_key(file, None) {
-        Ok(key) => Ok(key),
-        Err(russh::keys::Error::KeyIsEncrypted) => {
-            let phrase = policy.prompts.passphrase(file).await?;
-            russh::keys::load_secret_key(file, Some(&phrase)).map_err(|_| "not the right passphrase".to_owned())
-        }
-        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -243,9 +211,7 @@ impl Checker {
                 },
                 None => (
                     format!("nothing is known of {}: the host shows {shown}", self.name),
-                    "compare it at the host, then: helixctl provision --accept-new-host-key (pins it), or ssh to it \
-                     once"
-                        .to_owned(),
+                    "compare it at the host, then: --accept-new-host-key (pins it), or ssh to it once".to_owned(),
                 ),
             },
         };

@@ -1,4 +1,5 @@
-//! What the checks found, for people and as JSON.
+//! What was looked at and what was found, for people and as JSON: `doctor`, of this machine or another, and what stands in
+//! the way of `provision`.
 
 use serde::Serialize;
 
@@ -18,6 +19,7 @@ pub enum State {
 }
 
 impl State {
+    /// As people see it.
     fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -60,6 +62,11 @@ impl Check {
         Self::new(name, State::Fail, found)
     }
 
+    /// True for what does not work.
+    pub fn is_fault(&self) -> bool {
+        self.state == State::Fail
+    }
+
     /// What an error of another command says about it.
     pub fn failed(name: &'static str, error: CliError) -> Self {
         let why = error.why.map_or_else(String::new, |why| format!(": {why}"));
@@ -79,6 +86,12 @@ impl Check {
 /// All of it.
 #[derive(Debug, Default)]
 pub struct Report(Vec<Check>);
+
+impl From<Vec<Check>> for Report {
+    fn from(checks: Vec<Check>) -> Self {
+        Self(checks)
+    }
+}
 
 /// What `doctor --json` prints.
 #[derive(Debug, Serialize)]
@@ -108,7 +121,8 @@ impl Report {
         ui.line(&self.text())
     }
 
-    fn text(&self) -> String {
+    /// One line for each, and one for what to do.
+    pub fn text(&self) -> String {
         let width = self.0.iter().map(|check| check.name.len()).max().unwrap_or_default();
         let mut lines = Vec::new();
         for check in &self.0 {

@@ -11,23 +11,27 @@ use russh::{Channel, ChannelMsg};
 use tokio::time::{Instant, timeout_at};
 
 use super::prompts::Prompts;
-use super::ssh::Connection;
+use super::{Connection, LOST};
 use crate::error::{CliError, Kind, Result};
 
 /// Most that a command may print on either stream.
 const MAX_OUTPUT: usize = 1 << 20;
 /// Until the shell has greeted, sudo's own slowness included.
-const GREETING_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const GREETING_WITHIN: Duration = Duration::from_secs(30);
+/// What is said of a host that does not answer.
+pub const LATE: &str = "the host did not answer in time";
 /// Begins the lines that say what kind of shell it is.
-const GREETING: &str = "helix-shell ";
+pub(super) const GREETING: &str = "helix-shell ";
 /// Login shells may be other than POSIX; this one word they all take.
+///
+/// The one that is root says which TCP connection it has, for whoever waits for its lock (`begin.sh`).
 const OPEN: &str = r#"sh -c '
-if [ "$(id -u)" = 0 ]; then echo helix-shell root; exec sh -s; fi
+LC_ALL=C LANGUAGE=; export LC_ALL LANGUAGE
+if [ "$(id -u)" = 0 ]; then echo "helix-shell root $SSH_CONNECTION"; exec sh -s; fi
 if ! command -v sudo >/dev/null 2>&1; then echo helix-shell no-sudo; exit 1; fi
-LC_ALL=C; export LC_ALL
-if sudo -n -- sh -c : 2>/dev/null; then echo helix-shell root; exec sudo -n -- sh -s; fi
+if sudo -n -- sh -c : 2>/dev/null; then echo "helix-shell root $SSH_CONNECTION"; exec sudo -n -- sh -s; fi
 echo helix-shell password
-exec sudo -k -S -p "" -- sh -c "echo helix-shell root; exec sh -s"'"#;
+exec sudo -k -S -p "" -- sh -c "echo helix-shell root $SSH_CONNECTION; exec sh -s"'"#;
 
 /// A root shell.
 pub struct Shell {
@@ -37,6 +41,8 @@ pub struct Shell {
     mark: String,
     out: Vec<u8>,
     err: Vec<u8>,
+    /// `CLIENT PORT SERVER PORT` of its connection, as its sshd says; empty if it does not.
+    pub connection: String,
     /// Times that an answer of the host was waited for.
     pub round_trips: u32,
 }
@@ -71,7 +77,8 @@ impl Shell {
         getrandom::fill(&mut random).map_err(|error| CliError::failed("cannot get random bytes").because(error))?;
         let mark = format!("helix-end-{}", helix_protocol::ids::hex(&random));
         let place = connection.place.clone();
-        let mut shell = Self { channel, place, mark, out: Vec::new(), err: Vec::new(), round_trips: 0 };
+        let mut shell =
+            Self { channel, place, mark, out: Vec::new(), err: Vec::new(), connection: String::new(), round_trips: 0 };
         let deadline = Instant::now() + GREETING_WITHIN;
         match shell.greeting(deadline).await?.as_str() {
             "root" => Ok(shell),
@@ -143,10 +150,13 @@ impl Shell {
             if let Some((_, rest)) = text.split_once(GREETING)
                 && let Some((word, rest)) = rest.split_once('\n')
             {
-                self.out = rest.as_bytes().to_vec();
+                let (word, rest) = (word.to_owned(), rest.as_bytes().to_vec());
+                self.out = rest;
                 self.err.clear();
                 self.round_trips += 1;
-                return Ok(word.trim().to_owned());
+                let (word, connection) = word.trim().split_once(' ').unwrap_or((word.trim(), ""));
+                connection.clone_into(&mut self.connection);
+                return Ok(word.to_owned());
             }
             if String::from_utf8_lossy(&self.err).contains("try again") {
                 return Err(self.no_root("sudo does not take the password"));
@@ -158,10 +168,10 @@ impl Shell {
     /// Waits for more output.
     async fn more(&mut self, deadline: Instant, within: Duration) -> Result<()> {
         let message = timeout_at(deadline, self.channel.wait()).await.map_err(|_elapsed| {
-            CliError::new(Kind::TimedOut, "the host did not answer in time")
+            CliError::new(Kind::TimedOut, LATE)
                 .at(&self.place)
                 .because(format!("{} s are over", within.as_secs()))
-                .next("run it again: what was begun is finished or undone first")
+                .next("run it again")
         })?;
         match message {
             Some(ChannelMsg::Data { data }) => self.out.extend_from_slice(&data),
@@ -185,18 +195,20 @@ impl Shell {
     }
 
     fn lost(&self, why: String) -> CliError {
-        CliError::new(Kind::Unreachable, "the connection was lost")
-            .at(&self.place)
-            .because(why)
-            .next("run it again: what was begun is finished or undone first")
+        CliError::new(Kind::Unreachable, LOST).at(&self.place).because(why).next("run it again")
     }
 
     fn no_root(&self, why: impl std::fmt::Display) -> CliError {
-        CliError::new(Kind::Refused, "cannot become root on the host")
-            .at(&self.place)
-            .because(why)
-            .next("log in as root, or let the user use sudo: echo 'USER ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/USER")
+        no_root(&self.place, why)
     }
+}
+
+/// What it means when the login does not become root.
+pub(super) fn no_root(place: &str, why: impl std::fmt::Display) -> CliError {
+    CliError::new(Kind::Refused, "cannot become root on the host")
+        .at(place)
+        .because(why)
+        .next("log in as root, or let the user use sudo: echo 'USER ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/USER")
 }
 
 /// What stands before the end, and the rest of its line.

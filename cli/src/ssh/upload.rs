@@ -8,7 +8,7 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
-use super::ssh::Connection;
+use super::Connection;
 use crate::error::{CliError, Kind, Result, chain};
 
 /// Bytes handed over at once: progress is told after each.

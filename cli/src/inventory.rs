@@ -1,4 +1,6 @@
 //! Which machines, and what differs between them: arguments and `fleet.toml`. Pure.
+//!
+//! Every command that goes to machines over SSH takes both.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -97,12 +99,11 @@ impl Machine {
     }
 }
 
-impl std::str::FromStr for Machine {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::parse(text)
-    }
+/// The machine that people mean: by its runner's id or its host as the inventory has it, else as ssh does.
+pub fn find(machines: &[Machine], name: &str) -> Option<Machine> {
+    let is_runner = |machine: &&Machine| machine.runner.as_ref().is_some_and(|id| id.as_str() == name);
+    let is_host = |machine: &&Machine| machine.host == name;
+    machines.iter().find(is_runner).or_else(|| machines.iter().find(is_host)).cloned()
 }
 
 /// Reads `fleet.toml`; `place` is its name, for messages.

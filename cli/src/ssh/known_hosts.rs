@@ -1,4 +1,4 @@
-//! Which key a host must have: `known_hosts` as ssh reads it. Pure; files are read by [`super::ssh`].
+//! Which key a host must have: `known_hosts` as ssh reads it. Pure; files are read by [`super::connection`].
 //!
 //! Strict always: a host without an entry is refused unless its key may be pinned at first use, and one whose entries
 //! name other keys is refused whatever was asked. Hashed names, patterns, ports and `@revoked` count as in ssh;

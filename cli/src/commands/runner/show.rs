@@ -1,0 +1,58 @@
+//! `helixctl runner show`.
+
+use helix_protocol::RunnerId;
+use helix_protocol::api::RunnerView;
+
+use super::list::{kinds, label_list, status_word};
+use crate::client::Client;
+use crate::commands::session::{self, limits};
+use crate::error::Result;
+use crate::ui::Ui;
+
+/// Shows one runner.
+pub async fn run(client: &Client, id: &RunnerId, ui: &Ui) -> Result<()> {
+    let runner = client.runner(id).await?;
+    ui.answer(&runner, || show(ui, &runner))
+}
+
+fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
+    let mut rows = vec![
+        ("runner", runner.id.to_string()),
+        ("status", status_word(runner)),
+        ("slots used", format!("{} of {}", runner.active_tasks, runner.slots)),
+        ("enrolled", runner.enrolled_at.to_string()),
+        ("token since", runner.token_since.map_or_else(|| "unknown".to_owned(), |since| since.to_string())),
+        ("heard", runner.last_seen_at.map_or_else(|| "never".to_owned(), |seen| seen.to_string())),
+    ];
+    if let Some(facts) = &runner.facts {
+        rows.extend([
+            ("host", facts.hostname.clone()),
+            ("version", facts.version.clone()),
+            ("kinds", kinds(facts)),
+            ("default kind", facts.default_kind.to_string()),
+            ("geometry", facts.default_geometry.to_string()),
+            ("backend", facts.backend.clone()),
+            ("isolation", facts.isolation.clone()),
+            ("limits", facts.limits.clone()),
+            ("enforced", limits::names(&facts.enforced)),
+            ("most per session", limits::amounts(&facts.max_resources)),
+            ("reservable", limits::reserved(&facts.reservable)),
+            ("memory", format!("{} MiB", facts.memory_bytes / (1 << 20))),
+            ("processors", facts.cpus.to_string()),
+        ]);
+        for reason in &facts.missing {
+            rows.push(("not enforced", reason.clone()));
+        }
+        for (kind, reserve) in &facts.kind_reserve {
+            rows.push(("reserved", format!("{kind}: {}", limits::reserved(reserve))));
+        }
+        for (kind, reason) in &facts.unavailable_kinds {
+            rows.push(("unavailable", format!("{kind}: {reason}")));
+        }
+        if let Some(reason) = &facts.no_rdp {
+            rows.push(("unavailable", format!("RDP: {reason}")));
+        }
+    }
+    rows.extend(label_list(runner).into_iter().map(|label| ("label", label)));
+    session::facts(ui, &rows)
+}
