@@ -304,12 +304,12 @@ async fn what_bad_input_gets() -> Result<()> {
     let mut stage = Stage::start(Boot::container()).await?;
     let (host, server) = (&stage.host, &stage.server);
     let bare = traces(host).await?;
-    let once = stage.operator(&["token", "create", "--runner"]).await?;
+    let single = stage.operator(&["token", "create", "--runner"]).await?;
     let brief = stage.operator(&["token", "create", "--runner", "--reusable", "--ttl", "1s"]).await?;
     let good = stage.reusable().await?;
     // Taken elsewhere, with the token for one use.
     let taken = json!({"id": "taken", "token_hash": "0".repeat(64)});
-    stage.fleet.api()?.with_token(&once).post("/api/v1/runners/enrol", &taken).await?.expect(200)?;
+    stage.fleet.api()?.with_token(&single).post("/api/v1/runners/enrol", &taken).await?.expect(200)?;
     let join = |token: &str, more: &str| {
         format!("helixctl runner join --server {server} --token {token} --container-name bad {more}")
     };
@@ -317,7 +317,7 @@ async fn what_bad_input_gets() -> Result<()> {
     let table: Vec<(String, i32, Vec<&str>)> = vec![
         (join("nonsense", ""), 4, vec!["unknown, expired or revoked", "token create --runner"]),
         (join("oh-hallo-insecure-token", ""), 2, vec!["sample token"]),
-        (join(&once, "--runner-id other"), 4, vec!["used by another machine", "token create --runner"]),
+        (join(&single, "--runner-id other"), 4, vec!["used by another machine", "token create --runner"]),
         (join(&brief, ""), 4, vec!["expired at", "token create --runner"]),
         (join(&good, "--runner-id taken"), 4, vec!["enrolled with another token", "runner remove taken"]),
         (join(&good, "--runner-id 'no id'"), 2, vec!["id of a runner"]),
