@@ -256,7 +256,7 @@ async fn a_second_join_changes_what_differs() -> Result<()> {
     let outcome = async |line: String| -> Result<Value> { Ok(serde_json::from_str(&stage.types(&line).await?)?) };
     let joined = outcome(join("--token-file token")).await?;
     ensure!(joined["outcome"] == "joined" && joined["runner"] == "one", "{joined}");
-    // Two at once: one does it, the other finds it done. The token was for one use; nobody needs it any more.
+    // The token was for one use; nobody needs it any more.
     host.run_ok("rm token").await?;
     let pid = "systemctl show --value -p MainPID agentd@one";
     let before = host.run_ok(pid).await?;
