@@ -256,7 +256,7 @@ async fn a_second_join_changes_what_differs() -> Result<()> {
     let outcome = async |line: String| -> Result<Value> { Ok(serde_json::from_str(&stage.types(&line).await?)?) };
     let joined = outcome(join("--token-file token")).await?;
     ensure!(joined["outcome"] == "joined" && joined["runner"] == "one", "{joined}");
-    // Two at once: one does it, the other finds it done. The token was for one use; nobody needs it any more.
+    // The token was for one use; nobody needs it any more.
     host.run_ok("rm token").await?;
     let pid = "systemctl show --value -p MainPID agentd@one";
     let before = host.run_ok(pid).await?;
@@ -304,12 +304,12 @@ async fn what_bad_input_gets() -> Result<()> {
     let mut stage = Stage::start(Boot::container()).await?;
     let (host, server) = (&stage.host, &stage.server);
     let bare = traces(host).await?;
-    let once = stage.operator(&["token", "create", "--runner"]).await?;
+    let single = stage.operator(&["token", "create", "--runner"]).await?;
     let brief = stage.operator(&["token", "create", "--runner", "--reusable", "--ttl", "1s"]).await?;
     let good = stage.reusable().await?;
     // Taken elsewhere, with the token for one use.
     let taken = json!({"id": "taken", "token_hash": "0".repeat(64)});
-    stage.fleet.api()?.with_token(&once).post("/api/v1/runners/enrol", &taken).await?.expect(200)?;
+    stage.fleet.api()?.with_token(&single).post("/api/v1/runners/enrol", &taken).await?.expect(200)?;
     let join = |token: &str, more: &str| {
         format!("helixctl runner join --server {server} --token {token} --container-name bad {more}")
     };
@@ -317,7 +317,7 @@ async fn what_bad_input_gets() -> Result<()> {
     let table: Vec<(String, i32, Vec<&str>)> = vec![
         (join("nonsense", ""), 4, vec!["unknown, expired or revoked", "token create --runner"]),
         (join("oh-hallo-insecure-token", ""), 2, vec!["sample token"]),
-        (join(&once, "--runner-id other"), 4, vec!["used by another machine", "token create --runner"]),
+        (join(&single, "--runner-id other"), 4, vec!["used by another machine", "token create --runner"]),
         (join(&brief, ""), 4, vec!["expired at", "token create --runner"]),
         (join(&good, "--runner-id taken"), 4, vec!["enrolled with another token", "runner remove taken"]),
         (join(&good, "--runner-id 'no id'"), 2, vec!["id of a runner"]),
