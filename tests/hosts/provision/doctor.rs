@@ -129,7 +129,7 @@ async fn at_once(stage: &Stage, host: &Host) -> Result<()> {
     // By itself: a full disk over /var/lib hides the lock.
     host.run_ok(HOLD).await?;
     let look = Look::at(stage, &[], "root").await?;
-    look.says("warn", "apt", "apt is held by python3")?;
+    look.says("warn", "apt", "apt is held by /usr/bin/python3")?;
     host.run_ok("systemctl stop holder").await?;
     host.run_ok(
         "mkdir -p /tmp/full/helix && mount -t tmpfs -o size=200m,nr_inodes=60 tmpfs /tmp/full && \
