@@ -291,7 +291,7 @@ async fn a_second_join_changes_what_differs() -> Result<()> {
     ensure!(started["outcome"] == "changed" && started["changes"] == json!(["agentd@one.service"]), "{started}");
     host.run_ok("systemctl is-enabled agentd@one").await?;
     // Its own token was taken away there: with a new enrolment token it comes again under its id.
-    stage.operator(&["runner", "remove", "one", "--force"]).await?;
+    stage.operator(&["runner", "remove", "--server-only", "one", "--force"]).await?;
     let (code, why) = stage.refused(&join("")).await?;
     ensure!(code == 2 && why.contains("token create --runner"), "{why}");
     let token = stage.operator(&["token", "create", "--runner=one"]).await?;

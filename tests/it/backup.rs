@@ -118,7 +118,7 @@ async fn a_destroyed_store_comes_back_whole() -> Result<()> {
     let filmed = cluster.ready(&json!({"id": "filmed", "kind": "terminal", "recording": {}})).await?;
     let recording = filmed.recording.context("it is not recorded")?.to_string();
     let detail = complete(&api, "filmed", &recording).await?;
-    let join: Value = api.post("/api/v1/runners/join-tokens", &json!({"runner": "r2"})).await?.json()?;
+    let join: Value = api.post("/api/v1/tokens", &json!({"scope": "enrol", "runner": "r2"})).await?.json()?;
     let join = join["token"].as_str().context("no join token")?.to_owned();
     let own_token = cluster.runners[0].token()?;
 

@@ -210,8 +210,8 @@ async fn labels_cordon_and_drain_by_hand() -> Result<()> {
     cluster.ready(&json!({"id": "after", "kind": "terminal", "runner": "r2"})).await?;
 
     // Cut off at once, and not before it is said twice.
-    cli.plain(1, &["runner", "remove", "r1"]).await?;
-    cli.plain(0, &["runner", "remove", "r1", "--force"]).await?;
+    cli.plain(1, &["runner", "remove", "--server-only", "r1"]).await?;
+    cli.plain(0, &["runner", "remove", "--server-only", "r1", "--force"]).await?;
     cluster.shutdown().await
 }
 

@@ -42,7 +42,6 @@ impl Prompts {
     }
 
     /// True when somebody can be asked.
-    #[expect(clippy::unused_self, reason = "asking goes through Prompts alone")]
     pub fn somebody(&self) -> bool {
         stdin::is_terminal()
     }

@@ -106,7 +106,7 @@ fn elsewhere(id: &RunnerId) -> Error {
         ErrorCode::RunnerEnrolledElsewhere,
         format!(
             "runner id {id} is enrolled with another token; use another RUNNER_ID, or remove the old runner: helixctl \
-             runner remove {id}"
+             runner remove --server-only {id}"
         ),
     )
 }

@@ -17,7 +17,7 @@ impl Runners {
         if entry.value.liveness == Liveness::Online && !force && by.runner() != Some(id) {
             let detail = format!(
                 "runner {id} is online; stop its agentd first, then remove it, or end its link with `force` (helixctl \
-                 runner remove {id} --force)"
+                 runner remove --server-only --force {id})"
             );
             return Err(Error::new(ErrorCode::Conflict, detail));
         }

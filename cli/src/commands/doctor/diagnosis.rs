@@ -198,7 +198,7 @@ impl Subject<'_> {
         let symptoms = &self.facts.symptoms;
         for sick in symptoms.sick.iter().filter(|sick| !sick.starts_with("agentd.service ")) {
             let unit = sick.split(' ').next().unwrap_or_default();
-            found.push(Check::fail("services", format!("{sick}")).next(format!("journalctl -u {unit}")));
+            found.push(Check::fail("services", sick.clone()).next(format!("journalctl -u {unit}")));
         }
         if let Some(version) = &symptoms.nats_version
             && !is_at_least(version, NATS_OLDEST)

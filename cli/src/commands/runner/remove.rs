@@ -75,7 +75,8 @@ pub async fn run(client: &Client, args: &RemoveArgs, ui: &Ui) -> Result<()> {
         client.delete_runner(&id, args.force).await?;
         Told { id: Some(id), machine: Removed::default() }
     } else {
-        machine(client, args, ui).await?
+        // On the heap: it is large, and the other way needs none of it.
+        Box::pin(machine(client, args, ui)).await?
     };
     ui.answer(&told, || {
         let machine = &told.machine;

@@ -35,7 +35,7 @@ pub async fn run(client: &Client, args: &RotateArgs, ui: &Ui) -> Result<()> {
             .because(format!("after {}; it is {:?}", span(args.within), view.liveness).to_lowercase())
             .next(
                 "the wish stands: the runner does it once it is connected, and its token of before is good until then. Or \
-                 end it: helixctl runner remove",
+                 end it: helixctl runner remove --server-only",
             )
     })?;
     ui.answer(&view, || ui.line(id.as_str()))?;
