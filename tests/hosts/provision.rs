@@ -96,7 +96,7 @@ async fn becomes_a_runner(boot: Boot) -> Result<()> {
     let owners = host.run_ok("stat -c '%a %U' /etc/helix/agentd.toml /etc/helix/agentd.token /usr/bin/agentd").await?;
     ensure!(owners == "600 root\n600 root\n755 root", "{owners}");
     let left = host.run_ok("ls /var/lib/helix/provision; systemctl list-timers --all --no-legend 'helix*'").await?;
-    ensure!(left == "lock\nowner\npackages.log\nproved\nruns", "left: {left}");
+    ensure!(left == "lock\nmasked\nowner\npackages.log\nproved\nruns", "left: {left}");
 
     // Again: nothing changes, in two round trips.
     let done = stage::traces(host).await?;

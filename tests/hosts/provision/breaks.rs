@@ -22,7 +22,7 @@ pub async fn a_disk_that_is_full_in_the_middle_changes_nothing() -> Result<()> {
         let run = stage.provision(&[]).await?;
         run.expect(1, outcome)?;
         let error = run.host(0)["error"].to_string();
-        ensure!(error.contains("disk") || error.contains("space"), "{error}");
+        ensure!(error.contains("disk") || error.contains("room"), "{error}");
         host.run_ok(&format!("umount {place} && mkdir -p /usr/share/helix/kinds")).await?;
         stage::same(&bare, &stage::traces(host).await?)?;
     }
@@ -68,7 +68,8 @@ pub async fn a_change_that_breaks_the_way_in_is_undone() -> Result<()> {
         eventually("the way in is back", secs(60), || async { stage::same(&before, &stage::traces(host).await?) })
             .await?;
         let said = host.run_ok("cat /var/lib/helix/provision/runs/*/reverted").await?;
-        ensure!(said.contains("not confirmed within 10 s"), "{said}");
+        // helixctl asks for it over the connection that it has, if that lives; else the host's own timer does.
+        ensure!(said.contains("cannot connect") || said.contains("not confirmed within 10 s"), "{said}");
     }
     host.run_ok(&format!("rm {DROP_IN} && systemctl daemon-reload")).await?;
     stage.provision(&[]).await?.expect(0, "changed")?;

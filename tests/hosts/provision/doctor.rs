@@ -39,7 +39,7 @@ impl Look {
     /// What is not as it should be.
     fn wrong(&self) -> String {
         let wrong = self.checks.iter().filter(|check| check["state"] != "ok");
-        wrong.map(|check| format!("{check}\n")).collect()
+        wrong.map(|check| format!("{check}\n")).collect::<Vec<_>>().concat()
     }
 
     /// Fails unless a check of this name and state says these words, and what to do.

@@ -59,7 +59,9 @@ pub async fn run(args: &LeaveArgs, ui: &Ui) -> Result<()> {
     let revoked = match revoke(&machine, settings.server(), &settings.runner_id).await {
         Ok(()) => true,
         Err(error) => {
-            ui.warn(&format!("the server still knows {runner}; helixctl runner remove --server-only {runner}\n{error}"));
+            ui.warn(&format!(
+                "the server still knows {runner}; helixctl runner remove --server-only {runner}\n{error}"
+            ));
             false
         }
     };
