@@ -16,6 +16,7 @@ mod harness_tests;
 mod held;
 mod join;
 mod limits;
+mod packages;
 mod provision;
 mod rdp;
 mod recording;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         bridge::cases(),
         join::cases(),
         provision::cases(),
+        packages::cases(),
         bench::cases(),
     ];
     harness::run(suites.into_iter().flatten().collect())

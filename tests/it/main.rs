@@ -28,6 +28,7 @@ mod gpui;
 mod health;
 mod hostile;
 mod nats_cluster;
+mod packages;
 mod queue;
 mod rdp;
 mod recording;
