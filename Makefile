@@ -101,7 +101,7 @@ bench: web ## Measure against the peers; a report in Markdown on standard output
 # --- parts of the above
 
 setup-test:
-	packaging/setup.sh test test-hosts package
+	packaging/setup.sh test test-hosts package ansible
 
 # npm runs only when the lock file changed; the pages are built again only when their sources did.
 web: web/dist/index.html

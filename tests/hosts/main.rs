@@ -4,6 +4,7 @@
 //! does; `libtest-mimic` gives it the command line and the output of any other test program.
 
 mod adoption;
+mod ansible;
 mod attacks;
 mod backend;
 mod bench;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         join::cases(),
         provision::cases(),
         packages::cases(),
+        ansible::cases(),
         bench::cases(),
     ];
     harness::run(suites.into_iter().flatten().collect())
