@@ -2,7 +2,7 @@
 booted() { [ -d /run/systemd/system ]; }
 
 installed() {
-  systemd-sysusers helix-server.conf
+  systemd-sysusers helix-server.conf helix-nats.conf
   systemd-tmpfiles --create helix-server.conf
   booted || return 0
   systemctl daemon-reload
@@ -19,21 +19,26 @@ TEXT
 
 removing() {
   booted || return 0
-  systemctl disable --quiet --now helix-server.service
+  systemctl disable --quiet --now helix-server.service helix-nats.service
 }
 
 removed() {
   booted || return 0
   systemctl daemon-reload
-  systemctl reset-failed helix-server.service 2>/dev/null || true
+  systemctl reset-failed helix-server.service helix-nats.service 2>/dev/null || true
 }
 
 purged() {
   # A runner of this machine keeps its settings there, too.
   if [ -e /usr/bin/agentd ]; then
-    rm -rf /etc/helix/server.* /etc/helix/secrets
+    rm -rf /etc/helix/server.* /etc/helix/secrets /etc/helix/nats*
   else
     rm -rf /etc/helix
   fi
-  if getent passwd helix-server >/dev/null; then userdel helix-server; fi
+  # All that the fleet has, where its store was here.
+  rm -rf /var/lib/helix/nats
+  rmdir --ignore-fail-on-non-empty /var/lib/helix 2>/dev/null || true
+  for user in helix-server helix-nats; do
+    if getent passwd "$user" >/dev/null; then userdel "$user"; fi
+  done
 }
