@@ -18,10 +18,16 @@ HELIX_PROVISION_KILLS ?= 200
 # Times that it kills agentd on a host with five sessions; each takes a second or two.
 HELIX_ADOPTION_KILLS ?= 1000
 helixctl := $(CARGO_TARGET_DIR)/release/helixctl
+# The programs of packages need nothing of a system, not even its C library, and nothing of where they were built is in them.
+host = $(shell rustc -vV | sed -n 's/^host: //p')
+cargo_home = $(or $(CARGO_HOME),$(HOME)/.cargo)
+# The last one that fits counts.
+remap = $(1)=$(CURDIR)=/helix $(1)=$(cargo_home)=/cargo $(1)=$(shell rustc --print sysroot)=/rust $(1)=$(CARGO_TARGET_DIR)=/target
+package_flags = -C target-feature=+crt-static $(call remap,--remap-path-prefix)
 install_options = --bin-dir $(CARGO_TARGET_DIR)/release $(if $(DESTDIR),--destdir $(DESTDIR)) --prefix $(or $(PREFIX),/usr)
 
 .NOTPARALLEL: # set-up comes before what it makes possible; cargo and npm use every processor themselves
-.PHONY: help build programs probe install uninstall demo down test test-hosts check soak bench setup-test web
+.PHONY: help build programs probe package install uninstall demo down test test-hosts check soak bench setup-test web
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +44,13 @@ probe: ## Build the window that `helixctl doctor` looks at, beside the programs;
 	@for profile in debug release; do \
 	  install -D -C -m 755 $(CARGO_TARGET_DIR)/gpui-probe/release/helix-gpui-probe $(CARGO_TARGET_DIR)/$$profile/helix-gpui-probe; \
 	done
+
+# A build of its own: other flags make other programs.
+package: web ## Build the packages: .deb, .rpm and .tar.zst of all programs, linked statically; says where they are
+	@packaging/setup.sh package >&2
+	RUSTFLAGS="$(package_flags)" CFLAGS="$(call remap,-ffile-prefix-map)" CARGO_PROFILE_RELEASE_DEBUG=false \
+	  $(CARGO) build --release --locked --target $(host) -p helixctl -p helix-server -p helix-agentd
+	@packaging/package.sh --static --bin-dir $(CARGO_TARGET_DIR)/$(host)/release --out $(CARGO_TARGET_DIR)/package
 
 install: ## Install what was built on this machine, as root; starts nothing (DESTDIR, PREFIX, SLOTS)
 	packaging/install.sh install $(install_options) $(if $(SLOTS),--slots $(SLOTS))
@@ -88,7 +101,7 @@ bench: web ## Measure against the peers; a report in Markdown on standard output
 # --- parts of the above
 
 setup-test:
-	packaging/setup.sh test test-hosts
+	packaging/setup.sh test test-hosts package ansible
 
 # npm runs only when the lock file changed; the pages are built again only when their sources did.
 web: web/dist/index.html

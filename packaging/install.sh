@@ -8,6 +8,7 @@
 #   --bin-dir DIR   the built programs                       (without: $CARGO_TARGET_DIR/release or target/release)
 #   --prefix DIR    where they go                            (without: /usr)
 #   --destdir DIR   a root tree to install into, for packages and images; then nothing is run in it
+#   --only WHO      what runner, server or machine (anybody) needs, by packaging/files.txt; a package is made of each
 #   --slots N       slot users, one for each session at once (without: as installed before, else 32)
 #   --purge         uninstall: settings, secrets, state, kept workspaces and users, too
 set -euo pipefail
@@ -19,18 +20,19 @@ wrong() { printf 'install: %s; see packaging/install.sh --help\n' "$1" >&2; exit
 
 # What `helixctl doctor` looks at to tell whether Zed would be seen.
 probe=helix-gpui-probe
-action=install prefix=/usr destdir="" slots="" purge=no
+action=install prefix=/usr destdir="" only="" slots="" purge=no manual=""
 bin_dir=${CARGO_TARGET_DIR:-$source_dir/target}/release
 while [ $# -gt 0 ]; do
   case $1 in
     install | uninstall) action=$1 ;;
     --purge) purge=yes ;;
-    --bin-dir | --prefix | --destdir | --slots)
+    --bin-dir | --prefix | --destdir | --only | --slots)
       [ $# -ge 2 ] || wrong "$1 needs a value"
       case $1 in
         --bin-dir) bin_dir=$2 ;;
         --prefix) prefix=${2%/} ;;
         --destdir) destdir=${2%/} ;;
+        --only) only=$2 ;;
         --slots) slots=$2 ;;
       esac
       shift ;;
@@ -43,6 +45,8 @@ case $prefix in /*) ;; *) wrong "--prefix $prefix is not an absolute path" ;; es
 # The prefix gets into units; no character there may mean something to sed or to systemd.
 case $prefix in *[!A-Za-z0-9/._-]*) wrong "--prefix $prefix has characters other than letters, digits, / . _ -" ;; esac
 
+case $only in '' | runner | server | machine) ;; *) wrong "--only $only is none of runner, server, machine" ;; esac
+
 slots_file=$destdir$prefix/lib/sysusers.d/helix-slots.conf
 if [ -z "$slots" ]; then slots=$(grep -c '^u helix-u' "$slots_file" 2>/dev/null || true); fi
 if [ "${slots:-0}" = 0 ]; then slots=32; fi
@@ -54,18 +58,49 @@ here() { [ -z "$destdir" ]; }
 booted() { here && [ -d /run/systemd/system ]; }
 if here && [ "$(id -u)" != 0 ]; then fail "this needs root: sudo packaging/install.sh $action"; fi
 
-# Each line: mode, source, target below the prefix.
+wants() { [ -z "$only" ] || [ "$only" = "$1" ]; }
+# True for a file that is the operator's once it is there.
+settings() { case ${1#"$destdir"} in /etc/*) return 0 ;; *) return 1 ;; esac; }
+
+# Each line: mode, source, target.
 files() {
-  local mode source target
-  while read -r mode source target _; do
+  local mode source target who from to file
+  while read -r mode source target who; do
     case $mode in '#'* | '') continue ;; esac
+    wants "$who" || continue
     case $source in
-      */*) echo "$mode $source_dir/$source $target" ;;
-      *) echo "$mode $bin_dir/$source $target" ;;
+      manual/*) from=$manual/${source##*/} ;;
+      */*) from=$source_dir/$source ;;
+      *) from=$bin_dir/$source ;;
+    esac
+    case $target in /*) to=$destdir$target ;; *) to=$destdir$prefix/$target ;; esac
+    # Many files by one line: those that there are, here or where they were put.
+    case $source,$action in
+      *\**,install) for file in $from; do echo "$mode $file $to${file##*/}"; done ;;
+      *\**,uninstall) for file in "$to"${source##*/}; do echo "$mode $file $file"; done ;;
+      *) echo "$mode $from $to" ;;
     esac
   done <"$source_dir/packaging/files.txt"
   # Not built where nothing but cargo ran; what was installed goes again all the same.
-  if [ "$action" = uninstall ] || [ -f "$bin_dir/$probe" ]; then echo "755 $bin_dir/$probe bin/$probe"; fi
+  if wants machine && { [ "$action" = uninstall ] || [ -f "$bin_dir/$probe" ]; }; then
+    echo "755 $bin_dir/$probe $destdir$prefix/bin/$probe"
+  fi
+}
+
+# Asks the programs for their manual, and for what shells complete.
+write_manual() {
+  local program who shell
+  manual=$(mktemp -d)
+  trap 'rm -rf "$manual"' EXIT
+  while read -r program who; do
+    wants "$who" || continue
+    [ -x "$bin_dir/$program" ] || fail "$bin_dir/$program is missing; build first: make build (or name --bin-dir)"
+    "$bin_dir/$program" manual "$manual"
+  done <<<$'agentd runner\nhelix-server server\nhelixctl machine'
+  gzip -9n "$manual"/*.1
+  if wants machine; then
+    for shell in bash zsh fish; do "$bin_dir/helixctl" completions "$shell" >"$manual/helixctl.$shell"; done
+  fi
 }
 
 # A running program keeps its file: the new one takes its name in one step.
@@ -78,20 +113,25 @@ put() {
 
 do_install() {
   local mode from to number
+  write_manual
   while read -r mode from to; do
     [ -f "$from" ] || fail "$from is missing; build first: make build (or name --bin-dir)"
   done < <(files)
-  while read -r mode from to; do put "$mode" "$from" "$destdir$prefix/$to"; done < <(files)
-  {
-    echo "# Slot users: each session runs as one of them. Written by packaging/install.sh --slots $slots."
-    for number in $(seq "$slots"); do echo "u helix-u$number - \"Helix session slot $number\""; done
-  } >"$slots_file.new"
-  chmod 644 "$slots_file.new" && mv -f "$slots_file.new" "$slots_file"
-  say "installed below $destdir$prefix, with $slots slot users"
-  if [ ! -f "$bin_dir/$probe" ]; then say "$probe was not built (make probe): helixctl doctor cannot look at windows"; fi
+  while read -r mode from to; do
+    if ! settings "$to" || [ ! -e "$to" ]; then put "$mode" "$from" "$to"; fi
+  done < <(files)
+  if wants runner; then
+    {
+      echo "# Slot users: each session runs as one of them. Written by packaging/install.sh --slots $slots."
+      for number in $(seq "$slots"); do echo "u helix-u$number - \"Helix session slot $number\""; done
+    } >"$slots_file.new"
+    chmod 644 "$slots_file.new" && mv -f "$slots_file.new" "$slots_file"
+  fi
+  say "installed below $destdir$prefix"
   if ! here; then return; fi
-  systemd-sysusers helix.conf helix-nats.conf helix-slots.conf
-  systemd-tmpfiles --create helix.conf
+  if [ ! -f "$bin_dir/$probe" ]; then say "$probe was not built (make probe): helixctl doctor cannot look at windows"; fi
+  systemd-sysusers helix.conf helix-slots.conf helix-server.conf helix-nats.conf
+  systemd-tmpfiles --create helix.conf helix-server.conf
   if booted; then systemctl daemon-reload; fi
   cat <<E2
 
@@ -102,7 +142,7 @@ Nothing was started. Next, on a runner (the desktops' packages: packaging/setup.
   $prefix/bin/agentd run --config /etc/helix/agentd.toml --check-config
   systemctl enable --now agentd
 On a server:
-  install -m 644 $prefix/share/doc/helix/server.toml.example /etc/helix/server.toml   # its header makes the secrets
+  edit /etc/helix/server.toml                                                         # its header makes the secrets
   systemctl enable --now helix-server
 After an update, without touching a session:
   systemctl reload agentd && systemctl restart helix-server
@@ -123,11 +163,19 @@ do_uninstall() {
     find /etc/systemd/system -type l \( -name 'agentd.service' -o -name 'agentd@*.service' -o -name helix-server.service \
       -o -name helix-nats.service \) -delete
   fi
-  while read -r mode from to; do rm -f "$destdir$prefix/$to" "$destdir$prefix/$to.new"; done < <(files)
+  while read -r mode from to; do
+    # Settings that nobody changed are not the operator's.
+    if ! settings "$to" || cmp -s "$from" "$to"; then rm -f "$to" "$to.new"; fi
+  done < <(files)
   rm -f "$slots_file" "$slots_file.new"
-  rmdir --ignore-fail-on-non-empty "$destdir$prefix"/share/helix/kinds "$destdir$prefix"/share/helix/scripts \
-    "$destdir$prefix"/share/helix \
-    "$destdir$prefix"/share/doc/helix 2>/dev/null || true
+  # Directories that nothing else is in, but for those that every system has.
+  files | awk '{ print $3 }' | while read -r to; do
+    while :; do
+      to=${to%/*}
+      case $to in */bin | */lib | */share | */share/doc | */share/man | */etc) break ;; esac
+      rmdir "$to" 2>/dev/null || break
+    done
+  done
   if booted; then systemctl daemon-reload; systemctl reset-failed 2>/dev/null || true; fi
   if here && [ "$purge" = yes ]; then
     rm -rf /var/lib/helix /run/helix /etc/helix

@@ -73,6 +73,14 @@ xdotool                                              xdotool
 scrot                                                scrot
 xdpyinfo                                             x11-utils
 ffmpeg                                               ffmpeg"
+package_packages="
+dpkg-deb                                             dpkg
+rpmbuild                                             rpm
+strip                                                binutils
+zstd                                                 zstd"
+ansible_packages="
+/usr/share/doc/python3-venv                          python3-venv
+ssh                                                  openssh-client"
 hosts_packages="
 systemd-nspawn                                       systemd-container
 mmdebstrap                                           mmdebstrap

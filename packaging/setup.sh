@@ -9,6 +9,8 @@
 #                                                        (without arguments: runtime build mesa)
 #   test      what the tests drive: a browser, an ACP agent from npm, curl, jq, ffmpeg, VNC and RDP clients, Debian 12's own Mesa (brings the three above, too)
 #   bench     the programs that `make bench` compares with        (brings runtime and build, too)
+#   package   what `make package` packs with
+#   ansible   Ansible and its linter, for the tests of ansible/: from PyPI, into a directory of their own
 #   test-hosts what boots whole systemd hosts for the host suites: containers and User-mode Linux
 #   --list    only say what is missing; exit code 1 when something is
 #
@@ -49,6 +51,8 @@ vncdotool_target="$data/test/vncdotool-1.2.0"
 # Named by what is in it: another list is another environment.
 peers_list="$(dirname "$0")/bench-peers.txt"
 peers_target="$data/bench/peers"
+ansible_list="$(dirname "$0")/../ansible/requirements.txt"
+ansible_target="$data/test/ansible"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
@@ -70,7 +74,7 @@ list_only=no
 sets=""
 for argument in "$@"; do
   case $argument in
-    runtime | build | mesa | test-hosts) sets="$sets $argument" ;;
+    runtime | build | mesa | package | ansible | test-hosts) sets="$sets $argument" ;;
     test) sets="$sets runtime build mesa test" ;;
     bench) sets="$sets runtime build bench" ;;
     --list) list_only=yes ;;
@@ -137,6 +141,8 @@ if wants runtime; then note_missing "$runtime_packages"; fi
 if wants build; then note_missing "$build_packages"; fi
 if wants test; then note_missing "$test_packages"; fi
 if wants bench; then note_missing "$bench_packages"; fi
+if wants package; then note_missing "$package_packages"; fi
+if wants ansible; then note_missing "$ansible_packages"; fi
 if wants test-hosts; then note_missing "$hosts_packages"; fi
 need_chromium=no
 if wants test && ! browser; then
@@ -211,6 +217,8 @@ if wants test && [ -z "$(mesa_version "$old_mesa_target/lvp_icd.$(uname -m).json
 fi
 need_peers=no
 if wants bench && ! cmp -s "$peers_list" "$peers_target/list"; then need_peers=yes; fi
+need_ansible=no
+if wants ansible && ! cmp -s "$ansible_list" "$ansible_target/list"; then need_ansible=yes; fi
 need_vncdotool=no
 if wants test && [ ! -f "$vncdotool_target/vncdotool/command.py" ]; then need_vncdotool=yes; fi
 if [ ${#missing[@]} -gt 0 ]; then mapfile -t missing < <(printf '%s\n' "${missing[@]}" | awk '!seen[$0]++'); fi
@@ -231,11 +239,12 @@ if [ "$need_mesa" = yes ]; then
 fi
 if [ "$need_vncdotool" = yes ]; then say "VNC client for the tests to bring from PyPI: $vncdotool"; fi
 if [ "$need_peers" = yes ]; then say "peers of provisioning to bring from PyPI (Ansible, mitogen, pyinfra): $peers_target"; fi
+if [ "$need_ansible" = yes ]; then say "Ansible for the tests to bring from PyPI: $ansible_target"; fi
 if [ "$need_old_mesa" = yes ]; then say "Debian 12's own Vulkan driver for the tests to unpack: $old_mesa_target"; fi
 if [ "$need_sockets" = yes ]; then say "directory to make: /tmp/.X11-unix (1777, root)"; fi
 if [ "$list_only" = yes ]; then
   if [ ${#missing[@]} -gt 0 ] ||
-    [ "$need_nats$need_chromium$need_agent$need_kernel$need_new_kernel$need_sockets$need_mesa$need_old_mesa$need_vncdotool$need_peers" != nononononononononono ]; then
+    [ "$need_nats$need_chromium$need_agent$need_kernel$need_new_kernel$need_sockets$need_mesa$need_old_mesa$need_vncdotool$need_peers$need_ansible" != nonononononononononono ]; then
     exit 1
   fi
   say "nothing is missing for: $sets"
@@ -336,15 +345,16 @@ if [ "$need_vncdotool" = yes ]; then
   tar -xzf "$work"/vncdotool-*.tar.gz -C "$vncdotool_target" --strip-components=1
 fi
 
-# --- peers of provisioning
+# --- Ansible, and peers of provisioning
 
-if [ "$need_peers" = yes ]; then
-  # Not there until it is whole: its list comes last.
-  rm -rf "$peers_target"
-  python3 -m venv "$peers_target" && "$peers_target/bin/pip" install -q --only-binary=:all: -r "$peers_list" ||
-    fail "what is in $peers_list cannot be had from PyPI."
-  cp "$peers_list" "$peers_target/list"
-fi
+# Brings what list $1 names into directory $2, of its own. Not there until it is whole: its list comes last.
+from_pypi() {
+  rm -rf "$2"
+  python3 -m venv "$2" && "$2/bin/pip" install -q --only-binary=:all: -r "$1" || fail "what is in $1 cannot be had from PyPI."
+  cp "$1" "$2/list"
+}
+if [ "$need_peers" = yes ]; then from_pypi "$peers_list" "$peers_target"; fi
+if [ "$need_ansible" = yes ]; then from_pypi "$ansible_list" "$ansible_target"; fi
 
 # --- Mesa's Vulkan driver for the processor
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use helix_agentd::config::{Config, RunArgs};
 use helix_agentd::daemon::Ended;
 use helix_agentd::link::enrol::EnrolError;
@@ -54,9 +54,16 @@ enum Cli {
         #[arg(long, value_name = "DIR")]
         workspace_dir: Option<PathBuf>,
     },
+    /// Write the manual, a page for each command
+    #[command(hide = true)]
+    Manual {
+        /// Directory that the pages are written to
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
+    helix_names::without_plugins();
     // Whatever is made by agentd and its sessions is private.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let mut args = std::env::args_os().skip(1);
@@ -82,6 +89,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli {
         Cli::Reap { state_dir, workspace_dir } => {
             reap_all(&state_dir, workspace_dir.as_deref())?;
+        }
+        Cli::Manual { dir } => {
+            clap_mangen::generate_to(Cli::command(), &dir)
+                .with_context(|| format!("cannot write to {}", dir.display()))?;
         }
         Cli::Run(args) => return daemon(&args, Job::Run),
         Cli::Enrol(args) => return enrol(&args),

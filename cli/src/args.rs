@@ -9,6 +9,7 @@ use crate::commands::backup::{BackupArgs, RestoreArgs};
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::key::KeyCommand;
+use crate::commands::manual::ManualArgs;
 use crate::commands::provision::ProvisionArgs;
 use crate::commands::recording::RecordingCommand;
 use crate::commands::run::RunArgs;
@@ -122,6 +123,9 @@ pub enum Command {
     Audit(AuditArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// Write the manual, a page for each command
+    #[command(hide = true)]
+    Manual(ManualArgs),
     /// Print the version
     Version,
 }

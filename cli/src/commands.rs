@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod down;
 pub mod key;
 pub mod machines;
+pub mod manual;
 pub mod provision;
 pub mod recording;
 pub mod run;
@@ -50,6 +51,7 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::Restore(args) => backup::restore(&global, &args),
         Command::Audit(args) => audit::run(&client(&global)?, &args, ui).await,
         Command::Completions(args) => completions::run(&args, ui),
+        Command::Manual(args) => manual::run(&args, ui),
         Command::Version => version::run(ui),
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::serve::{Listener as _, ListenerExt as _};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use helix_server::app::App;
 use helix_server::backup::{self, Done, Fault};
 use helix_server::config::{Overrides, ServerConfig};
@@ -125,6 +125,12 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Write the manual, a page for each command
+    #[command(hide = true)]
+    Manual {
+        /// Directory that the pages are written to
+        dir: PathBuf,
+    },
 }
 
 #[derive(Args, Clone, Copy)]
@@ -139,10 +145,12 @@ struct Output {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    helix_names::without_plugins();
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     let (file, overrides) = match &cli.command {
+        Some(Command::Manual { dir }) => return manual(dir),
         Some(Command::NatsConfig { config, .. } | Command::Backup { config, .. } | Command::Restore { config, .. }) => {
             (config, Overrides::default())
         }
@@ -189,12 +197,23 @@ async fn main() -> ExitCode {
             say(&mut std::io::stdout(), &format!("{} is good\n", file.display()));
             Ok(())
         }
-        None => run(config).await,
+        Some(Command::Manual { .. }) | None => run(config).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             say(&mut std::io::stderr(), &format!("helix-server: {err:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes the pages of the manual.
+fn manual(dir: &Path) -> ExitCode {
+    match clap_mangen::generate_to(Cli::command(), dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            say(&mut std::io::stderr(), &format!("helix-server: cannot write to {}: {err}\n", dir.display()));
             ExitCode::FAILURE
         }
     }

@@ -222,6 +222,8 @@ pub fn staged() -> Result<PathBuf> {
         .output()
         .context("packaging/install.sh")?;
     ensure!(output.status.success(), "packaging/install.sh: {}", String::from_utf8_lossy(&output.stderr));
+    // Eighty pages that nobody reads there.
+    std::fs::remove_dir_all(root.join("usr/share/man"))?;
     Ok(staged.insert(root).clone())
 }
 

@@ -4,6 +4,7 @@
 //! does; `libtest-mimic` gives it the command line and the output of any other test program.
 
 mod adoption;
+mod ansible;
 mod attacks;
 mod backend;
 mod bench;
@@ -16,6 +17,7 @@ mod harness_tests;
 mod held;
 mod join;
 mod limits;
+mod packages;
 mod provision;
 mod rdp;
 mod recording;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         bridge::cases(),
         join::cases(),
         provision::cases(),
+        packages::cases(),
+        ansible::cases(),
         bench::cases(),
     ];
     harness::run(suites.into_iter().flatten().collect())

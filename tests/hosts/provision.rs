@@ -10,7 +10,7 @@ mod kills;
 mod life;
 mod many;
 mod packages;
-mod repository;
+pub mod repository;
 pub mod stage;
 mod ways;
 

@@ -7,7 +7,7 @@ pub mod scores;
 mod settings;
 mod stuck;
 mod two;
-mod uninstall;
+pub mod uninstall;
 
 use anyhow::Result;
 

@@ -2,6 +2,7 @@
 //! with the proof that nothing of it is left (`Cluster::shutdown`). `make test` builds the programs first.
 
 mod acp;
+mod ansible;
 mod audit;
 mod backup;
 mod browser;
@@ -28,6 +29,7 @@ mod gpui;
 mod health;
 mod hostile;
 mod nats_cluster;
+mod packages;
 mod queue;
 mod rdp;
 mod recording;

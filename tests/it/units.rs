@@ -103,7 +103,8 @@ async fn what_is_installed_is_valid_and_goes_again() -> Result<()> {
     ensure!(!said.contains(text(&units)?), "systemd-analyze verify: {said}");
     // In a tree of its own: no user of this machine is made.
     let tree = format!("--root={}", text(&root)?);
-    good("systemd-sysusers", &["--dry-run", &tree, "helix.conf", "helix-nats.conf", "helix-slots.conf"]).await?;
+    let users = ["helix.conf", "helix-slots.conf", "helix-server.conf", "helix-nats.conf"];
+    good("systemd-sysusers", &[&["--dry-run", &tree], &users[..]].concat()).await?;
 
     installer(&root, &["uninstall"]).await?;
     let left = files(&root)?;

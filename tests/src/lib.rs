@@ -13,6 +13,7 @@ pub mod http;
 pub mod leftovers;
 pub mod nats;
 pub mod own_display;
+pub mod packages;
 pub mod parts;
 pub mod ports;
 pub mod process;

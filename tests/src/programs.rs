@@ -77,3 +77,9 @@ pub fn data() -> Option<PathBuf> {
         Some(PathBuf::from(home).join(".local/share"))
     })
 }
+
+/// A program of Ansible, which `packaging/setup.sh ansible` brought.
+pub fn ansible(name: &str) -> Result<PathBuf> {
+    let program = data().map(|data| data.join("helix/test/ansible/bin").join(name)).filter(|path| path.is_file());
+    program.context("Ansible is not there: run packaging/setup.sh ansible")
+}

@@ -18,6 +18,8 @@ const PACKAGES: &str = include_str!("../../../packaging/packages.sh");
 const PREFIX: &str = "/usr";
 /// The program of the list that is brought.
 const AGENTD: &str = "agentd";
+/// Pages of the manual, by their name in the list: for people, hence in packages alone.
+const MANUAL: &str = "manual/";
 /// Settings of the runner.
 pub const SETTINGS: &str = "/etc/helix/agentd.toml";
 /// The token that it enrols with.
@@ -176,7 +178,7 @@ fn list() -> impl Iterator<Item = (u32, &'static str, &'static str)> {
     LIST.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
         let mut words = line.split_whitespace();
         let (mode, source, target, who) = (words.next()?, words.next()?, words.next()?, words.next()?);
-        (who == "runner").then_some((u32::from_str_radix(mode, 8).ok()?, source, target))
+        (who == "runner" && !source.starts_with(MANUAL)).then_some((u32::from_str_radix(mode, 8).ok()?, source, target))
     })
 }
 
@@ -194,7 +196,7 @@ fn settings_text(settings: &RunnerSettings) -> String {
     // A TOML string is a JSON string wherever text is printable, which all of these are.
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let mut text = format!(
-        "# Written by helixctl provision; its next run undoes changes. What else can stand here: agentd.toml.example in\n\
+        "# Written by helixctl provision or by Ansible; their next run undoes changes. What else can stand here: agentd.toml.example in\n\
          # /usr/share/doc/helix. Environment variables in /etc/helix/agentd.env win over this file and are yours.\n\
          api_host = [{}]\napi_token_file = {}\nrunner_id = {}\nconcurrency = {}\n",
         quoted(&settings.server),
@@ -264,7 +266,7 @@ mod tests {
             labels: [("pool".to_owned(), "a \"b\"".to_owned())].into(),
         };
         insta::assert_snapshot!(settings_text(&settings), @r#"
-        # Written by helixctl provision; its next run undoes changes. What else can stand here: agentd.toml.example in
+        # Written by helixctl provision or by Ansible; their next run undoes changes. What else can stand here: agentd.toml.example in
         # /usr/share/doc/helix. Environment variables in /etc/helix/agentd.env win over this file and are yours.
         api_host = ["https://helix.example"]
         api_token_file = "/etc/helix/agentd.token"

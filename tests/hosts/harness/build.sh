@@ -11,7 +11,7 @@ suite=$1 out=$2 modules=$3 mirror=${4:-}
 
 packages="
   systemd systemd-sysv dbus libpam-systemd udev kmod openssh-server iproute2 iputils-ping procps sudo nftables
-  python3-minimal"
+  python3 python3-apt"
 # Of a desktop, and of its peers.
 desktop="
   git ca-certificates dbus-user-session

@@ -18,7 +18,7 @@ const OTHERS: [&str; 6] =
     ["/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock", "/var/log/"];
 
 /// All files that outlive a reboot, users, groups, and units.
-async fn everything(host: &Host) -> Result<BTreeSet<String>> {
+pub async fn everything(host: &Host) -> Result<BTreeSet<String>> {
     let look = "find / -xdev; getent passwd; getent group; systemctl list-unit-files --no-legend --plain; \
         systemctl list-units --all --no-legend --plain 'helix*' 'agentd*'; \
         find /run/helix /sys/fs/cgroup -name '*helix*' -o -name 'agentd*'";
