@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use helix_protocol::runner::Liveness;
+use helix_tests::certificates::Certificates;
 use helix_tests::eventually::secs;
 use helix_tests::http::Api;
 use helix_tests::{programs, repository};
@@ -29,6 +30,8 @@ struct Operator {
     /// The server, as everybody reaches it.
     server: String,
     bin: PathBuf,
+    /// Of the bus.
+    certificates: Certificates,
 }
 
 /// What a run of the playbook said.
@@ -74,7 +77,8 @@ impl Operator {
         let first = hosts[0].address;
         let servers = format!("servers:\n  hosts:\n    {first}:\nnats:\n  hosts:\n    {first}:\n");
         std::fs::write(dir.join("inventory/servers.yml"), servers)?;
-        let operator = Self { server: format!("http://{first}:8080"), bin, dir };
+        let certificates = Certificates::make_for(&dir, "", &[&first.to_string()])?;
+        let operator = Self { certificates, server: format!("http://{first}:8080"), bin, dir };
         // helixctl, and the agentd beside it, are those of the packages.
         let packages = packages::of_version("0.1.0").await?;
         for name in ["helixctl", "helix-agentd"] {
@@ -107,7 +111,11 @@ impl Operator {
         let mut command = Command::new(programs::ansible("ansible-playbook")?);
         let variables = serde_json::json!({
             "helix_server": self.server,
-            "helix_runner_nats": self.server.replace("http", "nats").replace("8080", "4222"),
+            "helix_server_nats": self.server.replace("http", "tls").replace("8080", "4222"),
+            "helix_nats_ca": self.certificates.ca,
+            "nats_listen": "0.0.0.0",
+            "nats_tls_cert": self.certificates.cert,
+            "nats_tls_key": self.certificates.key,
             "helix_packages_dir": packages.dir,
             "helix_secrets_dir": self.dir.join("secrets"),
             "helix_token_file": self.secret("admin.token"),
@@ -141,22 +149,19 @@ impl Operator {
     }
 }
 
-/// Where an operator has a proxy with TLS: what the host's loopback has is at its address, too.
-async fn open_doors(host: &Host) -> Result<()> {
-    for port in [8080, 4222] {
-        let door = format!(
-            "systemd-run -q --unit=door-{port} --socket-property=ListenStream={}:{port} \
-             /usr/lib/systemd/systemd-socket-proxyd 127.0.0.1:{port}",
-            host.address
-        );
-        host.run_ok(&door).await?;
-    }
-    Ok(())
+/// Where an operator has a proxy with TLS: the server, which listens on loopback, is at the host's address, too.
+async fn open_door(host: &Host) -> Result<()> {
+    let door = format!(
+        "systemd-run -q --unit=door --socket-property=ListenStream={}:8080 \
+         /usr/lib/systemd/systemd-socket-proxyd 127.0.0.1:8080",
+        host.address
+    );
+    host.run_ok(&door).await.map(|_| ())
 }
 
 async fn a_playbook_makes_a_fleet() -> Result<()> {
     let hosts = start_all([Boot::container().bare(), Boot::container().suite(Suite::Trixie).bare()]).await?;
-    open_doors(&hosts[0]).await?;
+    open_door(&hosts[0]).await?;
     let _offered = Repository::offer(&hosts).await?;
     for host in &hosts {
         packages::with_documents(host).await?;

@@ -1,4 +1,4 @@
-//! A CA of a test, and one certificate of loopback that it signed.
+//! A CA of a test, and one certificate that it signed.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -19,8 +19,13 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes them in `dir`, with names that begin with `name`.
+    /// Makes them in `dir`, with names that begin with `name`; of loopback.
     pub fn make(dir: &Path, name: &str) -> Result<Self> {
+        Self::make_for(dir, name, &["localhost", "127.0.0.1"])
+    }
+
+    /// The same for other names and addresses.
+    pub fn make_for(dir: &Path, name: &str, hosts: &[&str]) -> Result<Self> {
         let at = |what: &str| dir.join(format!("{name}{what}"));
         let files = Self { ca: at("ca.pem"), cert: at("nats.pem"), key: at("nats.key") };
         let mut root = CertificateParams::new(Vec::new())?;
@@ -28,7 +33,7 @@ impl Certificates {
         let root_key = KeyPair::generate()?;
         std::fs::write(&files.ca, root.self_signed(&root_key)?.pem())?;
         let issuer = Issuer::new(root, root_key);
-        let mut leaf = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        let mut leaf = CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>())?;
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let leaf_key = KeyPair::generate()?;
         std::fs::write(&files.cert, leaf.signed_by(&leaf_key, &issuer)?.pem())?;
