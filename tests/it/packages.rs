@@ -63,7 +63,7 @@ async fn packages_hold_what_the_list_says_and_are_the_same_again() -> Result<()>
             ensure!(there, "{target} is not in {name}: {names:#?}");
         }
         for (path, mode) in &files {
-            let program = path.starts_with("/usr/bin/") || path.ends_with(".sh");
+            let program = path.starts_with("/usr/bin/") || path.contains("/scripts/");
             let right = if program { "-rwxr-xr-x root/root" } else { "-rw-r--r-- root/root" };
             ensure!(mode == right, "{path} of {name} is {mode}");
         }
