@@ -217,10 +217,13 @@ async fn the_documents_quick_start(boot: Boot) -> Result<()> {
     let port = stage.fleet.cluster.servers[0].port();
     let page = get(&lab::SERVER.to_string(), port, "/healthz").replace('\'', "'\\''");
     stage.types(&format!("helixctl runner exec {name} sh -c '{page}'")).await?;
-    for verb in ["stop", "logs", "stats", "exec", "leave"] {
+    // Not here, so it could be a machine, and there is none of that name either.
+    for verb in ["stop", "logs", "stats", "exec"] {
         let (code, why) = stage.refused(&format!("helixctl runner {verb} nobody")).await?;
-        ensure!(code == 1 && why.contains("there is no agentd nobody") && why.contains("runner join"), "{verb}: {why}");
+        ensure!(code == 3 && why.contains("nor is there an agentd nobody on this machine"), "{verb}: {why}");
     }
+    let (code, why) = stage.refused("helixctl runner leave nobody").await?;
+    ensure!(code == 1 && why.contains("there is no agentd nobody") && why.contains("runner join"), "{why}");
 
     // Debug mode.
     let debug =
@@ -319,7 +322,7 @@ async fn what_bad_input_gets() -> Result<()> {
         (join("oh-hallo-insecure-token", ""), 2, vec!["sample token"]),
         (join(&single, "--runner-id other"), 4, vec!["used by another machine", "token create --runner"]),
         (join(&brief, ""), 4, vec!["expired at", "token create --runner"]),
-        (join(&good, "--runner-id taken"), 4, vec!["enrolled with another token", "runner remove taken"]),
+        (join(&good, "--runner-id taken"), 4, vec!["enrolled with another token", "runner remove --server-only taken"]),
         (join(&good, "--runner-id 'no id'"), 2, vec!["id of a runner"]),
         (
             join(&good, "--container-name ../x").replace("--container-name bad ", ""),
@@ -387,7 +390,9 @@ async fn what_bad_input_gets() -> Result<()> {
     stage.fleet.cluster.servers[0].kill().await?;
     let away = stage.host.run("helixctl runner leave good").await?;
     ensure!(
-        away.code == 0 && away.stderr.contains("still knows b") && away.stderr.contains("runner remove b"),
+        away.code == 0
+            && away.stderr.contains("still knows b")
+            && away.stderr.contains("runner remove --server-only b"),
         "{away:?}"
     );
     nothing_is_left(&stage.host, &bare).await?;

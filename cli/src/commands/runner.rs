@@ -100,8 +100,8 @@ pub async fn run(global: &GlobalArgs, command: RunnerCommand, ui: &Ui) -> Result
         RunnerCommand::Stop(reach) => control::run(&reach.service(ui).await?, Action::Stop, ui).await?,
         RunnerCommand::Restart(reach) => control::run(&reach.service(ui).await?, Action::Restart, ui).await?,
         RunnerCommand::Stats(args) => {
-            let services = match &args.reach {
-                Some(reach) => vec![reach.service(ui).await?],
+            let services = match args.name.clone() {
+                Some(name) => vec![args.way.to(name).service(ui).await?],
                 None => Place::Here.services().await?,
             };
             stats::run(&services, &args, ui).await?;

@@ -225,7 +225,7 @@ fn limits(facts: &Facts, checks: &mut Vec<Check>) {
 }
 
 #[cfg(test)]
-#[allow(missing_docs, reason = "shared by tests alone")]
+#[allow(missing_docs, clippy::missing_panics_doc, reason = "shared by tests alone")]
 pub mod tests {
     use super::super::facts::Version;
     use super::*;

@@ -120,7 +120,7 @@ mod tests {
         let files = files.map(|file| (file.path, FileFact { sha256: file.sha256, mode: file.mode })).collect();
         let (signer, enrolled) = (Some("ssh-ed25519 AAAA".to_owned()), Some("r1".to_owned()));
         let unit = Unit { loaded: true, enabled: true, active: "active".to_owned(), ..Unit::default() };
-        Facts { files, signer, enrolled, unit, ..good() }
+        Facts { files, signer, unit, enrolled, ..good() }
     }
 
     fn of(facts: &Facts, known: bool) -> Plan {

@@ -77,7 +77,7 @@ mod tests {
         let waves = |canary, batch| Waves { canary, batch, max_failures: 10 };
         assert_eq!(waves(1, Amount::Count(3)).of(6), [0..1, 1..4, 4..6]);
         assert_eq!(waves(0, Amount::Percent(50)).of(3), [0..2, 2..3]);
-        assert_eq!(waves(5, Amount::Percent(1)).of(3), [0..3]);
+        assert_eq!(waves(5, Amount::Percent(1)).of(3), std::iter::once(0..3).collect::<Vec<_>>());
         assert!(waves(1, Amount::Percent(1)).of(0).is_empty());
     }
 

@@ -17,14 +17,28 @@ pub struct ReachArgs {
     /// inventory
     #[arg(value_name = "NAME|[USER@]HOST[:PORT]")]
     name: String,
+    #[command(flatten)]
+    way: WayArgs,
+}
+
+/// The way to an agentd that is elsewhere.
+#[derive(Debug, Clone, Args)]
+pub struct WayArgs {
     /// File of machines ([[host]] tables): NAME is one of them
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "name")]
     inventory: Option<PathBuf>,
     /// Which agentd of the machine, where it has several
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "name")]
     service: Option<String>,
     #[command(flatten)]
     ssh: SshArgs,
+}
+
+impl WayArgs {
+    /// To the agentd of this name.
+    pub fn to(&self, name: String) -> ReachArgs {
+        ReachArgs { name, way: self.clone() }
+    }
 }
 
 impl ReachArgs {
@@ -47,7 +61,7 @@ impl ReachArgs {
 
     /// The agentd of this machine, where the name is one's.
     async fn here(&self) -> Result<Option<Service>> {
-        if self.inventory.is_some() || is_destination(&self.name) {
+        if self.way.inventory.is_some() || is_destination(&self.name) {
             return Ok(None);
         }
         match Place::Here.find(&self.name).await {
@@ -57,9 +71,9 @@ impl ReachArgs {
     }
 
     async fn machine(&self, ui: &Ui) -> Result<(Place, Machine)> {
-        let known = self.inventory.as_deref().map(machines::read).transpose()?;
+        let known = self.way.inventory.as_deref().map(machines::read).transpose()?;
         let machine = machines::one(known.as_deref().unwrap_or_default(), &self.name)?;
-        let place = Place::over(&machine, self.ssh.ssh(ui), ui).await;
+        let place = Place::over(&machine, self.way.ssh.ssh(ui), ui).await;
         let place = place.map_err(|error| match (&error.why, error.kind) {
             (Some(why), Kind::Unreachable) if known.is_none() && !is_destination(&self.name) => {
                 let why = format!("{why}; nor is there an agentd {} on this machine", self.name);
@@ -73,7 +87,7 @@ impl ReachArgs {
     /// The one that was asked for, or that of the machine's runner, or the only one.
     async fn on(&self, place: &Place, machine: &Machine) -> Result<Service> {
         let runner = machine.runner.as_ref().map(ToString::to_string);
-        if let Some(name) = self.service.as_ref().or(runner.as_ref()) {
+        if let Some(name) = self.way.service.as_ref().or(runner.as_ref()) {
             return place.find(name).await;
         }
         let services = place.services().await?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::place::{Place, Service};
-use super::reach::ReachArgs;
+use super::reach::WayArgs;
 use crate::error::Result;
 use crate::ui::Ui;
 
@@ -18,9 +18,12 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Arguments of `runner stats`.
 #[derive(Debug, Args)]
 pub struct StatsArgs {
-    /// All of this machine when left out.
+    /// An agentd of this machine, by its name or its runner's id; else a machine, as ssh names it or by its runner's id in the
+    /// inventory. All agentds of this machine when left out
+    #[arg(value_name = "NAME|[USER@]HOST[:PORT]")]
+    pub name: Option<String>,
     #[command(flatten)]
-    pub reach: Option<ReachArgs>,
+    pub way: WayArgs,
     /// Look again every two seconds, and tell how busy processors were in between
     #[arg(long, short)]
     follow: bool,
