@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use async_nats::ConnectOptions;
+use helix_protocol::subject;
 use serde::Deserialize;
 
 use crate::certificates::Certificates;
@@ -196,9 +197,10 @@ impl Nats {
     /// The product's configuration, with the operator where one is wanted.
     fn with_operator(&self, conf: String) -> Result<String> {
         let Some(password) = &self.operator else { return Ok(conf) };
-        let account = format!("accounts {{\n  $SYS: {{ users: [{{ user: operator, password: \"{password}\" }}] }}\n");
+        let system = format!("\n  {}: {{\n", subject::ACCOUNT_SYSTEM);
+        let account = format!("{system}    users: [{{ user: operator, password: \"{password}\" }}]\n");
         let users = "auth_users: [\"operator\", ";
-        let made = conf.replacen("accounts {\n", &account, 1).replacen("auth_users: [", users, 1);
+        let made = conf.replacen(&system, &account, 1).replacen("auth_users: [", users, 1);
         ensure!(made.contains(&account) && made.contains(users), "nats.conf has another form now:\n{conf}");
         Ok(made)
     }
