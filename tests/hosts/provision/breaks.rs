@@ -36,14 +36,14 @@ pub async fn a_service_that_does_not_stay_up_is_undone() -> Result<()> {
     let bare = stage::traces(host).await?;
     // It says that it is ready, and ends, again and again.
     let script = "#!/bin/sh\nsystemd-notify --ready\necho 'lab: I end here'\nsleep 0.2\nexit 7\n";
-    host.write("/root/crash", script, 0o755).await?;
-    let text = "[Service]\nNotifyAccess=all\nExecStart=\nExecStart=/root/crash\nRestartSec=200ms\n";
+    host.write("/usr/local/sbin/lab-crash", script, 0o755).await?;
+    let text = "[Service]\nNotifyAccess=all\nExecStart=\nExecStart=/usr/local/sbin/lab-crash\nRestartSec=200ms\n";
     host.write(DROP_IN, text, 0o644).await?;
     let with_drop_in = stage::traces(host).await?;
     let run = stage.provision(&["--confirm-within", "12"]).await?;
     ensure!(run.code != 0 && run.host(0)["outcome"] == "reverted", "{}\n{}", run.stdout, run.stderr);
     let error = run.host(0)["error"].to_string();
-    ensure!(error.contains("lab: I end here"), "its last words are not told: {error}");
+    ensure!(error.contains("does not come online") && error.contains("journalctl -u agentd"), "{error}");
     stage::same(&with_drop_in, &stage::traces(host).await?)?;
     host.run_ok(&format!("rm -r {} && systemctl daemon-reload", DROP_IN.trim_end_matches("/lab.conf"))).await?;
     stage::same(&bare, &stage::traces(host).await?)?;
