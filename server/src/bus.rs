@@ -237,7 +237,8 @@ impl Bus {
 
 /// The store failed beneath.
 pub fn unavailable(err: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    let detail = "NATS JetStream did not answer in time; repeat the request in a moment";
+    let detail = "NATS JetStream did not answer in time; repeat the request in a moment. Where that goes on, its disk may be full: \
+                  its log says so, and it needs room and a new start";
     Error::new(ErrorCode::StoreUnavailable, detail).because(err)
 }
 

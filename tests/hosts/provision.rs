@@ -69,6 +69,10 @@ pub fn cases() -> Vec<Case> {
         Case::always("provision::doctor_finds_what_is_wrong", doctor::doctor_finds_what_is_wrong),
         Case::always("provision::doctor_tells_ways_apart", doctor::doctor_tells_ways_apart),
         Case::always("provision::doctor_tells_that_nats_is_full", full_store::doctor_tells_that_nats_is_full),
+        Case::always(
+            "provision::doctor_tells_that_the_disk_of_nats_is_full",
+            full_store::doctor_tells_that_the_disk_of_nats_is_full,
+        ),
         Case::thorough("provision::doctor_sees_a_clock_that_was_set", doctor::doctor_sees_a_clock_that_was_set),
         Case::always("provision::logs_and_commands_over_ssh", life::logs_and_commands_over_ssh),
         Case::always("provision::agentds_are_steered_over_ssh", control::agentds_are_steered_over_ssh),

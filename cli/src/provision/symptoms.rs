@@ -27,6 +27,8 @@ pub struct Symptoms {
     pub sick: Vec<String>,
     /// Version of a nats-server on it.
     pub nats_version: Option<String>,
+    /// Unit of a nats-server whose disk was full since it was started.
+    pub nats_full: Option<String>,
     /// Kinds of its operator.
     pub own_kinds: Vec<String>,
     /// Programs of agents that are there.
@@ -63,6 +65,7 @@ impl Symptoms {
             "server" => self.server = text(),
             "sick" => self.sick.push(value.trim().to_owned()),
             "nats_version" => self.nats_version = text(),
+            "nats_full" => self.nats_full = text(),
             "own_kind" => self.own_kinds.push(value.to_owned()),
             "program" => self.programs.push(value.to_owned()),
             "zed" => self.zed = text(),

@@ -140,6 +140,16 @@ impl Connection {
         self.handle.channel_open_session().await.map_err(|error| self.lost(&error))
     }
 
+    /// An error of something that went over the connection: where that has ended, it is the cause, whatever was noticed first.
+    pub async fn or_lost(&self, error: CliError) -> CliError {
+        // Either the host answers, or the library's task is seen to end.
+        let asked = timeout(KEEPALIVE, self.handle.send_ping()).await;
+        if matches!(asked, Ok(Ok(()))) && !self.handle.is_closed() {
+            return error;
+        }
+        self.lost(&std::io::Error::other(error.why.unwrap_or(error.what)))
+    }
+
     /// What it means when the connection fails.
     pub fn lost(&self, error: &dyn std::error::Error) -> CliError {
         CliError::new(Kind::Unreachable, LOST).at(&self.place).because(chain(error)).next("run it again")

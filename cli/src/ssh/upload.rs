@@ -23,6 +23,18 @@ pub async fn put(
     files: &[(String, bytes::Bytes)],
     told: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
+    match send(connection, dir, files, told).await {
+        Err(error) => Err(connection.or_lost(error).await),
+        sent => sent,
+    }
+}
+
+async fn send(
+    connection: &Connection,
+    dir: &str,
+    files: &[(String, bytes::Bytes)],
+    told: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
     let channel = connection.channel().await?;
     channel.request_subsystem(true, "sftp").await.map_err(|error| connection.lost(&error))?;
     let failed = |what: &str, why: String| {

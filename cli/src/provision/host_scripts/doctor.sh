@@ -54,11 +54,18 @@ case $way:$server in
         say unreachable "server $1:$2 tls $(printf '%s\n' "$why" | grep -m 1 -i 'error' | tr '\n' ' ')"
     fi ;;
 esac
-for unit in agentd helix-server nats-server; do
+for unit in agentd helix-server helix-nats nats-server; do
   state=$(systemctl is-active "$unit.service" 2>/dev/null)
   if [ "$state" = failed ] || [ "$state" = activating ]; then
     say sick "$unit.service $state $(said "$unit.service" '-1 day' | tail -n 2 | tr '\n' ' ')"
   fi
+done
+# What NATS fails to write it fails at until it is started anew, and nobody is answered.
+for unit in helix-nats nats-server; do
+  started=$(systemctl show "$unit.service" -p ActiveEnterTimestamp --value --timestamp=unix 2>/dev/null)
+  case $started in
+    @*) if journal "$unit.service" "$started" | grep -q 'no space left on device'; then say nats_full "$unit"; fi ;;
+  esac
 done
 if has nats-server; then say nats_version "$(timeout 5 nats-server --version 2>/dev/null | sed 's/[^0-9]*\([0-9.]*\).*/\1/')"; fi
 

@@ -23,10 +23,12 @@ log=$state/packages.log
 get() { apt-get -o DPkg::Lock::Timeout="$patience" -o Dpkg::Options::=--force-confold -o Dpkg::Use-Pty=0 -qq "$@"; }
 # Lists that are old are better than none.
 get update >>"$log" 2>&1 || echo 'apt-get update failed; the lists of before are used' >&2
-# What was cut off before, by whomever, goes on first; what lacks others for that gets them with ours. Nothing is removed.
-dpkg --configure -a --force-confold </dev/null >>"$log" 2>&1
+# What was cut off before, by whomever, goes on first, and gets what it needs for that: apt installs nothing else until then.
+# Nothing is removed.
+new() { get install -y --no-remove --no-install-recommends "$@" </dev/null >>"$log" 2>&1; }
+dpkg --configure -a --force-confold </dev/null >>"$log" 2>&1 || new --fix-broken
 # shellcheck disable=SC2086 # a list of words
-get install -y --fix-broken --no-remove --no-install-recommends $packages </dev/null >>"$log" 2>&1
+new $packages
 code=$?
 if [ "$code" != 0 ]; then tail -n 20 "$log" >&2; fi
 exit "$code"
