@@ -15,7 +15,10 @@ use serde_json::json;
 /// helixctl with these authorities: exit code, what it prints, what it says.
 async fn helixctl(cluster: &Cluster, authorities: &Path, url: &str, args: &[&str]) -> Result<(i32, String, String)> {
     let text = |path: &Path| path.to_str().map(str::to_owned).context("path is not UTF-8");
-    let env = [("HOME".to_owned(), text(cluster.dir())?), ("SSL_CERT_FILE".to_owned(), text(authorities)?)];
+    let own = |name: &str, value: String| (name.to_owned(), value);
+    // Where the file is named alone, the machine's directory counts as well.
+    let dir = own("SSL_CERT_DIR", "/nonexistent".to_owned());
+    let env = [own("HOME", text(cluster.dir())?), own("SSL_CERT_FILE", text(authorities)?), dir];
     let token = text(&cluster.secrets.admin)?;
     let args = [&["--url", url, "--token-file", &token], args].concat();
     let output = run(&programs::ours("helixctl")?, &args, &env, READY).await?;

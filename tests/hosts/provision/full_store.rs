@@ -40,7 +40,7 @@ pub async fn doctor_tells_that_nats_is_full() -> Result<()> {
     let mut stored = 0;
     while bus.publish("BALLAST", mebibyte.clone()).await?.await.is_ok() {
         stored += 1;
-        ensure!(stored < 64, "it has no bound");
+        ensure!(stored < 100, "it has no bound");
     }
     let refused = stores().await?;
     ensure!(refused.status == 503 && refused.text.contains("max_file_store is full"), "{}", refused.text);
