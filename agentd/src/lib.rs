@@ -27,6 +27,7 @@ pub mod kinds;
 pub mod ledger;
 pub mod link;
 pub mod notice;
+pub mod outbound;
 pub mod rdp;
 pub mod reconciler;
 pub mod recorder;

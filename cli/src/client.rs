@@ -36,6 +36,10 @@ use crate::settings::{Connection, process_env};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Who makes a server's certificate good is the machine's matter, for everything that speaks TLS here.
+const AUTHORITIES: &str = "the machine has to know who signed the server's certificate: apt-get install ca-certificates, put an \
+                           authority of your own into /usr/local/share/ca-certificates and run update-ca-certificates; or \
+                           name a file of authorities: SSL_CERT_FILE=FILE";
 
 /// A client of one server. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -59,8 +63,12 @@ impl Client {
             // A proxy of the environment cannot reach this machine's loopback.
             builder = builder.no_proxy();
         }
-        let http =
-            builder.build().map_err(|error| CliError::failed("cannot make an HTTP client").because(chain(&error)))?;
+        if connection.url.scheme() != "https" {
+            // A machine that knows no authority at all is one that can speak plain HTTP.
+            builder = builder.tls_certs_only([]);
+        }
+        let unfit = |error: reqwest::Error| CliError::failed("cannot make an HTTP client").because(chain(&error)).next(AUTHORITIES);
+        let http = builder.build().map_err(unfit)?;
         let seat = process_env("HELIX_SEAT").map(Seat::parse).transpose();
         let seat = seat.map_err(|error| CliError::new(Kind::Usage, error.to_string()).at("HELIX_SEAT"))?;
         Ok(Self { http, connection, seat })
@@ -198,10 +206,14 @@ fn transport_error(what: &str, place: &str, error: &reqwest::Error) -> CliError 
     if error.is_timeout() && !error.is_connect() {
         return timed_out(what, place);
     }
-    CliError::new(Kind::Unreachable, what)
-        .at(place)
-        .because(innermost(error))
-        .next("on this machine: helixctl up --detach; elsewhere: check the address and that the server runs")
+    let why = innermost(error);
+    // rustls' words for all that can be wrong with one.
+    let next = if why.starts_with("invalid peer certificate") {
+        AUTHORITIES
+    } else {
+        "on this machine: helixctl up --detach; elsewhere: check the address and that the server runs"
+    };
+    CliError::new(Kind::Unreachable, what).at(place).because(why).next(next)
 }
 
 fn timed_out(what: &str, place: &str) -> CliError {

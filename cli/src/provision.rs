@@ -7,7 +7,7 @@
 //! ([`signing`]) → `apply.sh` → a new connection → the runner is heard and a session on it shows a frame ([`verify`]) →
 //! [`report`].
 //!
-//! Pure: `facts`, `symptoms`, `check`, `plan`, `wanted`, `waves`, `diff`, `report`. All that changes a host is short scripts in `host_scripts/`,
+//! Pure: `facts`, `symptoms`, `last_words`, `check`, `plan`, `wanted`, `waves`, `diff`, `report`. All that changes a host is short scripts in `host_scripts/`,
 //! which run there to their end whatever becomes of the connection.
 //!
 //! What a failure leaves: before `apply.sh` nothing but a directory for provisioning itself (packages that were installed
@@ -19,6 +19,7 @@ pub mod check;
 mod diff;
 pub mod facts;
 mod host;
+pub mod last_words;
 pub mod lock;
 pub mod look;
 mod plan;

@@ -4,8 +4,10 @@
 //! are about something else begin with the packages.
 
 mod breaks;
+mod control;
 mod doctor;
 mod faults;
+mod full_store;
 mod kills;
 mod life;
 mod many;
@@ -30,10 +32,12 @@ pub fn cases() -> Vec<Case> {
         Case::thorough("provision::three_hosts_at_once_and_one_that_is_not_there", many::three_hosts_at_once),
         Case::thorough("provision::twelve_hosts_become_a_fleet", many::twelve_hosts_become_a_fleet),
         Case::always("provision::packages_come_by_apt", packages::packages_come_by_apt),
+        Case::thorough("provision::an_apt_that_is_never_free_is_told", packages::an_apt_that_is_never_free_is_told),
         Case::always("provision::by_jump_host_and_agent", ways::by_jump_host_and_agent),
         Case::always("provision::by_program_jumps_and_password", ways::by_program_jumps_and_password),
         Case::always("provision::two_runs_at_once_take_turns", ways::two_runs_at_once_take_turns),
         Case::always("provision::who_is_not_known_is_refused", faults::who_is_not_known_is_refused),
+        Case::always("provision::who_is_not_fit_is_refused", faults::who_is_not_fit_is_refused),
         Case::always("provision::a_change_that_does_not_work_is_undone", faults::a_change_that_does_not_work_is_undone),
         Case::always("provision::what_is_not_signed_is_not_taken", faults::what_is_not_signed_is_not_taken),
         Case::always(
@@ -45,6 +49,10 @@ pub fn cases() -> Vec<Case> {
             breaks::a_service_that_does_not_stay_up_is_undone,
         ),
         Case::always(
+            "provision::a_runner_of_that_name_elsewhere_confirms_nothing",
+            breaks::a_runner_of_that_name_elsewhere_confirms_nothing,
+        ),
+        Case::always(
             "provision::a_change_that_breaks_the_way_in_is_undone",
             breaks::a_change_that_breaks_the_way_in_is_undone,
         ),
@@ -52,12 +60,22 @@ pub fn cases() -> Vec<Case> {
             "provision::a_change_that_nobody_confirms_is_undone",
             kills::a_change_that_nobody_confirms_is_undone,
         ),
+        Case::thorough(
+            "provision::a_connection_that_is_cut_leaves_the_host_as_it_was",
+            kills::a_connection_that_is_cut_leaves_the_host_as_it_was,
+        ),
         Case::always("provision::a_killed_run_is_finished_by_the_next", kills::a_killed_run_is_finished_by_the_next),
         Case::thorough("provision::a_lock_of_a_dead_controller_is_taken", kills::a_lock_of_a_dead_controller_is_taken),
         Case::always("provision::doctor_finds_what_is_wrong", doctor::doctor_finds_what_is_wrong),
         Case::always("provision::doctor_tells_ways_apart", doctor::doctor_tells_ways_apart),
+        Case::always("provision::doctor_tells_that_nats_is_full", full_store::doctor_tells_that_nats_is_full),
         Case::thorough("provision::doctor_sees_a_clock_that_was_set", doctor::doctor_sees_a_clock_that_was_set),
         Case::always("provision::logs_and_commands_over_ssh", life::logs_and_commands_over_ssh),
+        Case::always("provision::agentds_are_steered_over_ssh", control::agentds_are_steered_over_ssh),
+        Case::always(
+            "provision::an_upgrade_that_is_undone_keeps_what_is_held",
+            control::an_upgrade_that_is_undone_keeps_what_is_held,
+        ),
         Case::always("provision::an_upgrade_stops_by_itself", life::an_upgrade_stops_by_itself),
         Case::always("provision::remove_leaves_nothing", life::remove_leaves_nothing),
     ]

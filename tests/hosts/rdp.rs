@@ -68,7 +68,7 @@ async fn reached(suite: Suite) -> Result<()> {
                 format!("/u:{}", text("username")?),
                 format!("/p:{}", text("password")?),
             ])
-            .args(["/d:", "/cert:ignore", "/sec:tls", "/size:800x600", "-decorations"])
+            .args(["/d:", "/cert:ignore", "/sec:tls", "/size:800x600", "/dynamic-resolution", "-decorations"])
             .envs(outer.environment())
             .env("HOME", dir.path())
             .stdin(Stdio::null())
@@ -110,6 +110,16 @@ async fn reached(suite: Suite) -> Result<()> {
             api.post(&format!("/api/v1/sessions/{id}/exec"), &json!({"command": "ls /run"})).await?.expect(200)?;
         let seen = done["stdout"].as_str().context("no text")?;
         ensure!(!seen.contains("rdp"), "{seen}");
+
+        // The desktop follows the client's window.
+        outer.resize_windows(720, 560).await?;
+        let display = format!("/api/v1/sessions/{id}/display");
+        eventually("the desktop has the window's size", secs(20), || async {
+            let size: Value = api.get(&display).await?.json()?;
+            ensure!(size["width"] == 720 && size["height"] == 560, "{size}");
+            Ok(())
+        })
+        .await?;
 
         api.stop(id).await?;
         api.wait_phase(id, SessionPhase::Stopped, secs(40)).await?;

@@ -37,6 +37,7 @@ mod refusals;
 mod replicas;
 mod routes;
 mod sessions;
+mod tls;
 mod tools;
 mod units;
 mod updown;

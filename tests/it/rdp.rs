@@ -74,9 +74,14 @@ async fn end(mut child: Child) -> Result<()> {
 
 /// xfreerdp on this display, as large as it.
 pub fn freerdp(outer: &OwnDisplay, address: &str, user: &str, password: &str) -> Result<Child> {
+    freerdp_with(outer, address, user, password, &["/size:800x600"])
+}
+
+fn freerdp_with(outer: &OwnDisplay, address: &str, user: &str, password: &str, more: &[&str]) -> Result<Child> {
     let child = Command::new(programs::installed("xfreerdp")?)
         .args([&format!("/v:{address}"), &format!("/u:{user}"), &format!("/p:{password}")])
-        .args(["/d:", "/cert:ignore", "/sec:tls", "+clipboard", "/size:800x600", "-decorations"])
+        .args(["/d:", "/cert:ignore", "/sec:tls", "+clipboard", "-decorations"])
+        .args(more)
         .envs(outer.environment())
         .env("HOME", outer.authority.parent().context("no directory")?)
         .env("LANG", "C.UTF-8")
@@ -168,6 +173,50 @@ async fn an_rdp_client_shows_the_desktop_and_types() -> Result<()> {
     ensure!(!audit.contains(password), "the trail tells a password");
     outer.end().await?;
     no_secret_in_logs(&cluster, password)?;
+    cluster.shutdown().await
+}
+
+/// The desktop takes each size that a client's window takes, and a client that may not type takes the desktop's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_desktop_follows_the_size_of_who_may_type() -> Result<()> {
+    let cluster = Cluster::small().await?;
+    let view = painted(&cluster).await?;
+    let (opened, told) = port(&cluster, &[]).await?;
+    let (address, password) =
+        (told["address"].as_str().context("no address")?.to_owned(), told["password"].as_str().context("none")?);
+    let dir = tempfile::tempdir()?;
+    let outer = OwnDisplay::start(dir.path(), "1000x700").await?;
+    let mut client = freerdp_with(&outer, &address, "zed", password, &["/size:800x600", "/dynamic-resolution"])?;
+    eventually("the client shows the desktop", secs(40), || async {
+        let shown = of_colour(&outer.screen().await?);
+        ensure!(shown > 300_000, "{shown} pixels");
+        Ok(())
+    })
+    .await?;
+    outer.resize_windows(1000, 700).await?;
+    let has_size = async |width: usize, height: usize| {
+        eventually("the desktop has that size", secs(20), || async {
+            let there = truth(&view).await?;
+            ensure!((there.width, there.height) == (width, height), "{}x{}", there.width, there.height);
+            Ok(())
+        })
+        .await
+    };
+    has_size(1000, 700).await?;
+    same_picture(&outer, &view).await?;
+    client.kill().await?;
+
+    // One that only looks is asked for nothing, neither when it comes nor later; it shows the desktop as it is.
+    let look: NewGrant =
+        cluster.api()?.post(GRANTS, &json!({"view_only": true, "ttl_seconds": 600})).await?.json()?;
+    let mut looks = freerdp_with(&outer, &address, "zed", &look.password, &["/size:640x480", "/dynamic-resolution"])?;
+    same_picture(&outer, &view).await?;
+    outer.resize_windows(900, 650).await?;
+    same_picture(&outer, &view).await?;
+    has_size(1000, 700).await?;
+    looks.kill().await?;
+    end(opened).await?;
+    outer.end().await?;
     cluster.shutdown().await
 }
 

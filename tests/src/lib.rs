@@ -22,6 +22,7 @@ pub mod random;
 pub mod rfb;
 pub mod runner;
 pub mod server;
+pub mod tls_proxy;
 pub mod up;
 pub mod x;
 pub mod zed_peer;

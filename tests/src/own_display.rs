@@ -59,6 +59,12 @@ impl OwnDisplay {
         tokio::task::spawn_blocking(move || crate::x::screen_of(number, &authority)).await?
     }
 
+    /// Gives the windows on it another size.
+    pub async fn resize_windows(&self, width: u32, height: u32) -> Result<()> {
+        let (number, authority) = (self.number, std::fs::read(&self.authority)?);
+        tokio::task::spawn_blocking(move || crate::x::resize_windows(number, &authority, width, height)).await?
+    }
+
     /// Ends it; asked to, it removes its sockets.
     pub async fn end(mut self) -> Result<()> {
         crate::process::signal_pid(self.server.id().context("it ended")?, rustix::process::Signal::TERM)?;

@@ -26,6 +26,8 @@ pub struct RunnerSpec {
     pub programs: Vec<PathBuf>,
     /// Tables behind its other settings.
     pub settings: String,
+    /// Whom it believes to sign certificates; the machine's authorities where nobody is named.
+    pub authority: Option<PathBuf>,
 }
 
 impl RunnerSpec {
@@ -39,6 +41,7 @@ impl RunnerSpec {
             health_port: 0,
             programs: Vec::new(),
             settings: String::new(),
+            authority: None,
         }
     }
 
@@ -94,6 +97,9 @@ impl Runner {
         let file = dir.join(format!("{}.toml", spec.id));
         std::fs::write(&file, text)?;
         let mut env = Vec::new();
+        if let Some(authority) = &spec.authority {
+            env.push(("SSL_CERT_FILE".to_owned(), authority.to_str().context("path is not UTF-8")?.to_owned()));
+        }
         if !spec.programs.is_empty() {
             let path = std::env::var_os("PATH").unwrap_or_default();
             let path = std::env::join_paths(spec.programs.iter().cloned().chain(std::env::split_paths(&path)))?;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use anyhow::{Context, Result, ensure};
 use helix_protocol::api::SessionView;
 use x11rb::connection::Connection;
-use x11rb::protocol::xproto::{ConnectionExt, CreateGCAux, ImageFormat, SubwindowMode};
+use x11rb::protocol::xproto::{ConfigureWindowAux, ConnectionExt, CreateGCAux, ImageFormat, SubwindowMode};
 use x11rb::rust_connection::{DefaultStream, RustConnection};
 
 use crate::rfb::Frame;
@@ -75,6 +75,16 @@ pub fn screen_of(number: u32, authority: &[u8]) -> Result<Frame> {
     ensure!(image.data.len() == width * height * 4, "{} bytes for {width}x{height}", image.data.len());
     let pixel = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]);
     Ok(Frame { width, height, pixels: image.data.chunks_exact(4).map(pixel).collect() })
+}
+
+/// Gives every window on display `number` this size, as somebody who drags their corners. Blocking.
+pub fn resize_windows(number: u32, authority: &[u8], width: u32, height: u32) -> Result<()> {
+    let connection = connect(number, authority)?;
+    let root = connection.setup().roots[0].root;
+    for window in connection.query_tree(root)?.reply()?.children {
+        connection.configure_window(window, &ConfigureWindowAux::new().width(width).height(height))?.check()?;
+    }
+    Ok(())
 }
 
 /// The cookie of the first record of an Xauthority file.

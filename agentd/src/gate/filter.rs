@@ -1,7 +1,8 @@
 //! What a viewer sends, message by message (RFC 6143, 7.5, and the extensions that our displays and viewers speak).
 //!
 //! Everything that changes the desktop (keys, pointer, clipboard, size) passes only while its sender may type; what
-//! only asks for pictures always passes; what would end the display never does. Pure: bytes in, bytes out. A message
+//! only asks for pictures always passes; what would end the display never does. In the place of a size that may not be asked
+//! for, one passes that the display refuses, since somebody may wait for an answer. Pure: bytes in, bytes out. A message
 //! may come in any number of pieces; all that is kept of one is its head.
 //!
 //! Two extensions would change how long messages are once the display has agreed to them, which is not seen here. They
@@ -20,6 +21,9 @@ const FENCE: u8 = 248;
 /// Shuts down or restarts the machine of the display.
 const XVP: u8 = 250;
 const SET_DESKTOP_SIZE: u8 = 251;
+/// A size without a screen, which no display takes; it answers that. A viewer that asks for a size may wait for the answer,
+/// whoever gives it: xrdp shows nothing of the desktop until then.
+const NO_SIZE: [u8; 8] = [SET_DESKTOP_SIZE, 0, 0, 0, 0, 0, 0, 0];
 const QEMU: u8 = 255;
 const QEMU_KEY: u8 = 0;
 
@@ -184,6 +188,9 @@ impl Filter {
         };
         self.rest = (bytes - head.len(), pass);
         if !pass {
+            if head[0] == SET_DESKTOP_SIZE {
+                out.extend(NO_SIZE);
+            }
             return Ok(());
         }
         if let Some(typed) = self.typed.as_mut().filter(|_| class == Class::Types) {

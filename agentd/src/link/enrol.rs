@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::token::write_private;
 use crate::config::{Config, Secret};
+use crate::outbound;
 
 /// A whole exchange with the server.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,12 +107,8 @@ pub(super) async fn call<B: Serialize>(
 ) -> Result<Vec<u8>, EnrolError> {
     let server = server(config);
     let unreachable = |reason: String| EnrolError::Unreachable { server: server.clone(), reason };
-    // Not kept: this happens a few times in a runner's life, and a client holds certificates and connections.
-    let client = reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(|error| unreachable(describe(&error)))?;
+    // A few times in a runner's life.
+    let client = outbound::client(&config.api_hosts, TIMEOUT).map_err(|error| unreachable(describe(&error)))?;
     let request = client.request(method, format!("{server}{path}")).bearer_auth(bearer.expose()).json(body);
     let mut answer = request.send().await.map_err(|error| unreachable(describe(&error)))?;
     let status = answer.status();

@@ -24,6 +24,7 @@ use super::spool;
 use crate::config::Config;
 use crate::file_events;
 use crate::link::token::OwnToken;
+use crate::outbound;
 
 /// For one chunk to get to the server.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -254,8 +255,8 @@ impl Courier {
         let client = if let Some(client) = &self.client {
             client.clone()
         } else {
-            let client = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
-            let client = client.build().map_err(|error| UploadError::Later(error.to_string()))?;
+            let client = outbound::client(&self.config.api_hosts, TIMEOUT);
+            let client = client.map_err(|error| UploadError::Later(error.to_string()))?;
             self.client.insert(client).clone()
         };
         let bytes = bytes::Bytes::from(bytes);

@@ -185,9 +185,10 @@ impl Visit<'_> {
     /// Nothing is to be changed: it is heard, and it was proved or is proved now.
     async fn as_wanted(&mut self, shell: &mut Shell, id: &RunnerId, online: bool, proved: bool) -> Result<()> {
         if !online {
-            return Err(CliError::failed(format!("runner {id} is as wanted, and the server does not hear it"))
+            let error = CliError::failed(format!("runner {id} is as wanted, and the server does not hear it"))
                 .because("agentd runs on the host and does not reach the server or its NATS")
-                .next("on the host: systemctl status agentd; journalctl -u agentd"));
+                .next("on the host: systemctl status agentd; journalctl -u agentd");
+            return Err(change::explained(shell, Duration::from_mins(15), error).await);
         }
         if !proved && !self.run.check_only {
             let mut watch = Watch::begin(&self.run.client, id).await?;

@@ -8,7 +8,11 @@ use crate::error::{CliError, Result};
 use crate::ssh::Shell;
 
 const FACTS: &str = include_str!("host_scripts/facts.sh");
-const MORE: &str = concat!(include_str!("host_scripts/apt_holder.sh"), include_str!("host_scripts/doctor.sh"));
+const MORE: &str = concat!(
+    include_str!("host_scripts/apt_holder.sh"),
+    include_str!("host_scripts/last_words.sh"),
+    include_str!("host_scripts/doctor.sh")
+);
 /// Digests of everything on a slow disk, names that nobody knows, addresses that do not answer.
 const WITHIN: Duration = Duration::from_mins(1);
 

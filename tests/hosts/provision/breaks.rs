@@ -4,8 +4,10 @@
 use anyhow::{Result, ensure};
 use helix_tests::eventually::{eventually, secs};
 
+use super::faults::words;
 use super::stage::{self, Stage};
-use crate::harness::Boot;
+use crate::fleet::{self, RunnerSettings};
+use crate::harness::{Boot, Host, start_all};
 
 const DROP_IN: &str = "/etc/systemd/system/agentd.service.d/lab.conf";
 
@@ -41,13 +43,61 @@ pub async fn a_service_that_does_not_stay_up_is_undone() -> Result<()> {
     host.write(DROP_IN, text, 0o644).await?;
     let with_drop_in = stage::traces(host).await?;
     let run = stage.provision(&["--confirm-within", "12"]).await?;
-    ensure!(run.code != 0 && run.host(0)["outcome"] == "reverted", "{}\n{}", run.stdout, run.stderr);
-    let error = run.host(0)["error"].to_string();
-    ensure!(error.contains("does not come online") && error.contains("journalctl -u agentd"), "{error}");
+    run.expect(1, "reverted")?;
+    // Its end, how often it came, and its own words are the cause.
+    let error = words(&run);
+    let told = ["agentd does not stay up", "exit status 7", "started again", "lab: I end here", "journalctl -u agentd"];
+    ensure!(told.iter().all(|words| error.contains(words)) && !error.contains("again 0 times"), "{error}");
     stage::same(&with_drop_in, &stage::traces(host).await?)?;
+    nothing_runs(host).await?;
+    // One that does not even start says why, too: systemd's words are all that there is.
+    host.write("/usr/local/sbin/lab-crash", "#!/no/such/shell\n", 0o755).await?;
+    let run = stage.provision(&["--confirm-within", "12"]).await?;
+    run.expect(1, "reverted")?;
+    let error = words(&run);
+    ensure!(error.contains("agentd does not start") && error.contains("No such file or directory"), "{error}");
+    stage::same(&with_drop_in, &stage::traces(host).await?)?;
+    nothing_runs(host).await?;
     host.run_ok(&format!("rm -r {} && systemctl daemon-reload", DROP_IN.trim_end_matches("/lab.conf"))).await?;
     stage::same(&bare, &stage::traces(host).await?)?;
     stage.provision(&[]).await?.expect(0, "changed")?;
+    stage.stop().await
+}
+
+/// A host that was no runner has nothing of agentd that runs, waits to be started again or has failed; nor what stands in
+/// for it, which systemd starts at each of its ends.
+async fn nothing_runs(host: &Host) -> Result<()> {
+    let left = host.run_ok("systemctl list-units --all --plain --no-legend 'agentd*' 'helix*'").await?;
+    ensure!(left.is_empty(), "left: {left}");
+    Ok(())
+}
+
+/// Another machine comes online under the name while this one says nothing: that is no proof of this one.
+pub async fn a_runner_of_that_name_elsewhere_confirms_nothing() -> Result<()> {
+    let (stage, [twin]) = tokio::try_join!(Stage::start([Boot::container()]), start_all([Boot::container()]))?;
+    let host = &stage.hosts[0];
+    fleet::install(&twin).await?;
+    let settings = stage.fleet.settings_text(&RunnerSettings::default())?;
+    let settings = settings.replace("runner_id = \"r1\"", &format!("runner_id = \"{}\"", host.name));
+    twin.write("/etc/helix/agentd.toml", &settings, 0o600).await?;
+    twin.write("/etc/helix/enrolment.token", &stage.fleet.cluster.enrolment_token()?, 0o600).await?;
+    let mute = "#!/bin/sh\nsystemd-notify --ready\nexec sleep 600\n";
+    host.write("/usr/local/sbin/lab-mute", mute, 0o755).await?;
+    let text = "[Service]\nNotifyAccess=all\nWatchdogSec=0\nExecStart=\nExecStart=/usr/local/sbin/lab-mute\n";
+    host.write(DROP_IN, text, 0o644).await?;
+    let bare = stage::traces(host).await?;
+    let comes_online = async {
+        eventually("the host is changed", secs(60), || host.run_ok("systemctl is-active agentd")).await?;
+        twin.run_ok("systemctl start agentd").await
+    };
+    let (run, online) = tokio::join!(stage.provision(&[]), comes_online);
+    online?;
+    let run = run?;
+    run.expect(1, "reverted")?;
+    let said = format!("agentd of this host is runner none, and {} was heard", host.name);
+    ensure!(words(&run).contains(&said), "{}", words(&run));
+    stage::same(&bare, &stage::traces(host).await?)?;
+    twin.stop().await?;
     stage.stop().await
 }
 

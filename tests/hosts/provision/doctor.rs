@@ -20,13 +20,13 @@ const LISTEN: &str = "systemd-run --quiet --unit=squatter -p Type=notify -p Noti
                       os.system(\"systemd-notify --ready\"); time.sleep(600)'";
 
 /// What a look found.
-struct Look {
+pub struct Look {
     code: i32,
     checks: Vec<Value>,
 }
 
 impl Look {
-    async fn at(stage: &Stage, args: &[&str], user: &str) -> Result<Self> {
+    pub async fn at(stage: &Stage, args: &[&str], user: &str) -> Result<Self> {
         let destination = format!("{user}@{}", stage.hosts[0].address);
         let settings = stage.ssh_config();
         let mut all = args.to_vec();
@@ -37,13 +37,13 @@ impl Look {
     }
 
     /// What is not as it should be.
-    fn wrong(&self) -> String {
+    pub fn wrong(&self) -> String {
         let wrong = self.checks.iter().filter(|check| check["state"] != "ok");
         wrong.map(|check| format!("{check}\n")).collect::<Vec<_>>().concat()
     }
 
     /// Fails unless a check of this name and state says these words, and what to do.
-    fn says(&self, state: &str, name: &str, words: &str) -> Result<()> {
+    pub fn says(&self, state: &str, name: &str, words: &str) -> Result<()> {
         let found = self.checks.iter().any(|check| {
             let has = |key: &str, words: &str| check[key].as_str().is_some_and(|text| text.contains(words));
             check["name"] == name && check["state"] == state && has("found", words) && has("next", "")
@@ -61,7 +61,13 @@ pub async fn doctor_tells_ways_apart() -> Result<()> {
     // Who is not let in learns why, as in provisioning.
     let look = Look::at(&stage, &[], "nobody").await?;
     ensure!(look.code == 4, "{}: {}", look.code, look.wrong());
-    look.says("fail", "login", "takes no key of ours")?;
+    look.says("fail", "login", "takes no key of ours for user nobody")?;
+    let settings = std::fs::read_to_string(stage.ssh_config())?;
+    let another = stage.dir.join(".config/helix/provision.key").display().to_string();
+    std::fs::write(stage.ssh_config(), settings.replace(&host.key.display().to_string(), &another))?;
+    let look = Look::at(&stage, &[], "root").await?;
+    look.says("fail", "login", "takes no key of ours for user root")?;
+    std::fs::write(stage.ssh_config(), settings)?;
     let known = std::fs::read_to_string(stage.known_hosts())?;
     let other = std::fs::read_to_string(stage.dir.join(".config/helix/provision.key.pub"))?;
     std::fs::write(stage.known_hosts(), format!("{} {other}", host.address))?;

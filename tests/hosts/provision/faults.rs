@@ -5,8 +5,23 @@ use anyhow::{Result, ensure};
 use super::stage::{self, Stage};
 use crate::harness::{Boot, lab};
 
+/// Messages of sudo's in German, as its translation brings them, and German for all who log in. Names of locales other than
+/// C.UTF-8 would have to be generated first.
+const SPEAKS_GERMAN: &str = r#"printf 'LANG=C.UTF-8\nLANGUAGE=de\n' >/etc/environment
+mkdir -p /usr/share/locale/de/LC_MESSAGES && python3 - <<'END'
+import struct
+pairs = [(b"", b"Content-Type: text/plain; charset=UTF-8\n"), (b"Sorry, try again.", b"Das stimmt nicht.")]
+at, tables, texts = 28 + 16 * len(pairs), b"", b""
+for column in (0, 1):
+    for pair in pairs:
+        tables += struct.pack("<II", len(pair[column]), at + len(texts))
+        texts += pair[column] + b"\0"
+with open("/usr/share/locale/de/LC_MESSAGES/sudoers.mo", "wb") as file:
+    file.write(struct.pack("<IIIIIII", 0x950412DE, 0, len(pairs), 28, 28 + 8 * len(pairs), 0, at) + tables + texts)
+END"#;
+
 /// Its error, in words.
-fn words(run: &stage::Run) -> String {
+pub fn words(run: &stage::Run) -> String {
     let error = &run.host(0)["error"];
     format!("{} {} {}", error["what"], error["why"], error["next"])
 }
@@ -36,13 +51,19 @@ pub async fn who_is_not_known_is_refused() -> Result<()> {
     ensure!(good.starts_with(std::fs::read_to_string(stage.known_hosts())?.trim()), "another key was pinned");
 
     // No login, no rights, no signing key, a token that may not.
-    stage.provision_as("nobody", &[]).await?.expect(4, "refused")?;
+    let run = stage.provision_as("nobody", &[]).await?;
+    run.expect(4, "refused")?;
+    ensure!(words(&run).contains("takes no key of ours for user nobody"), "{}", words(&run));
+    ensure!(words(&run).contains("ssh-copy-id"), "{}", words(&run));
     host.run_ok("mv /etc/sudoers.d/ops /root/sudoers.ops").await?;
     let run = stage.provision_as("ops", &[]).await?;
     run.expect(4, "refused")?;
     ensure!(words(&run).contains("root"), "{}", words(&run));
-    // With a password: a wrong one, then the right one.
+    // With a password: a wrong one, then the right one. sudo's own words are understood, whatever language the host speaks.
     host.run_ok("echo 'ops:a secret' | chpasswd && echo 'ops ALL=(ALL) ALL' >/etc/sudoers.d/ops").await?;
+    host.run_ok(SPEAKS_GERMAN).await?;
+    let spoken = host.run_as("ops", "echo another | sudo -S -p '' true").await?;
+    ensure!(spoken.stderr.contains("Das stimmt nicht"), "{spoken:?}");
     let file = stage.dir.join("sudo");
     let named = ["--check", "--sudo-password-file", file.to_str().unwrap_or_default()];
     std::fs::write(&file, "another\n")?;
@@ -59,6 +80,55 @@ pub async fn who_is_not_known_is_refused() -> Result<()> {
     let run = enrolment.env("HELIX_TOKEN", stage.fleet.cluster.enrolment_token()?).output().await?;
     ensure!(run.status.code() == Some(4), "{}", String::from_utf8_lossy(&run.stdout));
     stage::same(&bare, &stage::traces(host).await?)?;
+    stage.stop().await
+}
+
+/// Machines that can be no runner, and one that is not there. What this host is not, its own programs say that it is.
+pub async fn who_is_not_fit_is_refused() -> Result<()> {
+    let stage = Stage::start([Boot::container()]).await?;
+    let host = &stage.hosts[0];
+    let bare = stage::traces(host).await?;
+    let says = |program: &str, asked: &str, answer: &str| {
+        let line = format!("#!/bin/sh\ncase \"$*\" in\n{asked}) {answer} ;;\n*) exec /usr/bin/{program} \"$@\" ;;\nesac\n");
+        (format!("/usr/local/bin/{program}"), line)
+    };
+    let others: [(&[(String, String)], &[&str]); 3] = [
+        (&[says("uname", "-s", "echo FreeBSD")], &["its kernel is FreeBSD, not Linux", "a machine with Linux"]),
+        (
+            &[
+                says("uname", "-m", "echo aarch64"),
+                says("getconf", "GNU_LIBC_VERSION", "exit 1"),
+                says("systemctl", "--version", "exit 1"),
+            ],
+            &["it is aarch64; agentd", "not glibc (musl?)", "it has no systemd", "use Debian 12, Ubuntu"],
+        ),
+        (
+            &[
+                says("getconf", "GNU_LIBC_VERSION", "echo glibc 2.17;; LONG_BIT) echo 32"),
+                says("systemctl", "--version", "echo systemd 247"),
+            ],
+            &["32-bit", "its glibc is 2.17", "its systemd is 247; 252 or newer", "build agentd on the older system"],
+        ),
+    ];
+    for (programs, told) in others {
+        for (path, text) in programs {
+            host.write(path, text, 0o755).await?;
+        }
+        let run = stage.provision(&[]).await?;
+        run.expect(4, "refused")?;
+        let error = words(&run);
+        ensure!(error.contains("nothing was changed"), "{error}");
+        ensure!(told.iter().all(|words| error.contains(words)), "{told:?} are not all in {error}");
+        host.run_ok("rm /usr/local/bin/*").await?;
+        stage::same(&bare, &stage::traces(host).await?)?;
+    }
+    host.partition()?;
+    let run = stage.provision(&[]).await?;
+    run.expect(3, "failed")?;
+    ensure!(words(&run).contains("cannot connect") && !run.host(0)["error"]["next"].is_null(), "{}", words(&run));
+    host.heal()?;
+    stage::same(&bare, &stage::traces(host).await?)?;
+    stage.provision(&[]).await?.expect(0, "changed")?;
     stage.stop().await
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::random::Random;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 use tokio::time::timeout;
@@ -31,7 +32,7 @@ fn number(variable: &str) -> Option<u64> {
 
 /// A run that is at this step.
 async fn run_until(stage: &Stage, args: &[&str], step: &str) -> Result<Child> {
-    let mut child = stage.command("root", args)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut child = stage.command("root", args)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
     let reached = async {
         while let Some(line) = lines.next_line().await? {
@@ -75,6 +76,48 @@ pub async fn a_change_that_nobody_confirms_is_undone() -> Result<()> {
     ensure!(!ended.success(), "it called a host changed that it could not ask");
     host.heal()?;
     eventually("the host undid it", secs(60), || async { stage::same(&before, &stage::traces(host).await?) }).await?;
+    stage.stop().await
+}
+
+/// Ends every connection to the host's sshd but the one that this comes by.
+const CUT: &str = "own=$(echo \"$SSH_CONNECTION\" | cut -d ' ' -f 2); \
+                   ss -Htnp state established 'sport = :22' | grep -v \":$own \" | grep -o 'pid=[0-9]*' | cut -d = -f 2 | sort -u | \
+                   xargs -r kill -9; true";
+
+/// helixctl lives, and its connections do not, from one of its steps on.
+pub async fn a_connection_that_is_cut_leaves_the_host_as_it_was() -> Result<()> {
+    let stage = Stage::start([Boot::container()]).await?;
+    let host = &stage.hosts[0];
+    for step in STEPS {
+        let before = stage::traces(host).await?;
+        let label = format!("cut={}", step.replace(' ', "-"));
+        let mut child = run_until(&stage, &["--confirm-within", "10", "--label", &label], step).await?;
+        eventually("helixctl notices", secs(90), || {
+            let ended = child.try_wait();
+            async {
+                host.run_ok(CUT).await?;
+                ensure!(ended?.is_some(), "it goes on");
+                Ok(())
+            }
+        })
+        .await?;
+        let output = child.wait_with_output().await?;
+        let said: Value = serde_json::from_slice(&output.stdout).context(step)?;
+        let (report, error) = (&said["hosts"][0], &said["hosts"][0]["error"]);
+        crate::harness::say(&format!("{step}: {} {}", report["outcome"], error["what"]));
+        ensure!(output.status.code() == Some(3) && report["outcome"] == "failed", "{step}: {said}");
+        ensure!(!error["why"].is_null() && !error["next"].is_null(), "{step}: neither cause nor fix: {error}");
+        if step != "starting a test" {
+            eventually("the host undid it", secs(60), || async { stage::same(&before, &stage::traces(host).await?) })
+                .await
+                .context(step)?;
+        }
+    }
+    // The last one was confirmed; what was not proved is proved now.
+    let label = format!("cut={}", STEPS[STEPS.len() - 1].replace(' ', "-"));
+    let run = stage.provision(&["--label", &label]).await?;
+    run.expect(0, "unchanged")?;
+    ensure!(run.host(0)["first_frame_ms"].as_u64().is_some(), "it was not proved: {}", run.stdout);
     stage.stop().await
 }
 

@@ -17,7 +17,7 @@ use super::stage::{self, Stage};
 use crate::harness::{Boot, Host};
 
 /// `runner VERB … HOST`, to be started.
-fn runner(stage: &Stage, verb: &[&str], user: &str) -> Result<Command> {
+pub fn runner(stage: &Stage, verb: &[&str], user: &str) -> Result<Command> {
     let mut command = stage.helixctl(&["runner"])?;
     command.args(verb).arg("--ssh-config").arg(stage.ssh_config());
     command.arg(format!("{user}@{}", stage.hosts[0].address)).env("HELIX_URL", stage.url()?);
@@ -25,14 +25,14 @@ fn runner(stage: &Stage, verb: &[&str], user: &str) -> Result<Command> {
     Ok(command)
 }
 
-async fn ended(mut child: Child) -> Result<(i32, String, String)> {
+pub async fn ended(mut child: Child) -> Result<(i32, String, String)> {
     drop(child.stdin.take());
     let output = timeout(secs(60), child.wait_with_output()).await.context("helixctl does not end")??;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     Ok((output.status.code().context("a signal ended it")?, text(&output.stdout), text(&output.stderr)))
 }
 
-fn interrupt(child: &Child) -> Result<()> {
+pub fn interrupt(child: &Child) -> Result<()> {
     let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).context("it has ended")?;
     Ok(kill_process(pid, Signal::INT)?)
 }
@@ -115,7 +115,7 @@ pub async fn logs_and_commands_over_ssh() -> Result<()> {
 }
 
 /// A helixctl of the stage's own, beside this agentd.
-fn beside(stage: &Stage, agentd: &[u8]) -> Result<()> {
+pub fn beside(stage: &Stage, agentd: &[u8]) -> Result<()> {
     let bin = stage.dir.join("bin");
     std::fs::create_dir_all(&bin)?;
     if !bin.join("helixctl").exists() {
@@ -132,7 +132,7 @@ fn put(path: &Path, content: &[u8]) -> Result<()> {
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
 }
 
-async fn upgrade(stage: &Stage, more: &[&str]) -> Result<(i32, Value)> {
+pub async fn upgrade(stage: &Stage, more: &[&str]) -> Result<(i32, Value)> {
     let (settings, hosts) = (stage.ssh_config(), stage.hosts.iter().map(|host| format!("root@{}", host.address)));
     let hosts: Vec<_> = hosts.collect();
     let mut args = vec!["runner", "upgrade", "--confirm-within", "40", "--ssh-config", settings.as_str()];
@@ -141,11 +141,11 @@ async fn upgrade(stage: &Stage, more: &[&str]) -> Result<(i32, Value)> {
     stage.json(&args).await
 }
 
-fn outcomes(report: &Value) -> Vec<&str> {
+pub fn outcomes(report: &Value) -> Vec<&str> {
     report["hosts"].as_array().into_iter().flatten().filter_map(|host| host["outcome"].as_str()).collect()
 }
 
-async fn display(host: &Host) -> Result<String> {
+pub async fn display(host: &Host) -> Result<String> {
     host.run_ok("pgrep -x Xtigervnc").await
 }
 

@@ -60,7 +60,12 @@ impl Run {
 impl Stage {
     /// Starts all of it; the hosts' keys are known, and there is a signing key.
     pub async fn start<const N: usize>(boots: [Boot; N]) -> Result<Self> {
-        let (fleet, hosts) = tokio::try_join!(Fleet::start_with(Times::default()), start_all(boots))?;
+        Self::start_with(Times::default(), boots).await
+    }
+
+    /// The same with other times.
+    pub async fn start_with<const N: usize>(times: Times, boots: [Boot; N]) -> Result<Self> {
+        let (fleet, hosts) = tokio::try_join!(Fleet::start_with(times), start_all(boots))?;
         let dir = lab::dir().join(format!("operator-{}", hosts[0].name));
         std::fs::create_dir_all(&dir)?;
         let stage = Self { fleet, hosts: hosts.into(), dir, packages: None };

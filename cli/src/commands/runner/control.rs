@@ -1,13 +1,16 @@
 //! `helixctl runner start|stop|restart`: an agentd, where it runs. Its sessions outlive it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::place::Service;
 use crate::error::{CliError, Result};
+use crate::provision::last_words::{LastWords, SCRIPT};
 use crate::ui::Ui;
 
-/// Last lines of the journal that an error shows.
-const LINES: &str = "15";
+/// Of the journal so much is told when it does not start, which systemctl waits for at most two minutes.
+const OF_LATE: Duration = Duration::from_mins(3);
 
 /// What is done.
 #[derive(Debug, Clone, Copy)]
@@ -61,18 +64,34 @@ fn told(action: Action, sessions: usize) -> String {
 }
 
 impl Service {
-    /// One verb of systemctl. An error has the last lines of its journal.
+    /// One verb of systemctl. An error has what the service said.
     pub async fn systemctl(&self, verb: &str) -> Result<()> {
         let unit = self.name.unit();
         let said = self.place.ask(&["systemctl", verb, "--", &unit]).await?;
         if said.code == 0 {
             return Ok(());
         }
-        let why = [said.stderr.trim().to_owned(), self.last_lines().await?].join("\n");
+        let words = self.last_words(OF_LATE).await?;
+        let why = [said.stderr.trim(), words.as_ref().map(LastWords::text).unwrap_or_default()].join("\n");
         Err(CliError::failed(format!("cannot {verb} {unit}"))
             .at(&self.place)
             .because(why.trim())
             .next(format!("systemctl status {unit}; as root, where this was not")))
+    }
+
+    /// Ends it for good, and what holds its sessions still while it is away.
+    pub async fn end(&self) -> Result<()> {
+        let hold = format!("agentd-hold@{}.service", self.name.stem());
+        let said = self.place.ask(&["systemctl", "disable", "--now", "--quiet", "--", &self.name.unit()]).await?;
+        if said.code != 0 {
+            return Err(CliError::failed(format!("cannot end {}", self.name.unit()))
+                .at(&self.place)
+                .because(said.stderr.trim()));
+        }
+        self.place.ask(&["systemctl", "stop", "--", &hold]).await?;
+        // What failed at some time stays in systemd's lists otherwise.
+        self.place.ask(&["systemctl", "reset-failed", "--", &self.name.unit(), &hold]).await?;
+        Ok(())
     }
 
     /// `active`, `inactive`, `failed`, …
@@ -81,10 +100,11 @@ impl Service {
         Ok(said.stdout.trim().to_owned())
     }
 
-    /// The end of its journal.
-    pub async fn last_lines(&self) -> Result<String> {
-        let unit = self.name.unit();
-        let said = self.place.ask(&["journalctl", "--no-pager", "-o", "cat", "-n", LINES, "-u", &unit]).await?;
-        Ok(said.stdout.trim_end().to_owned())
+    /// How it fares, and what it said in a time that has passed; None where that cannot be told.
+    pub async fn last_words(&self, passed: Duration) -> Result<Option<LastWords>> {
+        let script = format!("{SCRIPT}\nlast_words \"$1\" \"$2\"");
+        let since = format!("-{} s", passed.as_secs());
+        let said = self.place.ask(&["sh", "-c", &script, "sh", &self.name.unit(), &since]).await?;
+        Ok(LastWords::parse(&said.stdout))
     }
 }

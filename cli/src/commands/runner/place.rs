@@ -231,6 +231,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// The one of this name on this very machine, set up or not.
+    pub fn here(name: &ServiceName) -> Self {
+        Self { place: Place::Here, name: name.clone(), runner: None, state_dir: name.state_dir() }
+    }
+
     /// Slices of its live sessions: agentd writes into their description whose they are.
     pub async fn sessions(&self) -> Result<Vec<String>> {
         let list = ["systemctl", "list-units", "--type=slice", "--state=active", "--plain", "--no-legend", "--full"];

@@ -1,13 +1,14 @@
 //! What changes a host: the lock, packages, upload and `apply.sh`, the confirmation or the way back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use helix_protocol::RunnerId;
 use jiff::Timestamp;
 
 use super::super::STATE;
 use super::super::facts::Facts;
+use super::super::last_words::LastWords;
 use super::super::lock::take;
 use super::super::plan::Plan;
 use super::super::report::Outcome;
@@ -21,16 +22,22 @@ use crate::ssh::{Connection, Shell, upload};
 const STAGE: &str = include_str!("../host_scripts/stage.sh");
 const PACKAGES: &str =
     concat!(include_str!("../host_scripts/apt_holder.sh"), include_str!("../host_scripts/packages.sh"));
-const APPLY: &str = include_str!("../host_scripts/apply.sh");
+const APPLY: &str = concat!(include_str!("../host_scripts/last_words.sh"), include_str!("../host_scripts/apply.sh"));
 const REVERT: &str = include_str!("../host_scripts/revert.sh");
 const UNDO: &str = r#"sh "$here/revert.sh" "$why" >>"$here/log" 2>&1
 for word in confirmed reverted; do if [ -e "$here/$word" ]; then echo "$word"; fi; done"#;
 const CONFIRM: &str = include_str!("../host_scripts/confirm.sh");
+const WORDS: &str = concat!(
+    include_str!("../host_scripts/last_words.sh"),
+    "last_words agentd.service \"$since\""
+);
 /// For apt's lock, in seconds, and then for the packages.
 const APT_PATIENCE: u64 = 120;
 const PACKAGES_WITHIN: Duration = Duration::from_mins(20);
 /// The host bounds each of its steps itself.
 const APPLY_WITHIN: Duration = Duration::from_mins(3);
+/// The host gives agentd so long to start.
+const START_WITHIN: Duration = Duration::from_secs(20);
 
 impl Visit<'_> {
     pub(super) async fn lock(&self, shell: &mut Shell) -> Result<()> {
@@ -116,19 +123,20 @@ impl Visit<'_> {
         let proved = async {
             let connection = self.connect().await?;
             let mut second = self.run.ssh.shell(&connection).await?;
-            watch.online(Duration::from_secs(self.run.confirm_within.saturating_sub(5).max(5))).await?;
-            let given = [("state", STATE), ("run", id), ("runner", runner.as_str())];
-            let answer = second.run(&given, CONFIRM, SHORT).await?;
-            Ok::<_, CliError>((answer, second.round_trips))
+            let (within, begun) = (Duration::from_secs(self.run.confirm_within.saturating_sub(5).max(5)), Instant::now());
+            let confirmed = match watch.online(within).await {
+                Ok(()) => confirmed(&mut second, runner, id).await,
+                Err(error) => Err(error),
+            };
+            self.report.round_trips += second.round_trips;
+            match confirmed {
+                // Now: once the change is undone, agentd is another one, or none.
+                Err(error) => Err(explained(&mut second, begun.elapsed() + START_WITHIN, error).await),
+                confirmed => confirmed,
+            }
         };
         let why = match proved.await {
-            Ok((answer, trips)) => {
-                self.report.round_trips += trips;
-                if answer.stdout.lines().any(|line| line == "confirmed") {
-                    return Ok(());
-                }
-                failed("the change was not confirmed in time", answer.last_words())
-            }
+            Ok(()) => return Ok(()),
             Err(error) => error,
         };
         let what = match self.undo(shell, id, &why.what).await.as_deref() {
@@ -150,6 +158,26 @@ impl Visit<'_> {
         let given = [("here", format!("{STATE}/runs/{id}")), ("why", why.to_owned())];
         let given = given.each_ref().map(|(name, value)| (*name, value.as_str()));
         Ok(shell.run(&given, UNDO, APPLY_WITHIN).await?.stdout.trim().to_owned())
+    }
+}
+
+/// Tells the host that all is well.
+async fn confirmed(shell: &mut Shell, runner: &RunnerId, id: &str) -> Result<()> {
+    let given = [("state", STATE), ("run", id), ("runner", runner.as_str())];
+    let answer = shell.run(&given, CONFIRM, SHORT).await?;
+    if answer.stdout.lines().any(|line| line == "confirmed") {
+        return Ok(());
+    }
+    Err(failed("the host does not take the change as confirmed", answer.last_words())
+        .next("correct that and run it again"))
+}
+
+/// An error of waiting for agentd, with what agentd said in a time that has passed. A host that is lost, too, says nothing.
+pub(super) async fn explained(shell: &mut Shell, passed: Duration, error: CliError) -> CliError {
+    let said = shell.run(&[("since", &format!("-{} s", passed.as_secs()))], WORDS, SHORT).await;
+    match said.ok().and_then(|answer| LastWords::parse(&answer.stdout)) {
+        Some(words) => words.explain(error),
+        None => error,
     }
 }
 

@@ -1,4 +1,4 @@
-# Changes the host to what was uploaded, or leaves it as it was. Given: $state, $run (its id), $login, $signers (a line, used
+# Changes the host to what was uploaded, or leaves it as it was; after last_words.sh. Given: $state, $run (its id), $login, $signers (a line, used
 # only where the host has none), $within (seconds until an unconfirmed change is undone).
 # It says "applied" on standard output, or "unchanged" or "undone" and why; everything else goes to the run's log. Nothing here reads or writes the
 # connection on its way: cut off, it goes on to its end, and the timer undoes it.
@@ -70,7 +70,7 @@ systemctl enable --quiet agentd.service >&2 || undo 'agentd cannot be enabled'
 systemctl reset-failed agentd.service >&2
 # Ready means: every known session is taken over. Sessions are not touched.
 if ! timeout 20 systemctl restart agentd.service >&2; then
-  undo "agentd does not start: $(journalctl -u agentd.service -n 8 -o cat --no-pager 2>/dev/null)"
+  undo "agentd does not start: $(last_words agentd.service "@$(stat -c %Y "$here/manifest")" | tail -n +2)"
 fi
 # Other runners of this machine have the same program; those that do not run are left alone.
 if ! timeout 60 systemctl try-restart 'agentd@*.service' >&2; then

@@ -1,4 +1,4 @@
-# More of a host than provisioning needs, after facts.sh and apt_holder.sh; changes nothing. Given: $programs (words: programs of
+# More of a host than provisioning needs, after facts.sh, apt_holder.sh and last_words.sh; changes nothing. Given: $programs (words: programs of
 # agents), $fallback (URL of the server, where the host has no settings yet).
 
 # --- who came from where
@@ -57,9 +57,7 @@ esac
 for unit in agentd helix-server nats-server; do
   state=$(systemctl is-active "$unit.service" 2>/dev/null)
   if [ "$state" = failed ] || [ "$state" = activating ]; then
-    # Not systemd's own words about it.
-    said=$(journalctl -u "$unit.service" -n 30 -o cat --no-pager 2>/dev/null | grep -v "$unit.service: \|^Started\|^Starting\|^Stopped\|^Failed to start" | tail -n 2 | tr '\n' ' ')
-    say sick "$unit.service $state $said"
+    say sick "$unit.service $state $(said "$unit.service" '-1 day' | tail -n 2 | tr '\n' ' ')"
   fi
 done
 if has nats-server; then say nats_version "$(timeout 5 nats-server --version 2>/dev/null | sed 's/[^0-9]*\([0-9.]*\).*/\1/')"; fi

@@ -23,10 +23,10 @@ log=$state/packages.log
 get() { apt-get -o DPkg::Lock::Timeout="$patience" -o Dpkg::Options::=--force-confold -o Dpkg::Use-Pty=0 -qq "$@"; }
 # Lists that are old are better than none.
 get update >>"$log" 2>&1 || echo 'apt-get update failed; the lists of before are used' >&2
-# What was cut off before, by whomever, goes on first.
+# What was cut off before, by whomever, goes on first; what lacks others for that gets them with ours. Nothing is removed.
 dpkg --configure -a --force-confold </dev/null >>"$log" 2>&1
 # shellcheck disable=SC2086 # a list of words
-get install -y --no-install-recommends $packages </dev/null >>"$log" 2>&1
+get install -y --fix-broken --no-remove --no-install-recommends $packages </dev/null >>"$log" 2>&1
 code=$?
 if [ "$code" != 0 ]; then tail -n 20 "$log" >&2; fi
 exit "$code"

@@ -60,7 +60,7 @@ impl Login<'_> {
                 _ => None,
             };
             match handle.authenticate_publickey_with(&self.route.user, key, hash, &mut agent).await {
-                Ok(result) if self.is_in(&result) => return Ok(true),
+                Ok(result) if self.is_in(&result)? => return Ok(true),
                 // A key that the agent does not sign with is one that does not fit.
                 _ => {}
             }
@@ -81,7 +81,7 @@ impl Login<'_> {
             let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
             let result = self.connection.handle.authenticate_publickey(&self.route.user, key).await;
             let result = result.map_err(|error| self.connection.lost(&error))?;
-            if self.is_in(&result) {
+            if self.is_in(&result)? {
                 return Ok(true);
             }
         }
@@ -97,7 +97,7 @@ impl Login<'_> {
         if self.offered.is_none() {
             let result = self.connection.handle.authenticate_none(user).await;
             let result = result.map_err(|error| self.connection.lost(&error))?;
-            if self.is_in(&result) {
+            if self.is_in(&result)? {
                 return Ok(true);
             }
         }
@@ -117,7 +117,8 @@ impl Login<'_> {
         let handle = &mut self.connection.handle;
         if plain {
             let result = handle.authenticate_password(user, password).await;
-            return Ok(result.map_err(|error| self.connection.lost(&error))?.success());
+            let result = result.map_err(|error| self.connection.lost(&error))?;
+            return self.is_in(&result);
         }
         let mut said = handle.authenticate_keyboard_interactive_start(user, None).await;
         for _ in 0..MOST_QUESTIONS {
@@ -132,11 +133,16 @@ impl Login<'_> {
         Ok(false)
     }
 
-    fn is_in(&mut self, result: &AuthResult) -> bool {
+    /// A connection that ends meanwhile is, to the library, a host that refuses and offers nothing else; a host that refuses
+    /// says what it would take.
+    fn is_in(&mut self, result: &AuthResult) -> Result<bool> {
         if let AuthResult::Failure { remaining_methods, .. } = result {
+            if remaining_methods.is_empty() {
+                return Err(self.connection.lost(&std::io::Error::other("it ended during the login")));
+            }
             self.offered = Some(remaining_methods.to_vec());
         }
-        result.success()
+        Ok(result.success())
     }
 }
 

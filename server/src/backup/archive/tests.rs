@@ -1,4 +1,5 @@
 use super::*;
+use crate::backup::Kind;
 
 fn keys(byte: u8) -> Arc<Keys> {
     Arc::new(Keys::derive(&[byte; 32]).expect("a key of 32 bytes derives"))

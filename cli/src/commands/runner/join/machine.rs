@@ -1,4 +1,4 @@
-//! This machine, as a join finds it: the other runners on it, what they share with the one to be, and its files.
+//! This machine, as a join finds it: what its other runners ([`super::others`]) leave for the one to be, its service, its files.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -10,17 +10,15 @@ use std::time::Duration;
 
 use super::super::place::{Place, Service, ServiceName};
 use super::files::{Files, Staged, Wanted, put, remove, remove_file};
-use super::here;
+use super::others::{FIRST_HEALTH_PORT, Other, SETTINGS_DIR};
 use super::settings::{MARK, Settings};
 use crate::error::{CliError, Kind, Result};
 
-const SETTINGS_DIR: &str = "/etc/helix";
 const LOCK_DIR: &str = "/run/helix";
 /// How long a join may take that this one waits for.
 const TURN_WITHIN: Duration = Duration::from_mins(3);
 /// Ports of `/health`, the first for the first runner.
-const HEALTH_PORTS: std::ops::Range<u16> = 3030..3130;
-const FIRST_HEALTH_PORT: u16 = 3030;
+const HEALTH_PORTS: std::ops::Range<u16> = FIRST_HEALTH_PORT..FIRST_HEALTH_PORT + 100;
 const SLOT_PREFIX: &str = "helix-u";
 
 /// This machine, for one agentd on it.
@@ -31,13 +29,6 @@ pub struct Machine {
     pub hostname: String,
     others: Vec<Other>,
     users: BTreeSet<u32>,
-}
-
-/// What another agentd of the machine has.
-struct Other {
-    name: String,
-    slots: std::ops::Range<u32>,
-    health_port: u16,
 }
 
 /// How the service was before.
@@ -104,23 +95,7 @@ impl Machine {
     pub fn look(name: &ServiceName) -> Result<Self> {
         let bad = |error: io::Error| CliError::failed("cannot look at this machine").at(SETTINGS_DIR).because(error);
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let mut others = Vec::new();
-        let own = Path::new(&name.settings()).to_owned();
-        let entries = match fs::read_dir(SETTINGS_DIR) {
-            Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(bad)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(bad(error)),
-        };
-        for entry in entries {
-            let path = entry.path();
-            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            let is_settings = path.extension().is_some_and(|extension| extension == "toml")
-                && (stem == "agentd" || stem.starts_with("agentd-"));
-            if is_settings && path != own {
-                others.push(Other::read(&path, &file).map_err(bad)?);
-            }
-        }
+        let others = Other::all(Path::new(&name.settings())).map_err(bad)?;
         let passwd = fs::read_to_string("/etc/passwd").map_err(bad)?;
         let number = |line: &str| line.strip_prefix(SLOT_PREFIX)?.split(':').next()?.parse().ok();
         Ok(Self { name: name.clone(), hostname, others, users: passwd.lines().filter_map(number).collect() })
@@ -201,7 +176,7 @@ impl Machine {
 
     /// The service.
     pub fn service(&self) -> Service {
-        here(&self.name)
+        Service::here(&self.name)
     }
 
     /// How the service is.
@@ -291,25 +266,5 @@ pub fn check_workspace_dir(dir: &str) -> Result<()> {
         )),
         Err(error) if error.kind() != io::ErrorKind::NotFound => bad(error.to_string()),
         _ => Ok(()),
-    }
-}
-
-impl Other {
-    /// What others may not have, too; a file that agentd would refuse counts for nothing.
-    fn read(path: &Path, file: &str) -> io::Result<Self> {
-        let table: toml::Table = fs::read_to_string(path)?.parse().unwrap_or_default();
-        let env = fs::read_to_string(path.with_extension("env")).unwrap_or_default();
-        let variable = |name: &str| {
-            let line = env.lines().rev().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            line.and_then(|value| value.trim_matches(['"', '\'']).parse::<i64>().ok())
-        };
-        let number = |key: &str| table.get(key).and_then(toml::Value::as_integer);
-        let whole = |number: Option<i64>, default: u32| number.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
-        let count = variable("CONCURRENCY").or_else(|| variable("AGENT_CONCURRENCY")).or_else(|| number("concurrency"));
-        let (first, count) = (whole(number("slot_user_first"), 1), whole(count, 1));
-        let is_process = table.get("backend").and_then(toml::Value::as_str) == Some("process");
-        let slots = if is_process { 0..0 } else { first..first.saturating_add(count) };
-        let health_port = number("health_port").and_then(|port| u16::try_from(port).ok()).unwrap_or(FIRST_HEALTH_PORT);
-        Ok(Self { name: file.trim_end_matches(".toml").to_owned(), slots, health_port })
     }
 }
