@@ -67,7 +67,9 @@ impl Client {
             // A machine that knows no authority at all is one that can speak plain HTTP.
             builder = builder.tls_certs_only([]);
         }
-        let unfit = |error: reqwest::Error| CliError::failed("cannot make an HTTP client").because(chain(&error)).next(AUTHORITIES);
+        let unfit = |error: reqwest::Error| {
+            CliError::failed("cannot make an HTTP client").because(chain(&error)).next(AUTHORITIES)
+        };
         let http = builder.build().map_err(unfit)?;
         let seat = process_env("HELIX_SEAT").map(Seat::parse).transpose();
         let seat = seat.map_err(|error| CliError::new(Kind::Usage, error.to_string()).at("HELIX_SEAT"))?;

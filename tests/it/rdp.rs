@@ -207,8 +207,7 @@ async fn the_desktop_follows_the_size_of_who_may_type() -> Result<()> {
     client.kill().await?;
 
     // One that only looks is asked for nothing, neither when it comes nor later; it shows the desktop as it is.
-    let look: NewGrant =
-        cluster.api()?.post(GRANTS, &json!({"view_only": true, "ttl_seconds": 600})).await?.json()?;
+    let look: NewGrant = cluster.api()?.post(GRANTS, &json!({"view_only": true, "ttl_seconds": 600})).await?.json()?;
     let mut looks = freerdp_with(&outer, &address, "zed", &look.password, &["/size:640x480", "/dynamic-resolution"])?;
     same_picture(&outer, &view).await?;
     outer.resize_windows(900, 650).await?;

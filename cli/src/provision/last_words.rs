@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn who_ends_is_told_of_in_another_way_than_who_is_not_heard() {
-        let error = || CliError::new(Kind::TimedOut, "runner r1 does not come online").because("not enrolled").next("NATS?");
+        let error =
+            || CliError::new(Kind::TimedOut, "runner r1 does not come online").because("not enrolled").next("NATS?");
         let ends = LastWords::parse("ends\nagentd.service is activating\nits last words:\n  no disk\n").expect("whole");
         let told = ends.explain(error());
         assert_eq!((told.kind, told.what.as_str()), (Kind::Failed, "agentd does not stay up"));

@@ -129,7 +129,9 @@ impl Watch {
             id: Some(id.map_err(|error| odd(error.to_string()))?),
             kind: Some(kind),
             runner: Some(self.id.clone()),
-            labels: [MADE_BY, (PROVES, self.id.as_str())].map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            labels: [MADE_BY, (PROVES, self.id.as_str())]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             ..CreateSession::default()
         };
         Ok(self.client.create_session(&request).await?.id)

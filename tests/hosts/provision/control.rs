@@ -31,9 +31,12 @@ pub async fn agentds_are_steered_over_ssh() -> Result<()> {
     let before = display(host).await?;
 
     // As root and by sudo: what it does is done there, and the session runs on.
-    for (verb, user, state) in
-        [("stop", "root", "inactive"), ("start", "ops", "active"), ("restart", "ops", "active"), ("stop", "ops", "inactive")]
-    {
+    for (verb, user, state) in [
+        ("stop", "root", "inactive"),
+        ("start", "ops", "active"),
+        ("restart", "ops", "active"),
+        ("stop", "ops", "inactive"),
+    ] {
         let (code, done, stderr) = asks(&stage, &[verb], user).await?;
         ensure!(code == 0 && done["name"] == "agentd" && done["unit"] == "agentd.service", "{verb}: {done} {stderr}");
         ensure!(done["state"] == state && done["sessions"] == 1, "{verb}: {done}");
@@ -91,7 +94,10 @@ async fn one_of_several(stage: &Stage) -> Result<()> {
     let host = &stage.hosts[0];
     host.write("/etc/helix/agentd-two.toml", "runner_id = \"two\"\nspeed = 3\n", 0o600).await?;
     let (code, done, stderr) = asks(stage, &["restart"], "root").await?;
-    ensure!(code == 2 && done.is_null() && stderr.contains("several agentd") && stderr.contains("--service"), "{stderr}");
+    ensure!(
+        code == 2 && done.is_null() && stderr.contains("several agentd") && stderr.contains("--service"),
+        "{stderr}"
+    );
     let (code, done, stderr) = asks(stage, &["restart", "--service", "agentd"], "root").await?;
     ensure!(code == 0 && done["name"] == "agentd", "{code} {done} {stderr}");
     // It does not start: its own words say why. By its runner's id, too.
@@ -103,15 +109,17 @@ async fn one_of_several(stage: &Stage) -> Result<()> {
         }
     }
     let (code, _, stderr) = asks(stage, &["stats", "--service", "three"], "root").await?;
-    ensure!(code == 1 && stderr.contains("there is no agentd three") && stderr.contains("agentd, two"), "{code} {stderr}");
+    ensure!(
+        code == 1 && stderr.contains("there is no agentd three") && stderr.contains("agentd, two"),
+        "{code} {stderr}"
+    );
     // The inventory says which one is meant.
     let inventory = stage.dir.join("fleet.toml");
     let text = format!("[[host]]\nhost = \"root@{}\"\nrunner = \"{}\"\n", host.address, host.name);
     std::fs::write(&inventory, text)?;
     let file = inventory.to_str().context("path")?;
     let (settings, name) = (stage.ssh_config(), host.name.as_str());
-    let (code, done) =
-        stage.json(&["runner", "restart", "--inventory", file, "--ssh-config", &settings, name]).await?;
+    let (code, done) = stage.json(&["runner", "restart", "--inventory", file, "--ssh-config", &settings, name]).await?;
     ensure!(code == 0 && done["name"] == "agentd" && done["state"] == "active", "{code} {done}");
     host.run_ok("rm /etc/helix/agentd-two.toml; systemctl reset-failed").await?;
     Ok(())

@@ -21,7 +21,7 @@ const LISTEN: &str = "systemd-run --quiet --unit=squatter -p Type=notify -p Noti
 
 /// What a look found.
 pub struct Look {
-    code: i32,
+    pub code: i32,
     checks: Vec<Value>,
 }
 

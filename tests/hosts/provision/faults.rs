@@ -89,7 +89,8 @@ pub async fn who_is_not_fit_is_refused() -> Result<()> {
     let host = &stage.hosts[0];
     let bare = stage::traces(host).await?;
     let says = |program: &str, asked: &str, answer: &str| {
-        let line = format!("#!/bin/sh\ncase \"$*\" in\n{asked}) {answer} ;;\n*) exec /usr/bin/{program} \"$@\" ;;\nesac\n");
+        let line =
+            format!("#!/bin/sh\ncase \"$*\" in\n{asked}) {answer} ;;\n*) exec /usr/bin/{program} \"$@\" ;;\nesac\n");
         (format!("/usr/local/bin/{program}"), line)
     };
     let others: [(&[(String, String)], &[&str]); 3] = [

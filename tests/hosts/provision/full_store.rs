@@ -25,14 +25,17 @@ pub async fn doctor_tells_that_nats_is_full() -> Result<()> {
     let (store, kept) = (at("store"), at("kept"));
     // The store on a disk of its own; in this program's namespace, so that it ends with it.
     stage.fleet.cluster.nats.kill().await?;
-    sh(&format!("mv {store} {kept} && mkdir {store} && mount -t tmpfs -o size=32m store {store} && cp -a {kept}/. {store}")).await?;
+    sh(&format!(
+        "mv {store} {kept} && mkdir {store} && mount -t tmpfs -o size=32m store {store} && cp -a {kept}/. {store}"
+    ))
+    .await?;
     stage.fleet.cluster.nats.restart().await?;
     let api = stage.fleet.api()?;
     let secret = json!({ "value": "x".repeat(2000) });
     let stores = async || api.put("/api/v1/secrets/BALLAST", &secret).await;
     eventually("the server stores", secs(30), || async {
         let answer = stores().await?;
-        ensure!(answer.status < 300, "{} {}", answer.status, answer.text);
+        ensure!(answer.status.is_success(), "{} {}", answer.status, answer.text);
         Ok(())
     })
     .await?;
@@ -56,7 +59,7 @@ pub async fn doctor_tells_that_nats_is_full() -> Result<()> {
     sh(&format!("rm {store}/ballast")).await?;
     eventually("the server stores again", secs(60), || async {
         let answer = stores().await?;
-        ensure!(answer.status < 300, "{} {}", answer.status, answer.text);
+        ensure!(answer.status.is_success(), "{} {}", answer.status, answer.text);
         Ok(())
     })
     .await?;

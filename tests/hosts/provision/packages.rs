@@ -25,7 +25,8 @@ pub async fn packages_come_by_apt() -> Result<()> {
 
     // They are offered, and one of them was cut off in the middle: its program is there, and it is not installed.
     let _offered = Repository::offer(&stage.hosts).await?;
-    let unpack = "cd /tmp && apt-get -qq update && apt-get -qq download xterm && dpkg --unpack xterm_*.deb && rm xterm_*.deb";
+    let unpack =
+        "cd /tmp && apt-get -qq update && apt-get -qq download xterm && dpkg --unpack xterm_*.deb && rm xterm_*.deb";
     host.run_ok(unpack).await?;
     host.run_ok("command -v xterm").await?;
     let looked = stage.provision(&["--check"]).await?;

@@ -27,10 +27,7 @@ const REVERT: &str = include_str!("../host_scripts/revert.sh");
 const UNDO: &str = r#"sh "$here/revert.sh" "$why" >>"$here/log" 2>&1
 for word in confirmed reverted; do if [ -e "$here/$word" ]; then echo "$word"; fi; done"#;
 const CONFIRM: &str = include_str!("../host_scripts/confirm.sh");
-const WORDS: &str = concat!(
-    include_str!("../host_scripts/last_words.sh"),
-    "last_words agentd.service \"$since\""
-);
+const WORDS: &str = concat!(include_str!("../host_scripts/last_words.sh"), "last_words agentd.service \"$since\"");
 /// For apt's lock, in seconds, and then for the packages.
 const APT_PATIENCE: u64 = 120;
 const PACKAGES_WITHIN: Duration = Duration::from_mins(20);
@@ -123,7 +120,8 @@ impl Visit<'_> {
         let proved = async {
             let connection = self.connect().await?;
             let mut second = self.run.ssh.shell(&connection).await?;
-            let (within, begun) = (Duration::from_secs(self.run.confirm_within.saturating_sub(5).max(5)), Instant::now());
+            let (within, begun) =
+                (Duration::from_secs(self.run.confirm_within.saturating_sub(5).max(5)), Instant::now());
             let confirmed = match watch.online(within).await {
                 Ok(()) => confirmed(&mut second, runner, id).await,
                 Err(error) => Err(error),
