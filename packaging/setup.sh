@@ -11,7 +11,7 @@
 #   bench     the programs that `make bench` compares with        (brings runtime and build, too)
 #   package   what `make package` packs with
 #   ansible   Ansible and its linter, for the tests of ansible/: from PyPI, into a directory of their own
-#   test-hosts what boots whole systemd hosts for the host suites: containers and User-mode Linux
+#   test-hosts what boots whole systemd hosts for the host suites: containers and User-mode Linux, and room for twelve of them in the kernel
 #   --list    only say what is missing; exit code 1 when something is
 #
 # Packages need root or sudo; without either it says what an administrator has to type. nats-server (and, where the
@@ -183,6 +183,11 @@ elif wants test-hosts && ! kernel_runs; then
 fi
 
 need_nats=no
+# All hosts have the kernel's inotify instances of root together: systemd and agentd of each need some ten.
+instances=/proc/sys/fs/inotify/max_user_instances instances_wanted=1024
+need_instances=no
+if wants test-hosts && [ "$(cat $instances)" -lt $instances_wanted ]; then need_instances=yes; fi
+
 need_sockets=no
 if wants runtime; then
   if ! nats_is_good; then
@@ -242,9 +247,10 @@ if [ "$need_peers" = yes ]; then say "peers of provisioning to bring from PyPI (
 if [ "$need_ansible" = yes ]; then say "Ansible for the tests to bring from PyPI: $ansible_target"; fi
 if [ "$need_old_mesa" = yes ]; then say "Debian 12's own Vulkan driver for the tests to unpack: $old_mesa_target"; fi
 if [ "$need_sockets" = yes ]; then say "directory to make: /tmp/.X11-unix (1777, root)"; fi
+if [ "$need_instances" = yes ]; then say "kernel setting for many hosts, until the next boot: fs.inotify.max_user_instances=$instances_wanted"; fi
 if [ "$list_only" = yes ]; then
   if [ ${#missing[@]} -gt 0 ] ||
-    [ "$need_nats$need_chromium$need_agent$need_kernel$need_new_kernel$need_sockets$need_mesa$need_old_mesa$need_vncdotool$need_peers$need_ansible" != nonononononononononono ]; then
+    [ "$need_nats$need_chromium$need_agent$need_kernel$need_new_kernel$need_sockets$need_mesa$need_old_mesa$need_vncdotool$need_peers$need_ansible$need_instances" != nononononononononononono ]; then
     exit 1
   fi
   say "nothing is missing for: $sets"
@@ -265,6 +271,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   as_root apt-get update -q
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 fi
+if [ "$need_instances" = yes ]; then echo $instances_wanted | as_root tee $instances >/dev/null; fi
 if [ "$need_sockets" = yes ]; then as_root install -d -m 1777 -o root -g root /tmp/.X11-unix; fi
 
 # --- single packages of Debian

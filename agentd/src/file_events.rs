@@ -12,6 +12,16 @@ use inotify::{Inotify, WatchMask, Watches};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// A new inotify instance. Where the kernel gives no more, the error says which setting allows them.
+pub fn inotify() -> io::Result<Inotify> {
+    Inotify::init().map_err(|error| match error.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::MFILE.raw_os_error() => {
+            io::Error::other(format!("{error}: raise fs.inotify.max_user_instances, or this process's open files"))
+        }
+        _ => error,
+    })
+}
+
 /// Wakes whoever waits for a file. Clones share the inotify instance.
 #[derive(Debug, Clone)]
 pub struct FileEvents {
@@ -23,7 +33,7 @@ pub struct FileEvents {
 impl FileEvents {
     /// Starts the reading task. Needs a runtime.
     pub fn new() -> io::Result<Self> {
-        let inotify = Inotify::init()?;
+        let inotify = inotify()?;
         let watches = inotify.watches();
         let mut events = inotify.into_event_stream(vec![0; 4096])?;
         let (sender, changes) = watch::channel(0_u64);

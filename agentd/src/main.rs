@@ -163,7 +163,15 @@ fn daemon(args: &RunArgs, job: Job) -> anyhow::Result<ExitCode> {
         Job::Hold => runtime.block_on(hold::run(&config, sound)).map(|()| Ended::ForGood),
     };
     runtime.shutdown_timeout(LAST_WORK);
-    match ended? {
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(error) => {
+            // Through the log and not as output, which may reach the journal behind systemd's word that we ended.
+            tracing::error!("{error:#}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    match ended {
         Ended::ForGood => Ok(ExitCode::SUCCESS),
         Ended::ToReload => Err(program.execute()).context("cannot execute agentd anew"),
     }

@@ -21,7 +21,7 @@ use futures::StreamExt as _;
 use helix_protocol::recording::chunk::{MAX_PAYLOAD, RecordKind};
 use helix_protocol::recording::{RecordedEvent, RecordingId, SegmentStart, Start};
 use helix_protocol::{Epoch, RunnerId, SessionId};
-use inotify::{Inotify, WatchMask};
+use inotify::WatchMask;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -32,6 +32,7 @@ use tokio::time::Instant;
 use super::pace::Pace;
 use super::screen::{Screen, Tape};
 use super::spool::{MAX_WAITING, Spool, gap};
+use crate::file_events;
 
 /// A segment that is so old, or has so many bytes, is followed by another one with the next change.
 const SEGMENT_LIFE: Duration = Duration::from_secs(30);
@@ -282,7 +283,7 @@ impl Recorder {
 
     async fn take_notes(&self, socket: &Path) -> anyhow::Result<()> {
         let dir = socket.parent().unwrap_or(Path::new("/"));
-        let inotify = Inotify::init().context("cannot watch for agentd")?;
+        let inotify = file_events::inotify().context("cannot watch for agentd")?;
         // Watched before the first try: what appears after it is told.
         inotify.watches().add(dir, WatchMask::MOVED_TO).context("cannot watch for agentd")?;
         let mut appears = inotify.into_event_stream(vec![0; 1024])?;

@@ -15,13 +15,14 @@ use futures::StreamExt as _;
 use helix_protocol::api::Problem;
 use helix_protocol::recording::MAX_KEEP_SECONDS;
 use helix_protocol::{ErrorCode, RecordingId};
-use inotify::{Inotify, WatchMask, Watches};
+use inotify::{WatchMask, Watches};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::shelf::{self, About};
 use super::spool;
 use crate::config::Config;
+use crate::file_events;
 use crate::link::token::OwnToken;
 use crate::outbound;
 
@@ -118,7 +119,7 @@ impl Uploads {
 /// Serves all recordings. `live` are those whose sessions go on; whatever else is there at the start is given its end.
 pub async fn run(uploads: Uploads, config: Arc<Config>, token: OwnToken, live: BTreeSet<RecordingId>) {
     if let Err(error) = upload(uploads, config, token, live).await {
-        tracing::error!(%error, "recordings do not get to the server; restart agentd");
+        tracing::error!(%error, "recordings do not get to the server: {error}; restart agentd after it is mended");
     }
 }
 
@@ -129,7 +130,7 @@ async fn upload(uploads: Uploads, config: Arc<Config>, token: OwnToken, live: BT
             uploads.finish(&recording).await;
         }
     }
-    let inotify = Inotify::init()?;
+    let inotify = file_events::inotify()?;
     let mut watches = inotify.watches();
     let mut events = inotify.into_event_stream(vec![0; 4096])?;
     let ending = uploads.ending.clone();

@@ -18,7 +18,7 @@ use clap::Parser as _;
 use futures::StreamExt as _;
 use helix_protocol::ErrorCode;
 use helix_protocol::tools::{Failure, FrameKind, MAX_DETACHED, MAX_STREAMS, Request};
-use inotify::{Inotify, WatchMask};
+use inotify::WatchMask;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
@@ -27,6 +27,7 @@ use tokio::task::LocalSet;
 use super::files::Files;
 use super::terminals::Terminals;
 use super::{CONTROL, exec, frames, tty};
+use crate::file_events;
 
 /// For the first frame of a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,7 +95,7 @@ struct Unit {
 impl Unit {
     async fn run(self: Rc<Self>) -> anyhow::Result<()> {
         let dir = self.socket.parent().unwrap_or(Path::new("/"));
-        let inotify = Inotify::init().context("cannot watch for agentd")?;
+        let inotify = file_events::inotify().context("cannot watch for agentd")?;
         // Watched before the first try: what appears after it is told.
         inotify.watches().add(dir, WatchMask::MOVED_TO).context("cannot watch for agentd")?;
         let mut appears = inotify.into_event_stream(vec![0; 1024])?;

@@ -134,7 +134,8 @@ impl Visit<'_> {
         self.report.runner = Some(settings.id.to_string());
         self.claim(&settings.id)?;
         let (plan, online) = self.judge(&facts, &settings).await?;
-        if plan.is_empty() && facts.pending.is_none() {
+        // Whoever is yet to prove it needs the lock for that.
+        if plan.is_empty() && facts.pending.is_none() && (facts.proved || self.run.check_only) {
             return self.as_wanted(shell, &settings.id, online, facts.proved).await;
         }
         if self.run.diff {
@@ -199,6 +200,7 @@ impl Visit<'_> {
 
     /// A session shows its first frame; from then on the host says so of itself.
     async fn prove(&mut self, shell: &mut Shell, watch: &mut Watch) -> Result<()> {
+        watch.sweep().await?;
         if self.run.task == Task::Upgrade && !watch.has_room() {
             // It was proved when it was made, and a full runner shows that it works.
             return Ok(());

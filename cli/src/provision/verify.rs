@@ -14,6 +14,9 @@ use crate::client::Client;
 use crate::error::{CliError, Kind, Result};
 use crate::feed::Feed;
 
+/// Labels of test sessions: who makes them, and which runner each is to prove.
+const MADE_BY: (&str, &str) = ("made-by", "helixctl-provision");
+const PROVES: &str = "proves";
 /// A first desktop on a cold machine, and the end of a session that did nothing.
 const SESSION_WITHIN: Duration = Duration::from_mins(2);
 
@@ -91,6 +94,20 @@ impl Watch {
         view.is_none_or(|view| !view.cordoned && view.active_tasks < view.slots)
     }
 
+    /// Deletes the test sessions of runs that were killed before they could; each would keep a slot for ever. Only for
+    /// whoever has the host's lock: nobody else is testing then.
+    pub async fn sweep(&self) -> Result<()> {
+        let (name, value) = MADE_BY;
+        let filter = [("label", format!("{name}={value},{PROVES}={}", self.id))];
+        for session in self.client.sessions(&filter).await?.sessions {
+            match self.client.delete_session(&session.id).await {
+                Err(error) if error.code != Some(ErrorCode::SessionNotFound) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// A terminal on this very runner, until its desktop has drawn; then it is deleted, whatever came of it.
     pub async fn first_frame(&mut self) -> Result<Duration> {
         let begun = Instant::now();
@@ -112,7 +129,9 @@ impl Watch {
             id: Some(id.map_err(|error| odd(error.to_string()))?),
             kind: Some(kind),
             runner: Some(self.id.clone()),
-            labels: [("made-by".to_owned(), "helixctl-provision".to_owned())].into(),
+            labels: [MADE_BY, (PROVES, self.id.as_str())]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             ..CreateSession::default()
         };
         Ok(self.client.create_session(&request).await?.id)

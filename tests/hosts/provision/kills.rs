@@ -130,17 +130,30 @@ pub async fn a_killed_run_is_finished_by_the_next() -> Result<()> {
         // Each point once before any comes again.
         let step = STEPS[round % STEPS.len()];
         let label = format!("round={round}");
-        let mut killed = run_until(&stage, &["--label", &label], step).await?;
+        let mut child = run_until(&stage, &["--label", &label], step).await?;
         let moment = Duration::from_millis(random.below(400));
-        let _ = timeout(moment, killed.wait()).await;
-        killed.kill().await?;
-        crate::harness::say(&format!("round {round}: killed {moment:?} after {step:?}"));
+        let _ = timeout(moment, child.wait()).await;
+        // Each point by turns: helixctl is killed, or its connection is.
+        let what = if (round / STEPS.len()).is_multiple_of(2) { "killed" } else { "cut" };
+        crate::harness::say(&format!("round {round}: {what} {moment:?} after {step:?}"));
+        if what == "cut" {
+            stage.hosts[0].run_ok(CUT).await?;
+            timeout(secs(120), child.wait()).await.context("helixctl does not notice")??;
+        } else {
+            child.kill().await?;
+        }
         let run = stage.provision(&["--label", &label]).await?;
         ensure!(run.code == 0, "round {round}, {step}: {}\n{}", run.stdout, run.stderr);
         let check = stage.provision(&["--check", "--label", &label]).await?;
         check.expect(0, "unchanged").with_context(|| format!("round {round}, {step}"))?;
     }
     let host = &stage.hosts[0];
+    eventually("no test session is left", secs(60), || async {
+        let sessions = stage.fleet.api()?.sessions().await?;
+        ensure!(sessions.is_empty(), "{sessions:#?}");
+        Ok(())
+    })
+    .await?;
     let left = host.run_ok("ls /var/lib/helix/provision; ls /var/lib/helix/provision/runs | wc -l").await?;
     ensure!(left == "lock\nowner\nproved\nruns\n1", "left: {left}");
     stage.stop().await

@@ -14,6 +14,7 @@ use inotify::{Inotify, WatchMask};
 use tokio::sync::mpsc;
 
 use super::layout::Layout;
+use crate::file_events;
 use crate::supervisor::UnitName;
 
 /// Lines that wait for a slow reader.
@@ -44,7 +45,7 @@ pub(super) struct Follow {
 impl Follow {
     /// Begins to watch; what is written from now on will be told.
     pub(super) fn new(layout: &Layout, unit: Option<UnitName>) -> io::Result<Self> {
-        let inotify = Inotify::init()?;
+        let inotify = file_events::inotify()?;
         let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::DELETE_SELF;
         inotify.watches().add(layout.logs(), mask)?;
         // Of an ended session only the logs are left: then there is nothing to follow.

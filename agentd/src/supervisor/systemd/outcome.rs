@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
 use helix_protocol::session::{OUTPUT_TAIL_BYTES, SessionResult};
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use inotify::{EventMask, WatchDescriptor, WatchMask, Watches};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::layout::{GUEST, Layout};
+use crate::file_events;
 
 /// One outcome whose every byte had to be escaped (`\u0000`), with room for the rest and for a line that was cut
 /// short before it.
@@ -43,7 +44,7 @@ pub struct Outcomes {
 impl Outcomes {
     /// Starts the reading task: `found` hears of every outcome, perhaps more than once. Needs a runtime.
     pub fn new(found: impl Fn(&Layout, SessionResult) + Send + 'static) -> io::Result<Self> {
-        let inotify = Inotify::init()?;
+        let inotify = file_events::inotify()?;
         let watches = inotify.watches();
         let mut events = inotify.into_event_stream(vec![0; 4096])?;
         let layouts: Arc<Mutex<HashMap<WatchDescriptor, Layout>>> = Arc::default();
