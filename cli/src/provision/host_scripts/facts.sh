@@ -1,13 +1,15 @@
 # Prints what the host is, as key=value lines; changes nothing. Given: $proofs (lines "proof package", packaging/packages.sh),
 # $targets (lines: path of a managed file), $state (directory of provisioning), $reach (lines: NAME URL).
+# Nearly all that looking at a host costs it is the programs that are started here: what the shell can read itself, it reads.
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 say() { printf '%s=%s\n' "$1" "$2"; }
 has() { case $1 in /*) [ -e "$1" ] ;; *) command -v "$1" >/dev/null 2>&1 ;; esac; }
 
-say kernel "$(uname -s)"
-say arch "$(uname -m)"
+set -- $(uname -snm)
+say kernel "$1"
+say hostname "$2"
+say arch "$3"
 say bits "$(getconf LONG_BIT 2>/dev/null)"
-say hostname "$(uname -n)"
 say login "${SUDO_USER:-$(id -un)}"
 if [ -r /etc/os-release ]; then
   (
@@ -16,20 +18,43 @@ if [ -r /etc/os-release ]; then
     say distribution_name "${PRETTY_NAME:-$ID}"
   )
 fi
-say systemd "$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')"
+set -- $(systemctl --version 2>/dev/null)
+case ${1:-} in systemd) say systemd "${2%%[!0-9]*}" ;; *) say systemd "" ;; esac
 if [ -d /run/systemd/system ]; then say booted yes; fi
-say glibc "$(getconf GNU_LIBC_VERSION 2>/dev/null | sed -n 's/^glibc //p')"
+set -- $(getconf GNU_LIBC_VERSION 2>/dev/null)
+case ${1:-} in glibc) say glibc "$2" ;; *) say glibc "" ;; esac
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
   say cgroup 2
-  say controllers "$(cat /sys/fs/cgroup/cgroup.controllers)"
+  read -r controllers </sys/fs/cgroup/cgroup.controllers
 else
   say cgroup 1
-  say controllers "$(awk 'NR > 1 && $4 == 1 { printf "%s ", $1 }' /proc/cgroups 2>/dev/null)"
+  controllers=
+  if [ -r /proc/cgroups ]; then
+    while read -r name hierarchy groups enabled; do
+      if [ "$enabled" = 1 ]; then controllers="$controllers$name "; fi
+    done </proc/cgroups
+  fi
 fi
-say memory_kib "$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo 2>/dev/null)"
+say controllers "$controllers"
+if [ -r /proc/meminfo ]; then
+  while read -r name kib unit; do
+    case $name in MemTotal:) say memory_kib "$kib" && break ;; esac
+  done </proc/meminfo
+fi
 say processors "$(getconf _NPROCESSORS_ONLN 2>/dev/null)"
-say disk_kib "$(df -Pk /usr /var/lib 2>/dev/null | awk 'NR > 1 && ($4 < least || NR == 2) { least = $4 } END { print least }')"
-say inodes "$(df -Pi /usr /var/lib 2>/dev/null | awk 'NR > 1 && $2 > 0 && ($4 < least || !seen++) { least = $4 } END { print least }')"
+# The least that is free of what df tells; file systems that count nothing are passed over.
+least() {
+  least=
+  while read -r device all used free rest; do
+    case $all$free in *[!0-9]* | "" | 0*) continue ;; esac
+    if [ -z "$least" ] || [ "$free" -lt "$least" ]; then least=$free; fi
+  done <<TOLD
+$1
+TOLD
+  echo "$least"
+}
+say disk_kib "$(least "$(df -Pk /usr /var/lib 2>/dev/null)")"
+say inodes "$(least "$(df -Pi /usr /var/lib 2>/dev/null)")"
 for dir in /usr /etc /var/lib; do
   if [ ! -w "$dir" ]; then say read_only "$dir"; fi
 done
@@ -39,20 +64,39 @@ for program in ssh-keygen sha256sum flock systemd-run systemd-sysusers systemd-t
   if ! has "$program"; then say lacks "$program"; fi
 done
 # Unpacked is not installed: what was cut off there is to be gone on with.
-unfinished=
-if has dpkg-query; then unfinished=$(dpkg-query -W -f '${binary:Package} ${Status}\n' 2>/dev/null | awk '/ (half-installed|unpacked|half-configured)$/ { sub(":.*", "", $1); print $1 }'); fi
-printf '%s\n' "$proofs" | while read -r proof package; do
+unfinished=" "
+if grep -qsE '^Status: .* (half-installed|unpacked|half-configured)$' /var/lib/dpkg/status /var/lib/dpkg/updates/*; then
+  unfinished=" $(dpkg-query -W -f '${binary:Package} ${Status}\n' 2>/dev/null | awk '/ (half-installed|unpacked|half-configured)$/ { sub(":.*", "", $1); printf "%s ", $1 }')"
+fi
+while read -r proof package; do
   if [ -z "$package" ]; then continue; fi
-  if ! has "$proof" || printf '%s\n' "$unfinished" | grep -qx "$package"; then say missing_package "$package"; fi
-done
-printf '%s\n' "$targets" | while read -r path; do
-  if [ -f "$path" ]; then say file "$(sha256sum "$path" | cut -c 1-64) $(stat -c %a "$path") $path"; fi
-done
+  case $unfinished in *" $package "*) say missing_package "$package" && continue ;; esac
+  if ! has "$proof"; then say missing_package "$package"; fi
+done <<PROOFS
+$proofs
+PROOFS
+set --
+while read -r path; do
+  if [ -f "$path" ]; then set -- "$@" "$path"; fi
+done <<TARGETS
+$targets
+TARGETS
+if [ $# -gt 0 ]; then
+  # Both tell of the same files in the same order.
+  while read -r sum path <&3 && read -r mode same <&4; do
+    if [ "$path" = "$same" ]; then say file "$sum $mode $path"; fi
+  done 3<<SUMS 4<<MODES
+$(sha256sum "$@")
+SUMS
+$(stat -c '%a %n' "$@")
+MODES
+fi
 if [ -r /etc/helix/allowed_signers ]; then
   say signer "$(awk '$1 == "helix-provision" { print $(NF - 1), $NF; exit }' /etc/helix/allowed_signers)"
 fi
 # UnitFileState=, ActiveState= ... as they are.
-systemctl show agentd.service -p LoadState,UnitFileState,ActiveState,SubState,Result,NRestarts,MainPID,StatusText 2>/dev/null
+shown=$(systemctl show agentd.service -p LoadState,UnitFileState,ActiveState,SubState,Result,NRestarts,MainPID,StatusText 2>/dev/null)
+if [ -n "$shown" ]; then printf '%s\n' "$shown"; fi
 systemctl list-units --all --plain --no-legend 'agentd@*.service' 2>/dev/null | while read -r unit load active sub rest; do
   say other_agent "$unit $active"
 done
@@ -70,7 +114,10 @@ done
 tool() {
   name=$1
   shift
-  if has "$1"; then say toolchain "$name $(timeout 5 "$@" 2>&1 </dev/null | sed -n 's/^[^0-9]*\([0-9][0-9.]*\).*/\1/p' | head -n 1)"; fi
+  if ! has "$1"; then return; fi
+  told=$(timeout 5 "$@" 2>&1 </dev/null)
+  told=${told#"${told%%[0-9]*}"}
+  say toolchain "$name ${told%%[!0-9.]*}"
 }
 tool gcc gcc -dumpfullversion
 tool clang clang -dumpversion
@@ -89,7 +136,11 @@ health=$(sed -n 's/^health_port *= *\([0-9]*\).*/\1/p' /etc/helix/agentd.toml 2>
 health=${health:-3030}
 inode=$(awk -v port="$(printf ':%04X' "$health")" '$4 == "0A" && substr($2, length($2) - 4) == port { print $10; exit }' /proc/net/tcp /proc/net/tcp6 2>/dev/null)
 if [ -n "$inode" ]; then
-  pid=$(find /proc/[0-9]*/fd -lname "socket:\[$inode\]" 2>/dev/null | head -n 1 | cut -d / -f 3)
+  # Most often it is agentd's own; looking at everybody's files takes long.
+  main=${shown##*MainPID=}
+  main=${main%%[!0-9]*}
+  pid=$(find "/proc/${main:-0}/fd" -lname "socket:\[$inode\]" 2>/dev/null | cut -d / -f 3)
+  if [ -z "$pid" ]; then pid=$(find /proc/[0-9]*/fd -lname "socket:\[$inode\]" 2>/dev/null | head -n 1 | cut -d / -f 3); fi
   unit=$(sed -n 's#.*/\([^/]*\.service\).*#\1#p' "/proc/$pid/cgroup" 2>/dev/null | head -n 1)
   say port "$health ${pid:-0} ${unit:--} $(cat "/proc/$pid/comm" 2>/dev/null)"
 fi
@@ -112,7 +163,8 @@ endpoint() {
 reachable() {
   name=$1 url=$2
   set -- $(endpoint "$url")
-  if ! timeout 8 getent ahosts "$1" >/dev/null 2>&1; then
+  # Addresses need no looking up.
+  if case $1 in *[!0-9.:]*) ! timeout 8 getent ahosts "$1" >/dev/null 2>&1 ;; *) false ;; esac; then
     say unreachable "$name $1:$2 dns"
     return 1
   elif ! why=$(timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2" 2>&1); then
