@@ -20,8 +20,22 @@ pub const CHUNK_BYTES: (u32, u32, u32) = (64 << 10, 256 << 10, 1 << 20);
 pub const SIGNATURE_NAMESPACE: &str = "helix-image";
 /// Directories and files that every image has, since sessions bind something of theirs there and an image is read-only.
 pub const BIND_TARGETS: &[&str] = &[
-    "/home/agent", "/tmp", "/var/tmp", "/run/session", "/run/display", "/run/sync", "/run/tools", "/run/rdp", "/proc", "/sys",
-    "/dev", "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf", "/etc/machine-id",
+    "/home/agent",
+    "/tmp",
+    "/var/tmp",
+    "/run/session",
+    "/run/display",
+    "/run/sync",
+    "/run/tools",
+    "/run/rdp",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/etc/machine-id",
 ];
 /// Bytes of one entry of an index: a digest, then the chunk's length before compression, big-endian.
 pub const INDEX_ENTRY_BYTES: usize = 32 + 4;
@@ -50,7 +64,12 @@ pub enum ImageRef {
     /// This one, for ever.
     Digest(Digest),
     /// The one that the tag (`latest` where none is given) names now.
-    Tag { name: String, tag: String },
+    Tag {
+        /// Name of the image.
+        name: String,
+        /// Which of that name.
+        tag: String,
+    },
 }
 
 string_schema!(ImageRef);
@@ -64,13 +83,15 @@ pub struct ImageManifest {
     pub name: String,
     /// As Debian says it: `amd64`, `arm64`.
     pub arch: String,
-    /// `debian` or `ubuntu`, and the suite.
+    /// `debian` or `ubuntu`.
     pub distribution: String,
+    /// Its release: `bookworm`.
     pub suite: String,
     /// The time that every file of it is clamped to, seconds since 1970: the snapshot's, never the clock's.
     pub source_date: u64,
     /// Kinds of sessions that it has what they need for.
     pub kinds: Vec<KindName>,
+    /// For people and for selection.
     pub labels: BTreeMap<String, String>,
     /// Digest of all that it was made of: the recipe with its parents and inputs.
     pub recipe: Digest,
@@ -88,13 +109,16 @@ pub struct ImageManifest {
 /// [`SIGNATURE_NAMESPACE`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedManifest {
+    /// The JSON of an [`ImageManifest`], byte for byte.
     pub manifest: String,
+    /// The signature of those bytes.
     pub signature: String,
 }
 
 /// One chunk of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
+    /// What it is before compression.
     pub digest: Digest,
     /// Bytes before compression.
     pub bytes: u32,
