@@ -4,6 +4,7 @@
 mod archive;
 mod zed;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -221,7 +222,6 @@ async fn the_same_inputs_are_the_same_image_and_a_change_rebuilds_what_depends_o
     let text = |path: &str| std::fs::read_to_string(root.join(path)).with_context(|| path.to_owned());
     ensure!(text("opt/out")? == "in\nroot\n", "{}", text("opt/out")?);
     ensure!(text("etc/late")? == "late\n" && text("etc/machine-id")?.is_empty());
-    use std::os::unix::fs::MetadataExt as _;
     let meta = std::fs::metadata(root.join("usr/local/share/a.txt"))?;
     ensure!((meta.uid(), meta.gid(), meta.mode() & 0o7777) == (1500, 0, 0o640), "{meta:?}");
     ensure!(

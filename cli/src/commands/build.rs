@@ -16,7 +16,7 @@ use super::image::CacheArgs;
 use crate::error::{CliError, Result};
 use crate::images::cache::{Cache, cannot};
 use crate::images::sandbox::last_lines;
-use crate::ui::{HostLine, Ui};
+use crate::ui::{HostLine, Hosts, Ui};
 
 pub use self::own::{Own, build_own};
 
@@ -47,16 +47,22 @@ pub struct OwnArgs {
 pub async fn run(command: BuildCommand, ui: &Ui) -> Result<ExitCode> {
     let lines = ui.hosts();
     let made = match command {
-        BuildCommand::Zed(args) => zed::build(&*args.cache.cache()?, &args, &lines.line("zed")).await,
-        BuildCommand::Agentd(args) => build_own(Own::Agentd, &*args.cache.cache()?, &args, &lines.line("agentd")).await,
-        BuildCommand::Server(args) => build_own(Own::Server, &*args.cache.cache()?, &args, &lines.line("server")).await,
-        BuildCommand::Packages(args) => {
-            build_own(Own::Packages, &*args.cache.cache()?, &args, &lines.line("packages")).await
+        BuildCommand::Zed(args) => {
+            let cache = args.cache.cache()?;
+            zed::build(&cache, &args, &lines.line("zed")).await?
         }
-    }?;
+        BuildCommand::Agentd(args) => own_program(Own::Agentd, &args, &lines).await?,
+        BuildCommand::Server(args) => own_program(Own::Server, &args, &lines).await?,
+        BuildCommand::Packages(args) => own_program(Own::Packages, &args, &lines).await?,
+    };
     drop(lines);
     ui.answer(&made, || made.files.iter().try_for_each(|file| ui.line(file)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn own_program(own: Own, args: &OwnArgs, lines: &Hosts) -> Result<Made> {
+    let cache = args.cache.cache()?;
+    build_own(own, &cache, args, &lines.line(own.name())).await
 }
 
 /// What a build made.

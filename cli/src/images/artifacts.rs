@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use helix_protocol::image::Digest;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 use super::cache::{Cache, cannot, replace};
 use crate::error::{CliError, Result};
@@ -73,7 +74,6 @@ pub fn file_digest(path: &Path) -> std::io::Result<Digest> {
 
 /// SHA-256 of all that can be read.
 pub fn digest_of(from: &mut impl std::io::Read) -> std::io::Result<Digest> {
-    use sha2::Digest as _;
     let mut hash = sha2::Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

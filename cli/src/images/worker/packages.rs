@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,10 +13,13 @@ use super::LayerJob;
 use super::root::{BUILD, May, Root, finish, make_targets};
 use crate::error::{CliError, Result};
 
-/// Documentation that nobody reads in an image; licences stay.
-const LEAN: &str = "path-exclude=/usr/share/man/*\npath-exclude=/usr/share/info/*\npath-exclude=/usr/share/doc/*\n\
-    path-include=/usr/share/doc/*/copyright\n";
-const LEAN_FILE: &str = "etc/dpkg/dpkg.cfg.d/helix-image";
+/// Documentation that nobody reads in an image is left out; licences stay. It holds for the layers above, too.
+const LEAN: [&str; 4] = [
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+];
 /// No service is started in an image.
 const POLICY: &str = "#!/bin/sh\nexit 101\n";
 
@@ -23,8 +27,8 @@ const POLICY: &str = "#!/bin/sh\nexit 101\n";
 pub fn root(job: &LayerJob, suite: &str, arch: &str) -> Result<()> {
     let target = job.work.join("upper");
     // What runs before packages are had, and after all is there. Hard links cost nothing.
-    let before = "set -e; mkdir -p \"$1/var/lib/apt/lists\" \"$1/var/cache/apt/archives\" \"$1/etc/dpkg/dpkg.cfg.d\"; \
-        cp -al \"$HELIX_LISTS\"/. \"$1/var/lib/apt/lists/\"; printf '%s' \"$HELIX_LEAN\" >\"$1/etc/dpkg/dpkg.cfg.d/helix-image\"; \
+    let before = "set -e; mkdir -p \"$1/var/lib/apt/lists\" \"$1/var/cache/apt/archives\"; \
+        cp -al \"$HELIX_LISTS\"/. \"$1/var/lib/apt/lists/\"; \
         find \"$HELIX_DEBS\" -name '*.deb' -exec cp -alf -t \"$1/var/cache/apt/archives\" {} +";
     let after = "set -e; find \"$1/var/cache/apt/archives\" -maxdepth 1 -name '*.deb' -exec cp -alf -t \"$HELIX_DEBS\" {} +; \
         rm -rf \"$1\"/var/cache/apt/archives/*.deb \"$1\"/var/lib/apt/lists/* \"$1/etc/apt/apt.conf.d/99mmdebstrap\" \
@@ -36,10 +40,11 @@ pub fn root(job: &LayerJob, suite: &str, arch: &str) -> Result<()> {
     {
         command.arg(format!("--aptopt={}", setting.trim_end_matches(';')));
     }
+    command.args(LEAN.map(|rule| format!("--dpkgopt={rule}")));
     command.arg(format!("--setup-hook={before}")).arg(format!("--customize-hook={after}"));
     command.arg(suite).arg(&target).arg(job.archive.join("sources.list"));
     command.env("SOURCE_DATE_EPOCH", job.source_date.to_string()).env("LC_ALL", "C.UTF-8");
-    command.env("HELIX_LISTS", job.archive.join("lists")).env("HELIX_DEBS", &job.debs).env("HELIX_LEAN", LEAN);
+    command.env("HELIX_LISTS", job.archive.join("lists")).env("HELIX_DEBS", &job.debs);
     // mmdebstrap wants its temporary files where programs may run.
     command.env("TMPDIR", &job.work);
     finish(&mut command, &format!("mmdebstrap cannot make a root of {suite}"))?;
@@ -96,9 +101,6 @@ pub fn install(job: &LayerJob, root: &Root, names: &[String]) -> Result<()> {
     finish(&mut download, "packages cannot be had")?;
     let policy = root.path.join("usr/sbin/policy-rc.d");
     write_program(&policy, POLICY)?;
-    if !root.path.join(LEAN_FILE).exists() {
-        write(&root.path.join(LEAN_FILE), LEAN)?;
-    }
     let mut command = root.command(May::Install, "apt-get");
     command.args(install).arg("--no-download").args(names).env("APT_CONFIG", format!("/{BUILD}/inside.conf"));
     finish(&mut command, "packages cannot be installed")?;
@@ -133,7 +135,6 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 fn write_program(path: &Path, text: &str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
     write(path, text)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
         .map_err(|error| CliError::failed("cannot write a file of the image").at(path.display()).because(error))

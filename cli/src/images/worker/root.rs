@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -105,7 +105,6 @@ impl Root {
                 fs::create_dir_all(at(name))?;
                 mount_bind(work.join(from), at(name))?;
             }
-            use std::os::unix::fs::PermissionsExt as _;
             fs::set_permissions(work.join("tmp"), fs::Permissions::from_mode(0o1777))
         };
         all().map_err(|error| {
