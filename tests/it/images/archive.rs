@@ -80,7 +80,7 @@ fn debs() -> Result<PathBuf> {
     fs::create_dir(&kept)?;
     let mut mmdebstrap = Command::new("mmdebstrap");
     mmdebstrap
-        .args(["--mode=root", "--variant=minbase", "--skip=cleanup/apt"])
+        .args(["--mode=root", "--variant=minbase", "--skip=cleanup/apt,essential/unlink"])
         .arg(format!("--include={}", MORE.join(",")));
     mmdebstrap.args(["--aptopt=Acquire::Check-Valid-Until \"false\"", "--aptopt=Acquire::Retries \"3\""]);
     mmdebstrap.arg(format!("--customize-hook=cp \"$1\"/var/cache/apt/archives/*.deb '{}'/", kept.display()));
@@ -165,7 +165,7 @@ async fn answer(stream: TcpStream, root: &Path) -> Result<()> {
             line.clear();
         }
         let path = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
-        let path = path.replace("%2b", "+").replace("%7e", "~").replace("%25", "%").replace("%3a", ":");
+        let path = path.replace("%2b", "+").replace("%7e", "~").replace("%25", "%");
         let body = if path.contains("..") { None } else { fs::read(root.join(path)).ok() };
         let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
         let body = body.unwrap_or_default();

@@ -31,10 +31,15 @@ pub fn root(job: &LayerJob, suite: &str, arch: &str) -> Result<()> {
         cp -al \"$HELIX_LISTS\"/. \"$1/var/lib/apt/lists/\"; \
         find \"$HELIX_DEBS\" -name '*.deb' -exec cp -alf -t \"$1/var/cache/apt/archives\" {} +";
     let after = "set -e; find \"$1/var/cache/apt/archives\" -maxdepth 1 -name '*.deb' -exec cp -alf -t \"$HELIX_DEBS\" {} +; \
-        rm -rf \"$1\"/var/cache/apt/archives/*.deb \"$1\"/var/lib/apt/lists/* \"$1/etc/apt/apt.conf.d/99mmdebstrap\" \
+        rm -rf \"$1\"/var/cache/apt/archives/*.deb \"$1\"/var/cache/apt/*.bin \"$1\"/var/lib/apt/lists/* \"$1/etc/apt/apt.conf.d/99mmdebstrap\" \
         \"$1\"/etc/apt/sources.list.d/*";
     let mut command = Command::new("mmdebstrap");
-    command.args(["--mode=root", "--variant=minbase", "--skip=update,cleanup/apt", "--format=directory"]);
+    command.args([
+        "--mode=root",
+        "--variant=minbase",
+        "--skip=update,cleanup/apt,essential/unlink",
+        "--format=directory",
+    ]);
     command.arg(format!("--architectures={arch}"));
     for setting in job.settings.lines().filter(|line| line.starts_with("Acquire::") || line.starts_with("APT::Sandbox"))
     {
