@@ -3,6 +3,7 @@
 //! They are fetched once, proved by apt, and kept by the digest of what was signed; every layer of an image is made
 //! with the same ones. Another moment means another digest, and with it other layers: `--update`, or a recipe's snapshot.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -161,12 +162,13 @@ async fn fetch(cache: &Cache, from: &From, sources: &[String], arch: &str) -> Re
         // What is meant is the past.
         settings.push_str("Acquire::Check-Valid-Until \"false\";\n");
     }
-    settings.push_str(&format!(
+    let _ = write!(
+        settings,
         "APT::Architecture \"{arch}\";\nAPT::Architectures {{ \"{arch}\"; }};\nAPT::Sandbox::User \"root\";\n\
          APT::Install-Recommends \"false\";\nAcquire::Languages \"none\";\nDir::Cache::pkgcache \"\";\n\
          Dir::Cache::srcpkgcache \"\";\nDir::Etc::main \"/dev/null\";\nDir::Etc::parts \"/dev/null\";\n\
          Dir::Etc::sourceparts \"/dev/null\";\nDir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n"
-    ));
+    );
     let config = dir.join("apt.conf");
     let text = format!(
         "{settings}APT::Update::Error-Mode \"any\";\nDir::Etc::sourcelist \"{0}/sources.list\";\nDir::State \"{0}\";\n\

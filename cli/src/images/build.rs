@@ -110,7 +110,7 @@ pub async fn build(
     {
         cache.store.set_tag(&plan.name, &request.tag, digest)?;
         let tar_bytes = cache.store.manifest(&digest)?.tar_bytes;
-        let steps = plan.layers.iter().map(|layer| layer::there(layer)).collect();
+        let steps = plan.layers.iter().map(layer::there).collect();
         return Ok(done(digest, true, steps, tar_bytes, None));
     }
     let missing = plan.layers.iter().filter(|layer| request.force || !cache.layer(&layer.key).exists());
