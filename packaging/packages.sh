@@ -78,6 +78,21 @@ dpkg-deb                                             dpkg
 rpmbuild                                             rpm
 strip                                                binutils
 zstd                                                 zstd"
+# What images are built with; uidmap is for users who are not root.
+images_packages="
+mmdebstrap                                           mmdebstrap
+/usr/share/keyrings/debian-archive-keyring.gpg       debian-archive-keyring
+unshare                                              util-linux
+newuidmap                                            uidmap
+tar                                                  tar"
+# What signs the archive that the tests of images serve.
+images_test_packages="
+gpg                                                  gnupg
+dpkg-deb                                             dpkg"
+# What the building of images is compared with.
+images_bench_packages="
+debootstrap                                          debootstrap
+buildah                                              buildah"
 ansible_packages="
 /usr/share/doc/python3-venv                          python3-venv
 ssh                                                  openssh-client"

@@ -9,6 +9,7 @@
 #                                                        (without arguments: runtime build mesa)
 #   test      what the tests drive: a browser, an ACP agent from npm, curl, jq, ffmpeg, VNC and RDP clients, Debian 12's own Mesa (brings the three above, too)
 #   bench     the programs that `make bench` compares with        (brings runtime and build, too)
+#   images    what `helixctl image build` builds with
 #   package   what `make package` packs with
 #   ansible   Ansible and its linter, for the tests of ansible/: from PyPI, into a directory of their own
 #   test-hosts what boots whole systemd hosts for the host suites: containers and User-mode Linux, and room for twelve of them in the kernel
@@ -74,9 +75,9 @@ list_only=no
 sets=""
 for argument in "$@"; do
   case $argument in
-    runtime | build | mesa | package | ansible | test-hosts) sets="$sets $argument" ;;
-    test) sets="$sets runtime build mesa test" ;;
-    bench) sets="$sets runtime build bench" ;;
+    runtime | build | mesa | images | package | ansible | test-hosts) sets="$sets $argument" ;;
+    test) sets="$sets runtime build mesa images test" ;;
+    bench) sets="$sets runtime build images bench" ;;
     --list) list_only=yes ;;
     -h | --help) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
     *) printf 'setup: unknown argument %s\n' "$argument" >&2; sed -n '4s/^# *//p' "$0" >&2; exit 2 ;;
@@ -142,6 +143,9 @@ if wants build; then note_missing "$build_packages"; fi
 if wants test; then note_missing "$test_packages"; fi
 if wants bench; then note_missing "$bench_packages"; fi
 if wants package; then note_missing "$package_packages"; fi
+if wants images; then note_missing "$images_packages"; fi
+if wants test; then note_missing "$images_test_packages"; fi
+if wants bench; then note_missing "$images_bench_packages"; fi
 if wants ansible; then note_missing "$ansible_packages"; fi
 if wants test-hosts; then note_missing "$hosts_packages"; fi
 need_chromium=no

@@ -6,9 +6,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::audit::AuditArgs;
 use crate::commands::backup::{BackupArgs, RestoreArgs};
+use crate::commands::build::BuildCommand;
+use crate::commands::build_all::BuildAllArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::image::ImageCommand;
 use crate::commands::key::KeyCommand;
+use crate::commands::logs::{CleanArgs, LogsArgs};
 use crate::commands::manual::ManualArgs;
 use crate::commands::provision::ProvisionArgs;
 use crate::commands::recording::RecordingCommand;
@@ -17,6 +21,7 @@ use crate::commands::runner::RunnerCommand;
 use crate::commands::secret::SecretCommand;
 use crate::commands::session::SessionCommand;
 use crate::commands::spec_task::SpecTaskCommand;
+use crate::commands::test_agents::TestAgentsArgs;
 use crate::commands::thread::ThreadCommand;
 use crate::commands::token::TokenCommand;
 use crate::commands::up::UpArgs;
@@ -119,6 +124,27 @@ pub enum Command {
     /// Look at recordings of desktops, prove them, and make films of them
     #[command(subcommand)]
     Recording(RecordingCommand),
+    /// Build images of agent desktops from recipes, look at them, compare and export them
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Build the Zed fork, or take a binary of it; build Helix's own programs and packages
+    #[command(subcommand)]
+    Build(BuildCommand),
+    /// Build everything that the configuration names: programs and images
+    BuildAll(BuildAllArgs),
+    /// Build the Zed fork alone, as the configuration says
+    BuildZed(BuildAllArgs),
+    /// Build the images alone
+    BuildAgents(BuildAllArgs),
+    /// Start a session of each kind, see that it works, and end it
+    TestAgents(TestAgentsArgs),
+    /// Show what builds and the services of `up` said
+    Logs(LogsArgs),
+    /// Remove what builds keep
+    Clean(CleanArgs),
+    /// Do one job of a build, told on standard input
+    #[command(hide = true)]
+    ImageWorker,
     /// Show who did what, and who was refused
     Audit(AuditArgs),
     /// Print a completion script for a shell

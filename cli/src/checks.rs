@@ -111,6 +111,11 @@ impl Report {
         self.0.iter().all(|check| check.state != State::Fail)
     }
 
+    /// Each of them.
+    pub fn checks(&self) -> &[Check] {
+        &self.0
+    }
+
     /// As JSON.
     pub fn told(&self) -> Told<'_> {
         Told { healthy: self.healthy(), checks: &self.0 }

@@ -2,10 +2,14 @@
 
 pub mod audit;
 pub mod backup;
+pub mod build;
+pub mod build_all;
 pub mod completions;
 pub mod doctor;
 pub mod down;
+pub mod image;
 pub mod key;
+pub mod logs;
 pub mod machines;
 pub mod manual;
 pub mod provision;
@@ -16,6 +20,7 @@ pub mod secret;
 pub mod session;
 pub mod spec_task;
 pub mod status;
+pub mod test_agents;
 pub mod thread;
 pub mod token;
 pub mod up;
@@ -23,6 +28,7 @@ pub mod version;
 
 use std::process::ExitCode;
 
+use self::build_all::Part;
 use crate::args::{Cli, Command, GlobalArgs};
 use crate::client::Client;
 use crate::error::Result;
@@ -46,6 +52,15 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::SpecTask(command) => spec_task::run(&client(&global)?, command, ui).await,
         Command::Recording(command) => Box::pin(recording::run(&client(&global)?, command, ui)).await,
         Command::Provision(args) => Box::pin(provision::run(client(&global)?, *args, ui)).await,
+        Command::Build(command) => Box::pin(build::run(command, ui)).await,
+        Command::BuildAll(args) => Box::pin(build_all::run(args, Part::All, ui)).await,
+        Command::BuildZed(args) => Box::pin(build_all::run(args, Part::Zed, ui)).await,
+        Command::BuildAgents(args) => Box::pin(build_all::run(args, Part::Agents, ui)).await,
+        Command::TestAgents(args) => Box::pin(test_agents::run(&client(&global)?, &args, ui)).await,
+        Command::Logs(args) => logs::logs(&global, &args, ui).await,
+        Command::Clean(args) => logs::clean(&args, ui).await,
+        Command::Image(command) => Box::pin(image::run(command, ui)).await,
+        Command::ImageWorker => Ok(crate::images::worker::main()),
         Command::Key(command) => key::run(command, ui),
         Command::Backup(args) => backup::backup(&global, &args),
         Command::Restore(args) => backup::restore(&global, &args),

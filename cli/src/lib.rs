@@ -14,6 +14,7 @@ pub mod commands;
 pub mod error;
 pub mod feed;
 pub mod follow;
+pub mod images;
 pub mod inventory;
 pub mod prompts;
 pub mod provision;

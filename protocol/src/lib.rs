@@ -15,6 +15,7 @@ pub mod event;
 pub mod external_agents;
 pub mod grant;
 pub mod ids;
+pub mod image;
 pub mod link;
 pub mod record;
 pub mod recording;

@@ -8,6 +8,7 @@ mod cold_start;
 mod conversation;
 mod desktop;
 mod display;
+mod images;
 mod measure;
 mod memory;
 mod peer;
@@ -61,6 +62,7 @@ fn main() -> Result<()> {
         "desktop",
         "recording",
         "replay",
+        "images",
     ];
     if let Some(unknown) = wanted.iter().find(|name| !parts.contains(&name.as_str())) {
         bail!("no part {unknown:?}; there are: {}", parts.join(", "));
@@ -78,6 +80,7 @@ fn main() -> Result<()> {
             "rdp" => runtime.block_on(rdp::run())?,
             "recording" => runtime.block_on(recording::run())?,
             "replay" => runtime.block_on(replay::run())?,
+            "images" => runtime.block_on(images::run())?,
             _ => runtime.block_on(desktop::run())?,
         }
     }
@@ -99,6 +102,9 @@ fn versions() {
     report(&format!("- websockify {}", line("dpkg-query", &["-W", "-f", "${Version}", "websockify"])));
     report(&format!("- xdotool {}", line("dpkg-query", &["-W", "-f", "${Version}", "xdotool"])));
     report(&format!("- {}", line("scrot", &["--version"])));
+    report(&format!("- mmdebstrap {}", line("dpkg-query", &["-W", "-f", "${Version}", "mmdebstrap"])));
+    report(&format!("- debootstrap {}", line("dpkg-query", &["-W", "-f", "${Version}", "debootstrap"])));
+    report(&format!("- {}", line("buildah", &["--version"])));
     report(&format!("- openbox {}", line("dpkg-query", &["-W", "-f", "${Version}", "openbox"])));
 }
 

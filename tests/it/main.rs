@@ -28,6 +28,7 @@ mod gate;
 mod gpui;
 mod health;
 mod hostile;
+mod images;
 mod nats_cluster;
 mod packages;
 mod queue;

@@ -8,14 +8,14 @@
 
 mod agents;
 mod diagnosis;
-mod elf;
+pub(crate) mod elf;
 mod hosts;
 mod machine;
 mod pixels;
 mod stack;
 mod vulkan;
 mod window;
-mod zed;
+pub(crate) mod zed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

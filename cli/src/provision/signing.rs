@@ -84,10 +84,15 @@ impl SigningKey {
         format!("{NAMESPACE} namespaces=\"{NAMESPACE}\" {}\n", self.public())
     }
 
-    /// A signature, as a file for `ssh-keygen -Y verify`.
+    /// A signature of what `provision` installs, as a file for `ssh-keygen -Y verify`.
     pub fn sign(&self, text: &str) -> Result<String> {
+        self.sign_as(NAMESPACE, text)
+    }
+
+    /// The same for something else: a signature counts for its namespace alone.
+    pub fn sign_as(&self, namespace: &str, text: &str) -> Result<String> {
         let bad = |error: russh::keys::ssh_key::Error| CliError::failed("cannot sign the manifest").because(error);
-        let signature = self.0.sign(NAMESPACE, HashAlg::Sha512, text.as_bytes()).map_err(bad)?;
+        let signature = self.0.sign(namespace, HashAlg::Sha512, text.as_bytes()).map_err(bad)?;
         signature.to_pem(LineEnding::LF).map_err(bad)
     }
 }

@@ -113,6 +113,32 @@ pub async fn lacks(loader: &Path, program: &Path) -> Result<Lacks, String> {
     Ok(parse(&output))
 }
 
+/// Libraries that the loader finds for a program, as it asks for them; the text is why it cannot be asked.
+pub async fn libraries(loader: &Path, program: &Path) -> Result<Vec<String>, String> {
+    let mut command = Command::new(loader);
+    command.arg(program).env_clear().env("LD_TRACE_LOADED_OBJECTS", "1").env("LC_ALL", "C");
+    let output = output(command).await?;
+    let names = output.lines().filter_map(|line| line.split_once(" => ")).map(|(name, _)| name.trim().to_owned());
+    Ok(names.collect())
+}
+
+/// The newest version of glibc whose interfaces a program names: `2.39`.
+pub fn newest_glibc(program: &Path) -> io::Result<Option<String>> {
+    const WORD: &[u8] = b"GLIBC_";
+    let bytes = std::fs::read(program)?;
+    let version = |at: usize| {
+        let rest = &bytes[at + WORD.len()..];
+        let end = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.').unwrap_or(rest.len());
+        // Names of versions end with a zero byte; text about them does not.
+        let text = std::str::from_utf8(&rest[..end]).ok().filter(|_| rest.get(end) == Some(&0))?;
+        let (major, minor) = text.split_once('.')?;
+        let minor = minor.split('.').next()?.parse::<u32>().ok()?;
+        Some((major.parse::<u32>().ok()?, minor))
+    };
+    let newest = memchr::memmem::find_iter(&bytes, WORD).filter_map(version).max();
+    Ok(newest.map(|(major, minor)| format!("{major}.{minor}")))
+}
+
 /// Both streams of a command, however it ends.
 async fn output(mut command: Command) -> Result<String, String> {
     command.stdin(std::process::Stdio::null()).kill_on_drop(true);
@@ -175,6 +201,8 @@ mod tests {
         let Kind::Program(Some(loader)) = kind(&this).expect("readable") else { panic!("no program") };
         assert_eq!(lacks(&loader, &this).await, Ok(Lacks::default()));
         assert!(glibc(&loader).await.is_some_and(|version| version.starts_with("2.")));
+        assert!(newest_glibc(&this).expect("readable").is_some_and(|version| version.starts_with("2.")));
+        assert!(libraries(&loader, &this).await.expect("listed").iter().any(|name| name == "libc.so.6"));
     }
 
     #[test]

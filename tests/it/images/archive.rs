@@ -1,0 +1,176 @@
+//! A distribution's archive that the tests serve over HTTP, signed with a key of their own: a few packages of Debian.
+//!
+//! The packages are had once from the machine's own mirror and kept in `~/.cache/helix-test-images`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// What the smallest root does not have: what tests add to it.
+const MORE: [&str; 2] = ["less", "jq"];
+pub const SUITE: &str = "bookworm";
+
+/// An archive at a port of this machine. Ends when it is dropped.
+pub struct Archive {
+    dir: PathBuf,
+    port: u16,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Archive {
+    /// Makes one in `dir` and serves it.
+    pub async fn serve(dir: &Path) -> Result<Self> {
+        let (debs, place) = (debs()?, dir.to_owned());
+        tokio::task::spawn_blocking(move || make(&debs, &place)).await??;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let port = listener.local_addr()?.port();
+        let root = dir.to_owned();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let root = root.clone();
+                tokio::spawn(async move { answer(stream, &root).await });
+            }
+        });
+        Ok(Self { dir: dir.to_owned(), port, task })
+    }
+
+    /// `[from]` of a recipe.
+    pub fn from(&self) -> String {
+        format!(
+            "[from]\ndistribution = \"debian\"\nsuite = \"{SUITE}\"\nmirror = \"http://127.0.0.1:{}/debian\"\nkeyring = \"{}\"\n",
+            self.port,
+            self.dir.join("keys.gpg").display()
+        )
+    }
+}
+
+fn said(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Packages of the smallest root, and [`MORE`].
+fn debs() -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    let dir = base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("helix-test-images");
+    fs::create_dir_all(&dir)?;
+    let lock = fs::File::options().create(true).append(true).open(dir.join("lock"))?;
+    lock.lock()?;
+    let debs = dir.join(SUITE);
+    if debs.is_dir() {
+        return Ok(debs);
+    }
+    let new = tempfile::tempdir_in(&dir)?;
+    let kept = new.path().join("debs");
+    fs::create_dir(&kept)?;
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap
+        .args(["--mode=root", "--variant=minbase", "--skip=cleanup/apt,essential/unlink"])
+        .arg(format!("--include={}", MORE.join(",")));
+    mmdebstrap.args(["--aptopt=Acquire::Check-Valid-Until \"false\"", "--aptopt=Acquire::Retries \"3\""]);
+    mmdebstrap.arg(format!("--customize-hook=cp \"$1\"/var/cache/apt/archives/*.deb '{}'/", kept.display()));
+    mmdebstrap.arg(SUITE).arg(new.path().join("root"));
+    if let Some(mirror) = mirror()? {
+        mmdebstrap.arg(mirror);
+    }
+    said(&mut mmdebstrap)?;
+    fs::rename(&kept, &debs)?;
+    Ok(debs)
+}
+
+fn mirror() -> Result<Option<String>> {
+    let said = said(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(ORIGIN) $(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
+    let mut mirrors = said.lines().filter_map(|line| line.strip_prefix("Debian "));
+    Ok(mirrors.find(|mirror| !mirror.contains("security")).map(str::to_owned))
+}
+
+/// `debian/pool`, its lists, and a signature of them.
+fn make(debs: &Path, dir: &Path) -> Result<()> {
+    let (pool, lists) = (dir.join("debian/pool"), dir.join("debian/dists").join(SUITE));
+    let arch = said(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned();
+    let binary = format!("main/binary-{arch}");
+    fs::create_dir_all(&pool)?;
+    fs::create_dir_all(lists.join(&binary))?;
+    let mut packages = String::new();
+    for entry in fs::read_dir(debs)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a strange name")?.to_owned();
+        fs::copy(&path, pool.join(&name))?;
+        let fields = said(Command::new("dpkg-deb").arg("-f").arg(&path))?;
+        let (size, sum) = (fs::metadata(&path)?.len(), sha256(&path)?);
+        writeln!(packages, "{}\nFilename: pool/{name}\nSize: {size}\nSHA256: {sum}\n", fields.trim_end())?;
+    }
+    let list = lists.join(&binary).join("Packages");
+    fs::write(&list, &packages)?;
+    let release = format!(
+        "Origin: Debian\nSuite: {SUITE}\nCodename: {SUITE}\nDate: Sat, 17 May 2025 08:54:31 UTC\nArchitectures: {arch}\n\
+         Components: main\nSHA256:\n {} {} {binary}/Packages\n",
+        sha256(&list)?,
+        packages.len()
+    );
+    fs::write(lists.join("Release"), release)?;
+    sign(dir, &lists)
+}
+
+fn sign(dir: &Path, lists: &Path) -> Result<()> {
+    let home = dir.join("gpg");
+    fs::create_dir(&home)?;
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700))?;
+    let gpg = || {
+        let mut gpg = Command::new("gpg");
+        gpg.arg("--homedir").arg(&home).args(["--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]);
+        gpg
+    };
+    said(gpg().args(["--quick-gen-key", "archive@test", "ed25519", "sign", "never"]))?;
+    said(gpg().arg("--output").arg(lists.join("InRelease")).arg("--clearsign").arg(lists.join("Release")))?;
+    said(gpg().arg("--output").arg(dir.join("keys.gpg")).args(["--export", "archive@test"]))?;
+    // Its agent would outlive the test.
+    said(Command::new("gpgconf").arg("--homedir").arg(&home).args(["--kill", "all"])).map(drop)
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let sum = said(Command::new("sha256sum").arg(path))?;
+    Ok(sum.split_whitespace().next().context("no digest")?.to_owned())
+}
+
+/// As much of HTTP as apt asks for, request after request.
+async fn answer(stream: TcpStream, root: &Path) -> Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (mut request, mut line) = (String::new(), String::new());
+        if stream.read_line(&mut request).await? == 0 {
+            return Ok(());
+        }
+        while stream.read_line(&mut line).await? > 2 {
+            line.clear();
+        }
+        let path = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
+        let path = path.replace("%2b", "+").replace("%7e", "~").replace("%25", "%");
+        let body = if path.contains("..") { None } else { fs::read(root.join(path)).ok() };
+        let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
+        let body = body.unwrap_or_default();
+        stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes()).await?;
+        stream.write_all(&body).await?;
+        stream.flush().await?;
+    }
+}

@@ -1,0 +1,87 @@
+//! `build zed` and `build-all`. The fork's own source needs a network that tests do not have: a small project with the
+//! same crate name and cargo feature stands in for it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+
+use super::{helixctl, json, lab, refused, words};
+
+/// A crate `zed` that has the feature's word in it only when it is built with the feature.
+fn project(dir: &Path) -> Result<PathBuf> {
+    let root = dir.join("zed-source");
+    std::fs::create_dir_all(root.join("src"))?;
+    std::fs::write(
+        root.join("Cargo.toml"),
+        "[package]\nname = \"zed\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[features]\nexternal_websocket_sync = []\n[workspace]\n",
+    )?;
+    std::fs::write(
+        root.join("src/main.rs"),
+        "fn main() {\n    #[cfg(feature = \"external_websocket_sync\")]\n    println!(\"external_websocket_sync is on\");\n}\n",
+    )?;
+    Ok(root)
+}
+
+#[tokio::test]
+async fn zed_is_built_with_its_feature_or_taken_once_it_was_looked_at() -> Result<()> {
+    let lab = lab().await?;
+    let dir = tempfile::tempdir_in(&lab.root)?;
+    let cache = dir.path().join("cache").display().to_string();
+    let source = project(dir.path())?.display().to_string();
+    // Programs of the build are the machine's own; the home of the test has none.
+    let home = PathBuf::from(std::env::var("HOME")?);
+    let built = json(
+        &helixctl(&home, &["build", "zed", "--source", &source, "--profile", "dev", "--cache-dir", &cache, "--json"])
+            .await?,
+    )?;
+    let notes = built["notes"].to_string();
+    ensure!(notes.contains("needs glibc 2.") && notes.contains("libc.so.6"), "{built}");
+    let program = built["files"][0].as_str().unwrap_or_default().to_owned();
+    ensure!(Path::new(&program).is_file(), "{built}");
+
+    // It is taken by its path, too; what would not do is refused, and what is there stays.
+    let taken = helixctl(&home, &["build", "zed", "--binary", &program, "--cache-dir", &cache]).await?;
+    ensure!(taken.status.success(), "{}", words(&taken));
+    refused(
+        &helixctl(&home, &["build", "zed", "--binary", "/bin/ls", "--cache-dir", &cache]).await?,
+        1,
+        &["external_websocket_sync is not in it"],
+    )?;
+    refused(
+        &helixctl(&home, &["build", "zed", "--binary", "/nowhere", "--cache-dir", &cache]).await?,
+        1,
+        &["would not do", "/nowhere"],
+    )?;
+    ensure!(Path::new(&program).is_file());
+    let broken = dir.path().join("zed-source/src/main.rs");
+    std::fs::write(broken, "fn main() { this does not compile }\n")?;
+    refused(
+        &helixctl(&home, &["build", "zed", "--source", &source, "--profile", "dev", "--cache-dir", &cache]).await?,
+        1,
+        &["zed cannot be built", "error: ", "--binary PATH"],
+    )?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn build_all_names_a_zed_that_it_cannot_build_and_builds_the_rest() -> Result<()> {
+    let lab = lab().await?;
+    let with_zed = "name = \"with-zed\"\ndescription = \"x\"\nparent = \"base.toml\"\n[[files]]\npath = \"/usr/local/bin/zed\"\nartifact = \"zed\"\n";
+    let config = "images = [\"base.toml\", \"with-zed.toml\"]\n[zed]\nsource = \"/nowhere/zed\"\n";
+    let dir = lab.recipes("all", &[("with-zed.toml", with_zed), ("build.toml", config)])?;
+    let key = lab.root.join("sign.key").display().to_string();
+    let config = dir.join("build.toml").display().to_string();
+    let cache = lab.cache();
+    let home = PathBuf::from(std::env::var("HOME")?);
+    let args = ["build-all", "--config", &config, "--key", &key, "--cache-dir", &cache, "--json"];
+    let output = helixctl(&home, &args).await?;
+    refused(&output, 1, &["not built: zed, image with-zed", "--binary PATH"])?;
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let ok = |name: &str| {
+        said["built"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == name && one["ok"] == true))
+    };
+    ensure!(ok("image base") && !ok("zed") && !ok("image with-zed"), "{said}");
+    let logs = json(&helixctl(&home, &["logs", "--cache-dir", &cache, "--json"]).await?)?;
+    ensure!(logs["logs"]["zed"].is_string(), "{logs}");
+    Ok(())
+}
