@@ -8,6 +8,7 @@ use crate::commands::audit::AuditArgs;
 use crate::commands::backup::{BackupArgs, RestoreArgs};
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::image::ImageCommand;
 use crate::commands::key::KeyCommand;
 use crate::commands::manual::ManualArgs;
 use crate::commands::provision::ProvisionArgs;
@@ -116,6 +117,9 @@ pub enum Command {
     /// Make, list and revoke tokens: those that enrol runners, and those of people
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Bring images that sessions run in to the server, name them, and roll them back
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Look at recordings of desktops, prove them, and make films of them
     #[command(subcommand)]
     Recording(RecordingCommand),

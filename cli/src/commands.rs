@@ -5,6 +5,7 @@ pub mod backup;
 pub mod completions;
 pub mod doctor;
 pub mod down;
+pub mod image;
 pub mod key;
 pub mod machines;
 pub mod manual;
@@ -44,6 +45,7 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::Thread(command) => thread::run(&client(&global)?, command, ui).await,
         Command::Secret(command) => secret::run(|| client(&global), command, ui).await,
         Command::SpecTask(command) => spec_task::run(&client(&global)?, command, ui).await,
+        Command::Image(command) => Box::pin(image::run(&client(&global)?, command, ui)).await,
         Command::Recording(command) => Box::pin(recording::run(&client(&global)?, command, ui)).await,
         Command::Provision(args) => Box::pin(provision::run(client(&global)?, *args, ui)).await,
         Command::Key(command) => key::run(command, ui),
