@@ -128,6 +128,10 @@ pub struct Config {
     pub zed_binary: Option<PathBuf>,
     /// The Vulkan driver that draws without a graphics card, for kinds that need one; looked for where absent.
     pub vulkan_icd: Option<PathBuf>,
+    /// Whose images sessions may run in: an `allowed_signers` file.
+    pub image_signers: PathBuf,
+    /// Images that stay although no session has them.
+    pub images_keep: usize,
     /// Documents' settings that nothing uses yet, for a note at start: native VNC and RDP listeners do not exist.
     pub unused: Vec<&'static str>,
 }

@@ -24,6 +24,7 @@ use crate::fence::{self, Fence};
 use crate::forward::host::Servers;
 use crate::gate::Gates;
 use crate::health::{self, Health};
+use crate::images::{Fetcher, Images, enter};
 use crate::kinds::{Kinds, Machine};
 use crate::ledger::Ledger;
 use crate::link::reports::Reports;
@@ -140,7 +141,17 @@ async fn serve<S: Supervisor>(
     let kinds = load_kinds(&config, &path);
     let reports = Reports::default();
     let (ended, ended_count) = watch::channel(0);
+    let no_images = if backend(&config) == Backend::Systemd { None } else { enter::unavailable(&host.program) };
+    let images = Images::new(
+        &config.state_dir,
+        Fetcher::new(config.clone(), token.clone()).context("cannot make a client for images")?,
+        config.image_signers.clone(),
+        config.images_keep,
+        no_images.clone(),
+    );
     let facts = RunnerFacts {
+        image_keys: images.keys(),
+        no_images,
         no_rdp: rdp::unavailable(&host.program, &path, backend(&config) == Backend::Systemd),
         ..inventory::facts(&config, &kinds, &supervisor)
     };
@@ -180,6 +191,7 @@ async fn serve<S: Supervisor>(
         tools: tools.clone(),
         notes: notes.clone(),
         uploads,
+        images: images.clone(),
         viewers: viewers.clone(),
     });
     tracing::info!(sessions = entries.len(), slots = config.slots, backend = supervisor.backend(), "agentd starts");
@@ -197,6 +209,7 @@ async fn serve<S: Supervisor>(
             status: status_sender,
             fence: fence.clone(),
             usage: usage.clone(),
+            images,
             dials: dials_sender,
         },
         end_link.clone(),

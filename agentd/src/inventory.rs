@@ -2,6 +2,7 @@
 
 use std::num::NonZero;
 
+use helix_protocol::image::own_arch;
 use helix_protocol::resources::{Bytes, Cpus, Reserve};
 use helix_protocol::runner::RunnerFacts;
 
@@ -38,6 +39,10 @@ pub fn facts<S: Supervisor>(config: &Config, kinds: &Kinds, supervisor: &S) -> R
             .collect(),
         // It takes a process to tell.
         no_rdp: None,
+        no_images: None,
+        // Of a file that may change.
+        image_keys: Vec::new(),
+        arch: own_arch().to_owned(),
         memory_bytes: memory,
         cpus,
         labels: config.labels.clone(),

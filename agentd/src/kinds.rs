@@ -36,7 +36,7 @@ const SHIPPED: [(&str, &str); 9] = [
     ("zed", include_str!("../../packaging/kinds/zed.toml")),
 ];
 /// The editor's program where the runner's settings name none.
-const ZED: &str = "zed";
+pub const ZED: &str = "zed";
 
 /// Why a session cannot be of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +87,8 @@ impl KindError {
 #[derive(Debug, Clone)]
 pub struct Kinds {
     known: BTreeMap<KindName, Result<KindFile, String>>,
+    /// Those that the machine lacks something for: an image may have it.
+    lacking: BTreeMap<KindName, KindFile>,
     zed: String,
     vulkan_icd: Option<PathBuf>,
 }
@@ -102,13 +104,16 @@ impl Kinds {
         for dir in dirs {
             texts.extend(read_dir(dir));
         }
-        let check =
-            |text: Result<String, String>| text.and_then(|text| parse(&text)).and_then(|kind| kind.check(machine));
-        Self {
-            known: texts.into_iter().map(|(name, text)| (name, check(text))).collect(),
-            zed: machine.zed_program(),
-            vulkan_icd: machine.vulkan_icd.map(Path::to_owned),
+        let (mut known, mut lacking) = (BTreeMap::new(), BTreeMap::new());
+        for (name, text) in texts {
+            let file = text.and_then(|text| parse(&text));
+            let checked = file.clone().and_then(|kind| kind.check(machine));
+            if let (Ok(file), Err(_)) = (file, &checked) {
+                lacking.insert(name.clone(), file);
+            }
+            known.insert(name, checked);
         }
+        Self { known, lacking, zed: machine.zed_program(), vulkan_icd: machine.vulkan_icd.map(Path::to_owned) }
     }
 
     /// The kind of a session that names none: the configured one, else the editor where it can run.
@@ -124,6 +129,19 @@ impl Kinds {
         let kind = || name.clone();
         let found = self.known.get(name).ok_or_else(|| KindError::Unknown { kind: kind(), known: self.names() })?;
         let file = found.as_ref().map_err(|reason| KindError::Unavailable { kind: kind(), reason: reason.clone() })?;
+        Self::with_input(name, file, input)
+    }
+
+    /// The same for a session in an image: what it needs is there, not on the machine.
+    pub fn get_in_image(&self, name: &KindName, input: Option<&str>) -> Result<&KindFile, KindError> {
+        match self.lacking.get(name) {
+            Some(file) => Self::with_input(name, file, input),
+            None => self.get(name, input),
+        }
+    }
+
+    fn with_input<'a>(name: &KindName, file: &'a KindFile, input: Option<&str>) -> Result<&'a KindFile, KindError> {
+        let kind = || name.clone();
         match (file.input, input.is_some_and(|input| !input.is_empty())) {
             (Input::Required, false) => Err(KindError::InputMissing { kind: kind() }),
             (Input::None, true) => Err(KindError::InputRefused { kind: kind() }),

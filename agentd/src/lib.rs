@@ -22,6 +22,7 @@ pub mod gate;
 pub mod guest;
 pub mod health;
 pub mod hold;
+pub mod images;
 pub mod inventory;
 pub mod kinds;
 pub mod ledger;

@@ -47,6 +47,7 @@ use self::token::OwnToken;
 use crate::config::Config;
 use crate::dial::DialNudge;
 use crate::fence::Fence;
+use crate::images::Images;
 use crate::usage::UsageBoard;
 
 /// A connection that lasted this long was a success: the next failure starts a new row of waiting times.
@@ -84,6 +85,8 @@ pub struct Link {
     pub fence: Fence,
     /// What sessions use.
     pub usage: UsageBoard,
+    /// Its images, for the heartbeat.
+    pub images: Images,
     /// Nudges to dial a server.
     pub dials: mpsc::Sender<DialNudge>,
 }

@@ -1,6 +1,6 @@
 //! agentd: arguments → settings → logs → run.
 //!
-//! The processes of sessions (`guest`, `acp-bridge`, `workspace`, `forward`, `tools`, `xvfb`, `recorder`, `rdp`) and `reap` are the same program but no daemon: they are
+//! The processes of sessions (`guest`, `in-image`, `acp-bridge`, `workspace`, `forward`, `tools`, `xvfb`, `recorder`, `rdp`) and `reap` are the same program but no daemon: they are
 //! dispatched first and start no runtime.
 
 use std::io::{IsTerminal as _, Write as _};
@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use helix_agentd::config::{Config, RunArgs};
 use helix_agentd::daemon::Ended;
+use helix_agentd::images::enter;
 use helix_agentd::link::enrol::EnrolError;
 use helix_agentd::reload::Program;
 use helix_agentd::session::workspace;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         Some("rdp") => rdp::unit::main(args),
         Some("acp-bridge") => bridge::main(args),
         Some("workspace") => workspace::main(args),
+        Some(enter::WORD) => enter::main(args),
         Some("xvfb") => xvfb::main(args).map(|()| ExitCode::SUCCESS),
         _ => run(Cli::parse()),
     };

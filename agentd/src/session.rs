@@ -10,6 +10,7 @@ mod adjust;
 mod attach;
 mod direct;
 mod end;
+mod image;
 mod outlet;
 pub mod plan;
 pub mod probe;
@@ -40,6 +41,7 @@ use crate::config::Config;
 use crate::forward::Reservation;
 use crate::forward::host::Servers;
 use crate::gate::Gates;
+use crate::images::{Hold, Images};
 use crate::kinds::Kinds;
 use crate::ledger::{Entry, Ledger};
 use crate::link::reports::Reports;
@@ -87,6 +89,8 @@ pub struct Context<S> {
     pub notes: Notes,
     /// What takes recordings to the server.
     pub uploads: Uploads,
+    /// Images that their agents run in.
+    pub images: Images,
     /// Who serves the viewers that come to their ports.
     pub viewers: Viewers<S>,
 }
@@ -174,12 +178,16 @@ impl SessionHandle {
         let (orders, receiver) = watch_channel::channel(order);
         let span = tracing::info_span!("session", HELIX_SESSION = %entry.session());
         let held = watch_channel::Sender::new(None);
+        // Before anything is removed: the session may run in it.
+        let image = entry.desired.spec.image_digest().filter(|_| !entry.is_ended());
+        let image = image.map(|digest| context.images.hold(digest));
         context.gates.begin(&entry.desired);
         let session = Session {
             context,
             entry: Mutex::new(entry),
             unwritten: Notify::new(),
             held,
+            image: Mutex::new(image),
             outlet: watch_channel::Sender::new(false),
             reservation: Mutex::new(None),
         };
@@ -222,6 +230,8 @@ struct Session<S> {
     unwritten: Notify,
     /// Whether it is held still, as this agentd made it; None where that is not known.
     held: watch_channel::Sender<Option<bool>>,
+    /// Keeps the image that it runs in.
+    image: Mutex<Option<Hold>>,
     /// Whether its agent's connections are passed on.
     outlet: watch_channel::Sender<bool>,
     /// Its port: nobody is given it by chance while its forward is not there.
@@ -281,6 +291,7 @@ impl<S: Supervisor> Session<S> {
                 }
                 State::Stopping(_) => self.end().await,
                 State::Ended(_) => {
+                    self.let_image_go();
                     if self.rest(&mut orders).await.is_break() {
                         return;
                     }

@@ -17,6 +17,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use helix_protocol::image::Digest;
 use helix_protocol::link::LogLine;
 use helix_protocol::resources::{Limits, Network, Resources, Usage};
 use helix_protocol::session::SessionResult;
@@ -108,6 +109,9 @@ pub struct UnitSpec {
     pub cwd: PathBuf,
     /// Where standard output goes.
     pub stdout: Stdout,
+    /// Image that it runs in; the machine's own system where absent. It is here already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
     /// Something in it runs `agentd acp-bridge --result`, whose outcome becomes [`SliceEvent::TaskFinished`].
     #[serde(default)]
     pub has_task: bool,
@@ -116,13 +120,14 @@ pub struct UnitSpec {
 impl fmt::Debug for UnitSpec {
     /// Without the values of its environment, some of which are secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, argv, env, cwd, stdout, has_task } = self;
+        let Self { name, argv, env, cwd, stdout, image, has_task } = self;
         f.debug_struct("UnitSpec")
             .field("name", name)
             .field("argv", argv)
             .field("env", &env.keys())
             .field("cwd", cwd)
             .field("stdout", stdout)
+            .field("image", image)
             .field("has_task", has_task)
             .finish()
     }
@@ -272,6 +277,8 @@ pub struct SliceSpec {
     pub network: Network,
     /// The agent brings a sandbox of its own, which needs namespaces (Chromium).
     pub own_sandbox: bool,
+    /// Image that some of its units run in: it is here already, and stays.
+    pub image: Option<Digest>,
     /// What its recorder spools: its place is there already ([`crate::recorder::shelf`]), the spool itself is made.
     pub recording: Option<RecordingId>,
 }

@@ -124,7 +124,7 @@ pub enum Command {
     /// Look at recordings of desktops, prove them, and make films of them
     #[command(subcommand)]
     Recording(RecordingCommand),
-    /// Build images of agent desktops from recipes, look at them, compare and export them
+    /// Images of agent desktops: build them from recipes, look at them, bring them to the server and roll back
     #[command(subcommand)]
     Image(ImageCommand),
     /// Build the Zed fork, or take a binary of it; build Helix's own programs and packages

@@ -3,6 +3,7 @@
 mod audit;
 mod desktop;
 mod files;
+mod images;
 mod logs;
 mod patience;
 mod recordings;

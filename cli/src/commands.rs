@@ -59,7 +59,7 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::TestAgents(args) => Box::pin(test_agents::run(&client(&global)?, &args, ui)).await,
         Command::Logs(args) => logs::logs(&global, &args, ui).await,
         Command::Clean(args) => logs::clean(&args, ui).await,
-        Command::Image(command) => Box::pin(image::run(command, ui)).await,
+        Command::Image(command) => Box::pin(image::run(command, || client(&global), ui)).await,
         Command::ImageWorker => Ok(crate::images::worker::main()),
         Command::Key(command) => key::run(command, ui),
         Command::Backup(args) => backup::backup(&global, &args),

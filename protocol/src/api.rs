@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod control;
 pub mod grants;
+pub mod images;
 pub mod runners;
 pub mod threads;
 pub mod tokens;
@@ -16,10 +17,11 @@ use crate::control::Role;
 use crate::error::ErrorCode;
 use crate::ids::SpecTaskId;
 use crate::ids::{Epoch, Generation, KindName, PoolName, RecordingId, RunnerId, Seat, SessionId};
+use crate::image::ImageRef;
 use crate::link::Stream;
 use crate::recording::RecordingChoice;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources, Usage};
-use crate::runner::{Liveness, RunnerFacts, RunnerStatus};
+use crate::runner::{Liveness, RunnerFacts, RunnerImages, RunnerStatus};
 use crate::session::{
     Cause, Desired, Display, DisplayServer, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
 };
@@ -53,6 +55,10 @@ pub struct CreateSession {
     /// What draws its desktop: `xtigervnc` or `xvfb`; the kind's word where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_server: Option<DisplayServer>,
+    /// Image that its agent runs in: `NAME`, `NAME:TAG` or `sha256:…`; the runner's own system where absent. It is the image
+    /// that the tag names now, whatever becomes of the tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
     /// Pool to take it from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolName>,
@@ -289,6 +295,9 @@ pub struct RunnerView {
     /// What placement goes by: labels of its own settings, and over them those that an operator set.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Its images, and those that it fetches.
+    #[serde(default, skip_serializing_if = "RunnerImages::is_empty")]
+    pub images: RunnerImages,
     /// It was asked for a new token of its own and does not have it yet.
     #[serde(default)]
     pub rotating: bool,

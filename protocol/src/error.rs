@@ -78,6 +78,8 @@ codes! {
     RecordingNotFound = 404, "no such recording";
     /// The recording has no such chunk.
     ChunkNotFound = 404, "no such chunk";
+    /// No such image, or no such tag of it; `detail` lists the tags.
+    ImageNotFound = 404, "no such image";
     /// The session has no terminal of that name.
     TerminalNotFound = 404, "no such terminal";
     /// No such route.
@@ -114,6 +116,12 @@ codes! {
     Conflict = 409, "the record changed meanwhile";
     /// The chunk is not the one that comes next in the recording; `detail` says which does.
     ChunkMismatch = 409, "the chunk does not fit";
+    /// Parts of the image are not here: bring them first. `detail` says how many.
+    ImageIncomplete = 409, "parts of the image are missing";
+    /// The image that is to be rolled back to was collected, or there never was one.
+    NoRollback = 409, "there is nothing to roll back to";
+    /// A tag, or a session, still uses the image.
+    ImageInUse = 409, "the image is in use";
     /// The session is not unclaimed.
     NotUnclaimed = 409, "the session is not unclaimed";
     /// The clipboard holds more than can be told, or its owner does not give it.
@@ -134,6 +142,8 @@ codes! {
     CommandNotStarted = 422, "the command cannot be started";
     /// A limit is above the most that the session's runner gives; `detail` has both.
     AboveMaximum = 422, "the limit is above the runner's maximum";
+    /// The image is not signed by a key that the server trusts; `detail` has the fingerprints.
+    ImageNotTrusted = 422, "the image is not signed by a trusted key";
     /// As many calls as may be are under way; try again when one of them is done.
     TooManyRequests = 429, "too many requests at once";
     /// A ticket is unknown, used or expired.

@@ -5,6 +5,8 @@
 //! the image's digest is that of its manifest, so whoever believes the manifest's signature believes every byte.
 //! Builder, server and runner agree here on the formats; only the builder makes them.
 
+pub mod signature;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,10 @@ pub const BIND_TARGETS: &[&str] = &[
     "/etc/resolv.conf",
     "/etc/machine-id",
 ];
+/// Most bytes of one stored thing before compression, index and list of packages included, and after it.
+pub const MAX_STORED_BYTES: usize = 32 << 20;
+/// Most bytes of a manifest.
+pub const MAX_MANIFEST_BYTES: usize = 64 << 10;
 /// Bytes of one entry of an index: a digest, then the chunk's length before compression, big-endian.
 pub const INDEX_ENTRY_BYTES: usize = 32 + 4;
 
@@ -76,6 +82,7 @@ string_schema!(ImageRef);
 
 /// What an image is. Its bytes, as they were signed, are the JSON of this type; nobody writes it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImageManifest {
     /// [`FORMAT`].
     pub format: u32,
@@ -108,6 +115,7 @@ pub struct ImageManifest {
 /// A manifest on its way: the bytes that were signed, and the signature (SSHSIG in PEM, namespace
 /// [`SIGNATURE_NAMESPACE`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SignedManifest {
     /// The JSON of an [`ImageManifest`], byte for byte.
     pub manifest: String,
@@ -122,6 +130,17 @@ pub struct Chunk {
     pub digest: Digest,
     /// Bytes before compression.
     pub bytes: u32,
+}
+
+/// Why a text is no manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Not this JSON.
+    #[error("it is no manifest: {0}")]
+    Unreadable(String),
+    /// Of another time.
+    #[error("it is of format {0}, and this version reads {FORMAT}: upgrade it, or build the image anew")]
+    Format(u32),
 }
 
 /// Why bytes are no index.
@@ -239,6 +258,36 @@ impl std::fmt::Display for ImageRef {
 impl From<ImageRef> for String {
     fn from(image: ImageRef) -> Self {
         image.to_string()
+    }
+}
+
+impl SignedManifest {
+    /// The digest of the image.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.manifest.as_bytes())
+    }
+
+    /// What it says, whoever signed it.
+    pub fn read(&self) -> Result<ImageManifest, ManifestError> {
+        #[derive(Deserialize)]
+        struct Any {
+            format: u32,
+        }
+        let unreadable = |error: serde_json::Error| ManifestError::Unreadable(error.to_string());
+        let Any { format } = serde_json::from_str(&self.manifest).map_err(unreadable)?;
+        if format != FORMAT {
+            return Err(ManifestError::Format(format));
+        }
+        serde_json::from_str(&self.manifest).map_err(unreadable)
+    }
+}
+
+/// This machine's architecture as Debian says it.
+pub fn own_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::api::images::TagRecord;
 use crate::assignment::Assignment;
 use crate::control::{Control, Viewer};
 use crate::grant::Grants;
 use crate::ids::{Epoch, Generation, PoolName, RecordingId, RunnerId, SessionId, SpecTaskId, ThreadId};
+use crate::image::SignedManifest;
 use crate::recording::{Deletion, Keep};
 use crate::runner::{Liveness, RunnerFacts};
 use crate::session::{Cause, Desired, SessionSpec};
@@ -145,6 +147,41 @@ pub struct RecordingRecord {
     /// Nothing but this record is left of it.
     #[serde(default)]
     pub purged: bool,
+}
+
+/// `helix_images`: an image, or the tags of a name. Its chunks are in stream `HELIX_IMAGES`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ImageRecord {
+    /// `image.<hex>`: a manifest whose chunks are all here, or were about to be when it was brought.
+    Image(Box<StoredManifest>),
+    /// `name.<name>`.
+    Name {
+        /// What each of its tags names.
+        tags: BTreeMap<String, TagRecord>,
+    },
+    /// `gc`: somebody removes what nobody needs; nobody brings a manifest meanwhile.
+    Collection {
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// A manifest that was brought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredManifest {
+    /// The bytes that were signed, and the signature.
+    pub signed: SignedManifest,
+    /// For which machines it is, as the manifest says.
+    pub arch: String,
+    /// Chunks of its file system.
+    pub chunks: u32,
+    /// Every chunk was seen after this was written: it can be pulled.
+    pub complete: bool,
+    /// Who brought it.
+    pub pushed_by: String,
+    /// When.
+    pub pushed_at: Timestamp,
 }
 
 /// `helix_spec_tasks/<spec task>`: a piece of work and the one desktop that it has.

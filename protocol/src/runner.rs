@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{KindName, SessionId};
+use crate::image::Digest;
 use crate::resources::{Reserve, Resources, Usage};
 use crate::session::Geometry;
 
@@ -57,6 +58,15 @@ pub struct RunnerFacts {
     /// Why its sessions cannot be reached by RDP; absent: they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_rdp: Option<String>,
+    /// Why its sessions cannot run in images; absent: they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_images: Option<String>,
+    /// Fingerprints of the keys whose images it takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_keys: Vec<String>,
+    /// Its architecture as Debian says it (`amd64`, `arm64`); empty where it does not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub arch: String,
     /// Memory of the machine in bytes.
     pub memory_bytes: u64,
     /// Processors of the machine.
@@ -78,6 +88,40 @@ pub struct Heartbeat {
     /// What each live session uses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub usage: BTreeMap<SessionId, Usage>,
+    /// Its images.
+    #[serde(default, skip_serializing_if = "RunnerImages::is_empty")]
+    pub images: RunnerImages,
+}
+
+/// Images of a runner.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RunnerImages {
+    /// Complete ones: a session in one of these starts at once.
+    #[serde(default)]
+    pub present: Vec<Digest>,
+    /// Those on their way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pulls: Vec<ImagePull>,
+}
+
+/// An image on its way to a runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImagePull {
+    /// Which.
+    pub digest: Digest,
+    /// Bytes of it that are here, as they are in the image.
+    pub bytes: u64,
+    /// Bytes of all of it; 0 while that is not known.
+    pub total: u64,
+}
+
+impl RunnerImages {
+    /// True for none at all.
+    pub fn is_empty(&self) -> bool {
+        self.present.is_empty() && self.pulls.is_empty()
+    }
 }
 
 impl Heartbeat {

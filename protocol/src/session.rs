@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Generation, KindName, RunnerId, SessionId};
+use crate::image::{Digest, ImageRef};
 use crate::recording::RecordingOptions;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources};
 
@@ -167,6 +168,9 @@ pub struct SessionSpec {
     /// What draws its desktop; the kind's word where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_server: Option<DisplayServer>,
+    /// Image that its agent runs in; the runner's own system where absent. A digest once it is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
     /// Extra environment of the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -185,6 +189,16 @@ pub struct SessionSpec {
     /// How its desktop is recorded; it is not where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingOptions>,
+}
+
+impl SessionSpec {
+    /// The image that its agent runs in. An accepted spec names none by a tag.
+    pub fn image_digest(&self) -> Option<Digest> {
+        match self.image {
+            Some(ImageRef::Digest(digest)) => Some(digest),
+            Some(ImageRef::Tag { .. }) | None => None,
+        }
+    }
 }
 
 /// What draws a session's desktop and shows it to viewers.
@@ -255,7 +269,7 @@ pub struct SessionResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TimelineStep {
-    /// `accepted`, `assigned`, `received`, `workspace`, `display`, `dbus`, `window_manager`, `forward`, `agent`, `ready`,
+    /// `accepted`, `assigned`, `received`, `image`, `workspace`, `display`, `dbus`, `window_manager`, `forward`, `agent`, `ready`,
     /// `stopping`, `stopped`, `failed`.
     pub step: String,
     /// When it began.

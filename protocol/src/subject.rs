@@ -1,6 +1,7 @@
 //! Every NATS subject, stream and bucket name. No other file spells one.
 
 use crate::ids::{RecordingId, RunnerId, SessionId, ThreadId};
+use crate::image::Digest;
 
 /// NATS account of servers; has JetStream.
 pub const ACCOUNT_HELIX: &str = "HELIX";
@@ -34,7 +35,7 @@ pub const BUCKET_SECRETS: &str = "helix_secrets";
 pub const BUCKET_SPEC_TASKS: &str = "helix_spec_tasks";
 /// KV: recordings, `<recording>`.
 pub const BUCKET_RECORDINGS: &str = "helix_recordings";
-/// KV: image manifests, `<image>`.
+/// KV: images, `image.<hex>`; their names, `name.<name>`; `gc` while unneeded ones are removed.
 pub const BUCKET_IMAGES: &str = "helix_images";
 
 /// Stream of the documents' subjects and every lifecycle event.
@@ -126,6 +127,29 @@ pub fn recording_chunk(recording: &RecordingId, number: u32) -> String {
 pub fn recording_page(recording: &RecordingId, page: u32) -> String {
     format!("recordings.{recording}.page.{page}")
 }
+
+/// A chunk of an image.
+pub fn image_chunk(digest: &Digest) -> String {
+    format!("images.chunk.{}", digest.hex())
+}
+
+/// The chunk that a subject is of.
+pub fn parse_image_chunk(subject: &str) -> Option<Digest> {
+    format!("sha256:{}", subject.strip_prefix("images.chunk.")?).parse().ok()
+}
+
+/// Key of an image in [`BUCKET_IMAGES`].
+pub fn image_key(digest: &Digest) -> String {
+    format!("image.{}", digest.hex())
+}
+
+/// Key of a name of images.
+pub fn image_name_key(name: &str) -> String {
+    format!("name.{name}")
+}
+
+/// Key that exists while images are collected.
+pub const IMAGE_COLLECTION_KEY: &str = "gc";
 
 /// Everything that is stored of a recording.
 pub fn recording_all(recording: &RecordingId) -> String {

@@ -158,6 +158,9 @@ fn runner_view() -> RunnerView {
         reservable: reserve,
         kind_reserve: BTreeMap::from([(kind(), reserve)]),
         no_rdp: None,
+        no_images: None,
+        image_keys: Vec::new(),
+        arch: String::new(),
         memory_bytes: 16 << 30,
         cpus: 8,
         labels: BTreeMap::from([("site".to_owned(), "cellar".to_owned())]),
@@ -197,7 +200,13 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(val
 
 #[test]
 fn the_link() {
-    let heartbeat = Heartbeat { active_tasks: 1, slots: 8, draining: false, usage: BTreeMap::default() };
+    let heartbeat = Heartbeat {
+        active_tasks: 1,
+        slots: 8,
+        draining: false,
+        usage: BTreeMap::default(),
+        images: RunnerImages::default(),
+    };
     let request = Message { runner: runner(), body: Request::Heartbeat { heartbeat } };
     golden!("link_heartbeat", round_trip(request));
     let request = Message { runner: runner(), body: Request::Sync {} };

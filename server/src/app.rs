@@ -14,6 +14,7 @@ use crate::callout::Callout;
 use crate::config::ServerConfig;
 use crate::desktop::Desktops;
 use crate::events::Events;
+use crate::images::Images;
 use crate::keys::{Keys, random_id};
 use crate::link::Link;
 use crate::reconciler::Reconciler;
@@ -61,6 +62,8 @@ pub struct App {
     pub spec_tasks: SpecTasks,
     /// Rules for recordings.
     pub recordings: Recordings,
+    /// Rules for images.
+    pub images: Images,
     /// Viewers waiting for a runner to dial back.
     pub relay: Relay,
     /// Calls on desktops.
@@ -112,6 +115,7 @@ impl App {
             tokens: Tokens::new(store.clone(), Arc::clone(&keys), &config.secrets),
             audit: Audit::new(events.clone()),
             recordings: Recordings::new(bus.clone(), store.clone(), events.clone()),
+            images: Images::new(bus.clone(), store.clone(), config.image_signers.clone()),
             threads,
             desktops: Desktops::new(relay.clone(), shutdown.clone()),
             relay,

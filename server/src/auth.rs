@@ -40,6 +40,8 @@ pub enum Need {
     Runner,
     /// Exchanges itself for a runner's token.
     Enrol,
+    /// Images: people, and runners.
+    Images,
     /// One runner: people, and itself.
     Member,
     /// The end of one runner: who changes the fleet, and itself.
@@ -64,7 +66,7 @@ impl Need {
             Self::Agent => matches!(scope, Admin | Operator | User | Session(_)),
             Self::Runner => matches!(scope, Runner(_)),
             Self::Enrol => matches!(scope, Admin | Enrol(_)),
-            Self::Member => matches!(scope, Admin | Operator | User | Viewer | Runner(_)),
+            Self::Images | Self::Member => matches!(scope, Admin | Operator | User | Viewer | Runner(_)),
             Self::Leave => matches!(scope, Admin | Operator | Runner(_)),
         }
     }
@@ -85,6 +87,7 @@ impl Need {
             Self::Agent => "a token of scope admin, operator, user, or of the session itself",
             Self::Runner => "a runner's own token",
             Self::Enrol => "an enrolment token",
+            Self::Images => "a token of scope admin, operator, user or viewer, or a runner's own",
             Self::Member => "a token of scope admin, operator, user or viewer, or the runner's own",
             Self::Leave => "a token of scope admin or operator, or the runner's own",
         }
@@ -236,7 +239,9 @@ mod tests {
         assert_eq!(admitted(Need::Agent), ["admin", "operator", "user", "session"]);
         assert_eq!(admitted(Need::Runner), ["runner"]);
         assert_eq!(admitted(Need::Enrol), ["admin", "enrol"]);
-        assert_eq!(admitted(Need::Member), ["admin", "operator", "user", "viewer", "runner"]);
+        for need in [Need::Images, Need::Member] {
+            assert_eq!(admitted(need), ["admin", "operator", "user", "viewer", "runner"]);
+        }
         assert_eq!(admitted(Need::Leave), ["admin", "operator", "runner"]);
     }
 

@@ -6,6 +6,7 @@
 
 mod document;
 mod fault;
+mod images;
 mod nats;
 mod recording;
 mod secrets;
@@ -14,6 +15,8 @@ mod threads;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use helix_protocol::image::signature::Signers;
 
 pub use self::fault::{Fault, Faults};
 pub use self::nats::{Ca, NatsConfig, is_tls};
@@ -54,6 +57,8 @@ pub struct ServerConfig {
     pub threads: Timing,
     /// What becomes of sessions that say nothing of a recording.
     pub recording: RecordingDefaults,
+    /// Keys whose images are taken; any where absent.
+    pub image_signers: Option<Signers>,
     /// The server's own NATS connection.
     pub nats: NatsConfig,
     /// What the secret files hold.
@@ -129,6 +134,8 @@ impl ServerConfig {
         let threads = threads::read(&mut doc);
         let recording = recording::read(&mut doc, nats.as_ref());
 
+        let image_signers = images::read(&mut doc);
+
         let key_file = doc.path("", "key_file");
         let secrets = secrets::read(&mut doc, key_file.as_ref(), SAMPLE_TOKEN);
         doc.finish()?;
@@ -150,6 +157,7 @@ impl ServerConfig {
                 credential_ttl: credential_ttl?,
                 threads: threads?,
                 recording: recording?,
+                image_signers,
                 nats: nats?,
                 secrets: secrets?,
             })

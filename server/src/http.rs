@@ -25,6 +25,7 @@ mod grants;
 mod guard;
 mod headers;
 mod health;
+mod images;
 mod leftover;
 mod logs;
 mod openapi;
@@ -104,6 +105,7 @@ fn registry(external_agents: bool) -> Registry {
     let registry = threads::routes(registry);
     let registry = thread_events::routes(registry);
     let registry = recordings::routes(registry);
+    let registry = images::routes(registry);
     let registry = dial::routes(registry);
     if external_agents { external_agents::routes(registry) } else { registry }
 }

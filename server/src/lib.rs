@@ -16,6 +16,7 @@ pub mod desktop;
 pub mod error;
 pub mod events;
 pub mod http;
+pub mod images;
 pub mod keys;
 pub mod link;
 pub mod nats_config;

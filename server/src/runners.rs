@@ -18,7 +18,7 @@ use helix_protocol::assignment::Lease;
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::Register;
 use helix_protocol::record::RunnerRecord;
-use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
+use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerImages, RunnerStatus};
 use helix_protocol::{ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 
@@ -181,7 +181,7 @@ fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u
     let facts_slots = record.facts.as_ref().map_or(0, |facts| facts.slots);
     let slots = heartbeat.map_or(facts_slots, |heartbeat| heartbeat.slots);
     let status = if record.liveness == Liveness::Online {
-        Heartbeat { active_tasks, slots, draining, usage: BTreeMap::new() }.status()
+        Heartbeat { active_tasks, slots, draining, usage: BTreeMap::new(), images: RunnerImages::default() }.status()
     } else {
         RunnerStatus::Offline
     };
@@ -195,6 +195,7 @@ fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u
         slots,
         facts: record.facts.clone(),
         labels: record.all_labels(),
+        images: heartbeat.map(|heartbeat| heartbeat.images.clone()).unwrap_or_default(),
         rotating: record.rotation.is_some(),
         token_since: Some(record.token_since.unwrap_or(record.enrolled_at)),
         enrolled_at: record.enrolled_at,

@@ -5,6 +5,7 @@ mod score;
 
 use std::sync::Arc;
 
+use helix_protocol::image::Digest;
 use helix_protocol::resources::{Bytes, Cpus, Reserve, Resources};
 use helix_protocol::runner::{Liveness, RunnerFacts};
 use helix_protocol::{KindName, PoolName, RunnerId};
@@ -29,6 +30,8 @@ pub struct Candidate {
     pub slots: u32,
     /// What its sessions hold.
     pub held: Held,
+    /// Images that it has.
+    pub images: Vec<Digest>,
     /// What it offers; absent until it registered.
     pub facts: Option<Arc<RunnerFacts>>,
 }
@@ -67,10 +70,21 @@ pub struct Ask<'a> {
     pub pool: Option<&'a PoolName>,
     /// The one runner that it may run on.
     pub runner: Option<&'a RunnerId>,
+    /// Image that its agent runs in.
+    pub image: Option<ImageAsk<'a>>,
     /// Most that it may use.
     pub resources: Resources,
     /// What is kept free for it; the runner's word for its kind where absent.
     pub reserve: Reserve,
+}
+
+/// An image that a session needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ImageAsk<'a> {
+    /// Which.
+    pub digest: Digest,
+    /// For which machines; any where that is not known.
+    pub arch: Option<&'a str>,
 }
 
 /// Why no runner takes a session now, for people: the shortest true reason first, then each runner's.
@@ -84,7 +98,7 @@ pub fn place(runners: &[Candidate], ask: Ask<'_>) -> Result<usize, Refusal> {
     let named = |candidate: &Candidate| ask.runner.is_none_or(|runner| candidate.id == *runner);
     for (index, candidate) in runners.iter().enumerate().filter(|(_, candidate)| named(candidate)) {
         match filter::fit(candidate, ask) {
-            Ok(()) if best.is_none_or(|best| score::better(candidate, &runners[best])) => best = Some(index),
+            Ok(()) if best.is_none_or(|best| score::better(candidate, &runners[best], ask)) => best = Some(index),
             Ok(()) => {}
             Err(reason) => unfit.push((&candidate.id, reason)),
         }
@@ -108,6 +122,7 @@ fn refuse(unfit: &[(&RunnerId, Unfit)], ask: Ask<'_>) -> Refusal {
             (_, Some(pool)) if any(|reason| *reason == Unfit::OtherPool) => {
                 format!("no runner of pool {pool} can take it")
             }
+            _ if any(Unfit::is_about_image) => "no runner can run it in its image".to_owned(),
             _ if any(Unfit::is_too_much) => "no runner can give it that much".to_owned(),
             (Some(kind), _) => format!("no runner offers kind {kind}"),
             (None, _) => "no runner can take it".to_owned(),

@@ -9,7 +9,7 @@ pub mod view;
 
 use helix_protocol::assignment::{DesiredSession, Lease};
 use helix_protocol::record::{
-    RecordingRecord, RunnerRecord, SecretRecord, SessionRecord, SpecTaskRecord, TicketRecord, TokenRecord,
+    ImageRecord, RecordingRecord, RunnerRecord, SecretRecord, SessionRecord, SpecTaskRecord, TicketRecord, TokenRecord,
 };
 use helix_protocol::session::ObservedSession;
 use helix_protocol::subject;
@@ -45,6 +45,8 @@ pub struct Store {
     pub spec_tasks: Bucket<SpecTaskRecord>,
     /// Recordings, by recording.
     pub recordings: Bucket<RecordingRecord>,
+    /// Images and their names.
+    pub images: Bucket<ImageRecord>,
 }
 
 impl Store {
@@ -61,6 +63,7 @@ impl Store {
             secrets: Bucket::open(bus, subject::BUCKET_SECRETS).await?,
             spec_tasks: Bucket::open(bus, subject::BUCKET_SPEC_TASKS).await?,
             recordings: Bucket::open(bus, subject::BUCKET_RECORDINGS).await?,
+            images: Bucket::open(bus, subject::BUCKET_IMAGES).await?,
         };
         store.sessions.spawn_feed(tasks, shutdown);
         store.desired.spawn_feed(tasks, shutdown);
@@ -71,6 +74,7 @@ impl Store {
         store.secrets.spawn_feed(tasks, shutdown);
         store.spec_tasks.spawn_feed(tasks, shutdown);
         store.recordings.spawn_feed(tasks, shutdown);
+        store.images.spawn_feed(tasks, shutdown);
         Ok(store)
     }
 
@@ -86,6 +90,7 @@ impl Store {
             self.secrets.view().synced(generation),
             self.spec_tasks.view().synced(generation),
             self.recordings.view().synced(generation),
+            self.images.view().synced(generation),
         );
     }
 }

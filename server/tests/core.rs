@@ -13,6 +13,8 @@ mod grants;
 mod harness;
 #[path = "core/http.rs"]
 mod http;
+#[path = "core/images.rs"]
+mod images;
 #[path = "core/limits.rs"]
 mod limits;
 #[path = "core/lists.rs"]

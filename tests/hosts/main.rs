@@ -15,6 +15,7 @@ mod forward;
 mod harness;
 mod harness_tests;
 mod held;
+mod images;
 mod join;
 mod limits;
 mod packages;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         tools::cases(),
         rdp::cases(),
         recording::cases(),
+        images::cases(),
         backend::cases(),
         attacks::cases(),
         service::cases(),

@@ -63,6 +63,12 @@ pub struct RunArgs {
     /// The Vulkan driver's file (lvp_icd*.json) with which editors draw [env: HELIX_VULKAN_ICD]
     #[arg(long, value_name = "FILE")]
     vulkan_icd: Option<String>,
+    /// Whose images sessions may run in: an allowed_signers file
+    #[arg(long, value_name = "FILE")]
+    image_signers: Option<String>,
+    /// Images that stay although no session has them
+    #[arg(long, value_name = "N")]
+    images_keep: Option<String>,
     /// What to log: error, warn, info, debug or a filter [env: LOG_LEVEL]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -88,6 +94,8 @@ impl RunArgs {
             ("state_dir", &self.state_dir),
             ("kinds_dir", &self.kinds_dir),
             ("default_kind", &self.default_kind),
+            ("image_signers", &self.image_signers),
+            ("images_keep", &self.images_keep),
             ("health_port", &self.health_port),
             ("on_exit", &self.on_exit),
             ("backend", &self.backend),

@@ -45,6 +45,8 @@ pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
         log_level: log_level(values),
         zed_binary: path(values, "zed_binary"),
         vulkan_icd: path(values, "vulkan_icd"),
+        image_signers: path(values, "image_signers").unwrap_or_else(|| PathBuf::from("/etc/helix/allowed_signers")),
+        images_keep: number(values, "images_keep", 3, (0, 1000)),
         unused: ["VNC_PASSWORD", "RDP_USER", "RDP_PASSWORD"]
             .into_iter()
             .filter(|name| env.get(*name).is_some_and(|text| !text.is_empty()))

@@ -45,6 +45,8 @@ const SETTINGS: &[(&str, &[&str])] = &[
     (DIRECT, &[]),
     ("zed_binary", &["ZED_BINARY"]),
     ("vulkan_icd", &["HELIX_VULKAN_ICD"]),
+    ("image_signers", &[]),
+    ("images_keep", &[]),
     ("log_level", &["LOG_LEVEL"]),
 ];
 

@@ -141,6 +141,7 @@ impl Serving<'_> {
                 slots: self.link.facts.slots,
                 draining: *draining.borrow_and_update(),
                 usage: self.link.usage.all(),
+                images: self.link.images.report(),
             };
             let sent_at = Fence::now();
             match self.connection.request(Request::Heartbeat { heartbeat }).await {

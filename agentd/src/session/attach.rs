@@ -132,7 +132,9 @@ impl<S: Supervisor> Session<S> {
         let entry = self.entry().clone();
         let context = &self.context;
         let spool = entry.recording.as_ref().map(|recording| (recording, context.supervisor.spool(recording)));
+        let image = entry.desired.spec.image_digest().map(|digest| self.inside(digest));
         let inputs = plan::Inputs {
+            image: image.as_ref(),
             session: entry.session(),
             runner: &context.config.runner,
             spec: &entry.desired.spec,

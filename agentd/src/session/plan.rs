@@ -10,6 +10,7 @@ use helix_protocol::session::{Cause, DisplayServer, Geometry, SessionSpec};
 use helix_protocol::{Epoch, KindName, RecordingId, RunnerId, SessionId};
 
 use super::workspace;
+use crate::images::root::{self, Inside};
 use crate::kinds::{self, KindFile, Kinds, OnExit, Readiness, Restart};
 use crate::supervisor::{SessionFile, SessionPaths, SliceSpec, Stdout, UnitName, UnitSpec};
 use crate::{forward, rdp, recorder, tools, xvfb};
@@ -81,6 +82,8 @@ pub struct Inputs<'a> {
     pub default_resources: Resources,
     /// Most that any session may use.
     pub max_resources: Resources,
+    /// What it finds in the image that it runs in, where it runs in one.
+    pub image: Option<&'a Inside>,
     /// Where its agent reaches the servers.
     pub forward_port: u16,
     /// What its agent says who it is by, and its secrets.
@@ -161,7 +164,11 @@ fn on_display(unit: &UnitSpec, number: u32) -> UnitSpec {
 pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     let Inputs { session, spec, paths, host, .. } = *inputs;
     let gone = KindFile::gone();
-    let kind = match inputs.kinds.get(inputs.kind, spec.input.as_deref()) {
+    let found = match inputs.image {
+        Some(_) => inputs.kinds.get_in_image(inputs.kind, spec.input.as_deref()),
+        None => inputs.kinds.get(inputs.kind, spec.input.as_deref()),
+    };
+    let kind = match found {
         Ok(kind) => kind,
         Err(error) if inputs.running => {
             tracing::warn!(kind = %inputs.kind, %error, "the kind of a running session is gone; its agent is left as it is");
@@ -184,16 +191,18 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
             format!("kind {} needs the secrets that it has not been given: {}", inputs.kind, required.join(", "));
         return Err(Cause::new("secret_missing", format!("{message}; {}", secret_hint(&required))));
     }
+    // What the agent and whoever works with it find around them; the desktop is always the machine's.
+    let around = inputs.image.map_or_else(|| host.clone(), |image| in_image(host, image));
     let context = kinds::Context {
         session,
         paths,
         project: &project,
-        agentd: &host.program,
+        agentd: &around.program,
         input: spec.input.as_deref().unwrap_or_default(),
         geometry,
-        shell: &host.shell,
-        zed: inputs.kinds.zed(),
-        vulkan_icd: inputs.kinds.vulkan_icd(),
+        shell: &around.shell,
+        zed: inputs.image.map_or_else(|| inputs.kinds.zed(), |_| kinds::ZED),
+        vulkan_icd: inputs.image.map_or_else(|| inputs.kinds.vulkan_icd(), |image| image.vulkan_icd.as_deref()),
         forward_port: inputs.forward_port,
         env: &spec.env,
         is_root: host.is_root,
@@ -202,13 +211,15 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     let rendered = kinds::render(kind, &context)
         .map_err(|error| Cause::new("kind_unavailable", format!("kind {} cannot be used: {error}", inputs.kind)))?;
 
-    let base = base_environment(inputs, &project, kind.dbus);
+    let base = base_environment(inputs, host, &project, kind.dbus);
+    let base_around = base_environment(inputs, &around, &project, kind.dbus);
     let unit = |name, argv: Vec<String>, stdout| UnitSpec {
         name,
         argv,
         env: base.clone(),
         cwd: paths.home.clone(),
         stdout,
+        image: None,
         has_task: false,
     };
     let mut files = vec![SessionFile { path: RC_FILE.into(), mode: 0o600, content: OPENBOX_RC.into() }];
@@ -249,7 +260,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     });
     let way_out = way_out(inputs, &project);
     let app = UnitSpec { argv: rendered.argv, cwd: project, ..unit(UnitName::App, Vec::new(), Stdout::Log) };
-    let mut app = UnitSpec { has_task: kind.task, ..app };
+    let image = spec.image_digest();
+    let mut app = UnitSpec { has_task: kind.task, env: base_around.clone(), image, ..app };
     app.env.extend(rendered.env);
     let secrets = inputs.access.map(|access| &access.secrets);
     let own = spec.env.iter().chain(secrets.into_iter().flatten());
@@ -260,9 +272,10 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     app.env.remove("WAYLAND_DISPLAY");
 
     let tools = {
-        let mut argv = vec![text(&host.program)];
+        let mut argv = vec![text(&around.program)];
         argv.extend(tools::unit::arguments(&paths.tools_socket, &paths.workspace));
-        let mut unit = UnitSpec { cwd: paths.workspace.clone(), ..unit(UnitName::Tools, argv, Stdout::Log) };
+        let (cwd, env) = (paths.workspace.clone(), base_around);
+        let mut unit = UnitSpec { cwd, env, image, ..unit(UnitName::Tools, argv, Stdout::Log) };
         // What was asked for is for everybody in the session; its secrets and its token are the agent's.
         let own = spec.env.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
         unit.env.extend(own.map(|(name, value)| (name.clone(), value.clone())));
@@ -294,6 +307,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
             resources,
             network,
             own_sandbox: kind.own_sandbox,
+            image,
             recording: inputs.recording.map(|(recording, _)| recording.clone()),
         },
         workspace,
@@ -359,8 +373,19 @@ fn rfb_options(session: &SessionId, paths: &SessionPaths, recorded: bool) -> Vec
     options
 }
 
-fn base_environment(inputs: &Inputs<'_>, project: &Path, dbus: bool) -> BTreeMap<String, String> {
-    let Inputs { session, runner, paths, host, .. } = *inputs;
+/// The surroundings of a unit in an image.
+fn in_image(host: &Host, image: &Inside) -> Host {
+    Host {
+        path: root::PATH.to_owned(),
+        lang: "C.UTF-8".to_owned(),
+        shell: image.shell.to_owned(),
+        program: PathBuf::from(root::PROGRAM),
+        ..host.clone()
+    }
+}
+
+fn base_environment(inputs: &Inputs<'_>, host: &Host, project: &Path, dbus: bool) -> BTreeMap<String, String> {
+    let Inputs { session, runner, paths, .. } = *inputs;
     let mut env: BTreeMap<String, String> = [
         ("HELIX_SESSION_ID", session.to_string()),
         ("HELIX_RUNNER_ID", runner.to_string()),

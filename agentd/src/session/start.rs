@@ -1,4 +1,4 @@
-//! From an order to Ready: (workspace ∥ D-Bus ∥ display → (window manager ∥ forward ∥ recorder)) → agent. Each step has a deadline, a
+//! From an order to Ready: image → (workspace ∥ D-Bus ∥ display → (window manager ∥ forward ∥ recorder)) → agent. Each step has a deadline, a
 //! readiness event and, when it fails, a cause that names step, unit and the unit's last lines.
 
 use std::collections::BTreeMap;
@@ -41,6 +41,7 @@ type Exits = watch::Receiver<BTreeMap<UnitName, Exit>>;
 impl<S: Supervisor> Session<S> {
     /// Starts everything that is not started yet.
     pub(super) async fn start(&self) -> Result<Live, Ending> {
+        self.have_image().await?;
         let Live { plan, mut events, exits, .. } = self.attach().await?;
         let paths = self.context.supervisor.host_paths(&self.id());
 

@@ -102,6 +102,7 @@ pub fn shell(name: UnitName, script: &str) -> UnitSpec {
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         cwd: "/".into(),
         stdout: Stdout::Log,
+        image: None,
         has_task: false,
     }
 }

@@ -54,6 +54,7 @@ use super::{
 };
 use crate::guest::wire::{Answer, Event, Record, Request};
 use crate::guest::{GuestArgs, detached_command};
+use crate::images::enter;
 use crate::recorder::shelf;
 
 /// A guest answers at once unless the machine is in trouble.
@@ -344,7 +345,9 @@ impl Supervisor for ProcessSupervisor {
     }
 
     async fn start(&self, session: &SessionId, unit: &UnitSpec) -> Result<UnitStatus> {
-        match self.call(session, &Request::Start { unit: unit.clone() }, ANSWER_TIMEOUT).await? {
+        let (config, paths) = (&self.inner.config, self.paths(session));
+        let started = enter::unit(&config.state_dir, &config.program, &paths, unit);
+        match self.call(session, &Request::Start { unit: started }, ANSWER_TIMEOUT).await? {
             Answer::Unit { unit } => Ok(unit),
             Answer::Failed { reason } => {
                 let program = unit.argv.first().cloned().unwrap_or_default();

@@ -10,9 +10,11 @@ use helix_agentd::daemon;
 use helix_agentd::desktop::Desktops;
 use helix_agentd::forward::host::Servers;
 use helix_agentd::gate::Gates;
+use helix_agentd::images::{Fetcher, Images};
 use helix_agentd::kinds::{Kinds, Machine};
 use helix_agentd::ledger::Ledger;
 use helix_agentd::link::reports::Reports;
+use helix_agentd::link::token::OwnToken;
 use helix_agentd::reconciler::{Inputs, Reconciler};
 use helix_agentd::recorder::notes::Notes;
 use helix_agentd::recorder::upload::Uploads;
@@ -139,6 +141,7 @@ impl Runner {
             tools: Board::default(),
             notes: notes.clone(),
             uploads: Uploads::new(&self.config.state_dir),
+            images: self.images(),
             viewers: Viewers::new(self.supervisor.clone(), self.gates.clone(), notes, false),
         });
         let inputs = Inputs {
@@ -151,6 +154,12 @@ impl Runner {
             let failed = reconciler.run().await;
             panic!("{failed}");
         }));
+    }
+
+    fn images(&self) -> Images {
+        let token = OwnToken::open(&self.config.state_dir).expect("a token");
+        let fetcher = Fetcher::new(self.config.clone(), token).expect("a client");
+        Images::new(&self.config.state_dir, fetcher, self.config.image_signers.clone(), self.config.images_keep, None)
     }
 
     fn kinds(&self, path: &str) -> Kinds {

@@ -1,4 +1,4 @@
-//! `helixctl image`: the images of this machine.
+//! `helixctl image`: the images of this machine, and those of the server.
 
 mod build;
 mod diff;
@@ -7,6 +7,9 @@ mod gc;
 mod lint;
 mod list;
 mod new;
+pub mod pull;
+pub mod push;
+pub mod remote;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,13 +19,14 @@ use clap::{Args, Subcommand};
 use helix_protocol::image::{Digest, ImageManifest, ImageRef};
 
 pub use self::build::{BuildArgs, Builder, HowArgs};
+use crate::client::Client;
 use crate::error::Result;
 use crate::images::cache::Cache;
 use crate::images::store::Store;
 use crate::settings::process_env;
 use crate::ui::Ui;
 
-/// Build images of agent desktops from recipes, look at them, compare and export them
+/// Images of agent desktops: build them from recipes, look at them, bring them to the server and roll back
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Build an image; what did not change is not built again
@@ -43,6 +47,28 @@ pub enum ImageCommand {
     Rollback(list::RollbackArgs),
     /// Write an image as a tar or as a directory
     Export(export::ExportArgs),
+    /// Bring an image of this machine to the server, as much of it as the server lacks, and set its tag there
+    Push(push::PushArgs),
+    /// Fetch an image of the server to this machine
+    Pull(pull::PullArgs),
+    /// Look at images of the server, roll their tags back, and remove what nobody needs
+    #[command(subcommand)]
+    Remote(RemoteCommand),
+}
+
+/// What to do with images of the server.
+#[derive(Debug, Subcommand)]
+pub enum RemoteCommand {
+    /// List names and tags
+    List,
+    /// Show what an image is
+    Show(remote::ShowArgs),
+    /// Have a tag name the image that it named before; sessions keep the image that they have
+    Rollback(remote::TagArgs),
+    /// Remove a tag; its image stays until it is collected
+    Untag(remote::TagArgs),
+    /// Remove images that no tag keeps and no session uses
+    Gc(remote::GcArgs),
 }
 
 /// Where images are.
@@ -76,8 +102,8 @@ fn found(store: &Store, image: &ImageRef) -> Result<(Digest, ImageManifest)> {
     Ok((digest, store.manifest(&digest)?))
 }
 
-/// Runs one image command.
-pub async fn run(command: ImageCommand, ui: &Ui) -> Result<ExitCode> {
+/// Runs one image command; only some need the server.
+pub async fn run(command: ImageCommand, client: impl FnOnce() -> Result<Client>, ui: &Ui) -> Result<ExitCode> {
     match command {
         ImageCommand::Build(args) => build::run(args, ui).await,
         ImageCommand::New(args) => new::run(&args, ui),
@@ -88,6 +114,19 @@ pub async fn run(command: ImageCommand, ui: &Ui) -> Result<ExitCode> {
         ImageCommand::Gc(args) => gc::run(&args, ui).await,
         ImageCommand::Rollback(args) => list::roll_back(&args, ui),
         ImageCommand::Export(args) => export::run(&args, ui).await,
+        ImageCommand::Push(args) => push::run(&client()?, &args, ui).await.map(|()| ExitCode::SUCCESS),
+        ImageCommand::Pull(args) => pull::run(&client()?, &args, ui).await.map(|()| ExitCode::SUCCESS),
+        ImageCommand::Remote(command) => on_server(&client()?, command, ui).await.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+async fn on_server(client: &Client, command: RemoteCommand, ui: &Ui) -> Result<()> {
+    match command {
+        RemoteCommand::List => remote::list(client, ui).await,
+        RemoteCommand::Show(args) => remote::show(client, &args, ui).await,
+        RemoteCommand::Rollback(args) => remote::roll_back(client, &args, ui).await,
+        RemoteCommand::Untag(args) => remote::untag(client, &args, ui).await,
+        RemoteCommand::Gc(args) => remote::collect(client, &args, ui).await,
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use helix_protocol::api::{CreateSession, ProjectSource, SessionView};
+use helix_protocol::image::ImageRef;
 use helix_protocol::session::{MAX_INPUT_CHARS, Project};
 use helix_protocol::thread::{Origin, ThreadEvent};
 use helix_protocol::{ErrorCode, KindName, SessionId, ThreadId, TurnId};
@@ -50,6 +51,9 @@ pub struct RunArgs {
     /// What does it, for example claude or command; the runner's default kind when left out
     #[arg(long)]
     kind: Option<KindName>,
+    /// Image that it works in: NAME, NAME:TAG or sha256:DIGEST [default: the runner's own system]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<ImageRef>,
     /// Environment of the agent; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
@@ -135,6 +139,7 @@ fn request(args: RunArgs, id: &SessionId) -> Result<CreateSession> {
     Ok(CreateSession {
         id: Some(id.clone()),
         kind: args.kind,
+        image: args.image,
         project,
         input: Some(input),
         labels: args.labels.into_iter().collect(),

@@ -14,7 +14,7 @@ pub mod place;
 mod reach;
 mod remove;
 mod rotate;
-mod show;
+pub mod show;
 mod stats;
 mod until;
 mod upgrade;

@@ -77,6 +77,11 @@ fn show(ui: &Ui, status: &Status) -> Result<()> {
     }
     ui.line("")?;
     super::runner::table(ui, &status.fleet.runners)?;
+    for runner in &status.fleet.runners {
+        for pull in &runner.images.pulls {
+            ui.line(&format!("{} fetches image {}", runner.id, super::runner::show::far(pull)))?;
+        }
+    }
     ui.line("")?;
     let counts: Vec<_> = status.fleet.sessions.iter().map(|(phase, count)| format!("{phase} {count}")).collect();
     if counts.is_empty() {

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use helix_protocol::image::SIGNATURE_NAMESPACE;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, HashAlg, PrivateKey};
 
@@ -79,9 +80,9 @@ impl SigningKey {
         self.0.fingerprint(HashAlg::Sha256).to_string()
     }
 
-    /// The line of [`ALLOWED_SIGNERS`].
+    /// The line of [`ALLOWED_SIGNERS`]: what it installs there, and the images that its sessions run in.
     pub fn allowed_signers(&self) -> String {
-        format!("{NAMESPACE} namespaces=\"{NAMESPACE}\" {}\n", self.public())
+        format!("{NAMESPACE} namespaces=\"{NAMESPACE},{SIGNATURE_NAMESPACE}\" {}\n", self.public())
     }
 
     /// A signature of what `provision` installs, as a file for `ssh-keygen -Y verify`.

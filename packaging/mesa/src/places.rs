@@ -31,6 +31,12 @@ impl Places {
         Self { trees: std::iter::once(PathBuf::from(OWN)).chain(own).collect(), dirs: SYSTEM.map(PathBuf::from).into() }
     }
 
+    /// Those in another root: an image.
+    pub fn within(root: &Path) -> Self {
+        let inside = |path: &str| root.join(path.trim_start_matches('/'));
+        Self { trees: vec![inside(OWN)], dirs: SYSTEM.map(inside).into() }
+    }
+
     /// The manifest: the newest one of those in a tree, as their names tell, else the first in one of the directories.
     pub fn find(&self) -> Option<PathBuf> {
         let own = self.trees.iter().find_map(|tree| {

@@ -33,8 +33,10 @@ const MAX_PAGE: usize = 1000;
 const OPENS: [&str; 6] = ["/streams/", "/external-agents/sync", "/files", "/exec", "/terminals/", "/rdp"];
 /// The same, of a path that ends so: what was recorded is looked at.
 const LOOKS: [&str; 1] = ["/recordings/{id}"];
-/// Told by events of their own, or far too often: what is typed is recorded where recording is on.
-const TOLD_ELSEWHERE: [&str; 4] = ["/control", "/input", "/wait", "/chunks/{number}"];
+/// Told by events of their own, or far too often: what is typed is recorded where recording is on, and of an image its manifest
+/// and its tag are told.
+const TOLD_ELSEWHERE: [&str; 6] =
+    ["/control", "/input", "/wait", "/chunks/{number}", "/chunks/{digest}", "/chunks/missing"];
 /// Result of a request whose caller did not wait for it: it may be done or not.
 const LEFT: &str = "left";
 /// Begins every path of the API.

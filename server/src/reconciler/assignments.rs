@@ -7,8 +7,9 @@ use std::sync::Arc;
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::assignment::{Assignment, DesiredSession};
 use helix_protocol::external_agents::{RDP_USER, Task, TaskAgent};
+use helix_protocol::image::Digest;
 use helix_protocol::link::Nudge;
-use helix_protocol::record::SessionRecord;
+use helix_protocol::record::{ImageRecord, SessionRecord};
 use helix_protocol::runner::RunnerFacts;
 use helix_protocol::session::{Cause, Desired, ObservedSession, SessionSpec};
 use helix_protocol::{Epoch, ErrorCode, RunnerId, subject};
@@ -18,7 +19,7 @@ use super::names::has_desktop;
 use super::{CONCURRENCY, Reconciler};
 use crate::error::Result;
 use crate::runners::occupancy;
-use crate::scheduler::{Ask, Candidate, Refusal, place, reserve_on};
+use crate::scheduler::{Ask, Candidate, ImageAsk, Refusal, place, reserve_on};
 use crate::sessions::list::waits;
 use crate::sessions::view::{desired_of, has_ended};
 use crate::store::Versioned;
@@ -55,7 +56,7 @@ impl Reconciler {
     }
 
     fn decide(&self) -> Vec<Decision> {
-        let desktops = self.desktops();
+        let (desktops, arches) = (self.desktops(), self.image_arches());
         let sessions = self.store.sessions.view().read();
         let may_be_placed = |record: &SessionRecord| waits(record) && has_desktop(record, &desktops);
         let mut waiting: Vec<_> =
@@ -71,9 +72,11 @@ impl Reconciler {
         let mut decisions = Vec::new();
         for entry in &waiting {
             let SessionSpec { kind, resources, reserve, .. } = &entry.value.spec;
+            let image = entry.value.spec.image_digest();
+            let image = image.map(|digest| ImageAsk { digest, arch: arches.get(&digest).map(String::as_str) });
             let (kind, pool) = (kind.as_ref(), entry.value.pool.as_ref());
             let runner = entry.value.on_runner.as_ref();
-            let ask = Ask { kind, pool, runner, resources: *resources, reserve: *reserve };
+            let ask = Ask { kind, pool, runner, image, resources: *resources, reserve: *reserve };
             let cause = match refused.entry(ask) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(vacant) => match place(&candidates, ask) {
@@ -98,6 +101,16 @@ impl Reconciler {
         decisions
     }
 
+    /// For which machines each image is.
+    fn image_arches(&self) -> HashMap<Digest, String> {
+        let images = self.store.images.view().read();
+        let arch = |record: &ImageRecord| match record {
+            ImageRecord::Image(image) => Some((image.signed.digest(), image.arch.clone())),
+            ImageRecord::Name { .. } | ImageRecord::Collection { .. } => None,
+        };
+        images.iter().filter_map(|(_, entry)| arch(&entry.value)).collect()
+    }
+
     /// Every runner, with what is held of it. After the others: see the order of locks at `View::read`.
     fn candidates(&self, sessions: &Content<SessionRecord>, observed: &Content<ObservedSession>) -> Vec<Candidate> {
         let (runners, leases) = (self.store.runners.view().read(), self.store.leases.view().read());
@@ -113,6 +126,7 @@ impl Reconciler {
                 draining: heartbeat.is_some_and(|heartbeat| heartbeat.draining),
                 slots: heartbeat.map_or(slots, |heartbeat| heartbeat.slots),
                 held: held.get(&record.id).copied().unwrap_or_default(),
+                images: heartbeat.map(|heartbeat| heartbeat.images.present.clone()).unwrap_or_default(),
                 facts: record.facts.clone().map(|facts| Arc::new(RunnerFacts { labels: record.all_labels(), ..facts })),
             }
         };

@@ -3,7 +3,7 @@
 use helix_protocol::resources::{Bytes, Cpus};
 use helix_protocol::runner::{Liveness, RunnerFacts};
 
-use super::{Ask, Candidate, reserve_on};
+use super::{Ask, Candidate, ImageAsk, reserve_on};
 
 /// Runner label that says which pool it serves.
 const POOL_LABEL: &str = "pool";
@@ -32,6 +32,17 @@ pub enum Unfit {
     /// Knows the kind but cannot run it.
     #[error("cannot run the kind: {0}")]
     KindUnavailable(String),
+    /// It cannot run sessions in images.
+    #[error("runs no session in an image: {0}")]
+    NoImages(String),
+    /// The image is for other machines.
+    #[error("is of architecture {own}, and the image is for {image}")]
+    OtherArchitecture {
+        /// The runner's.
+        own: String,
+        /// The image's.
+        image: String,
+    },
     /// A limit is above its maximum.
     #[error("gives a session at most {name} {most}, {asked} is asked: ask for less, or raise its maximum")]
     AboveMaximum {
@@ -79,8 +90,18 @@ impl Unfit {
             Self::Unregistered | Self::Silent | Self::Cordoned | Self::Draining | Self::Full { .. } => true,
             Self::Memory { needed, total, .. } => needed <= total,
             Self::Cpu { needed, total, .. } => needed <= total,
-            Self::OtherPool | Self::UnknownKind | Self::KindUnavailable(_) | Self::AboveMaximum { .. } => false,
+            Self::OtherPool
+            | Self::UnknownKind
+            | Self::KindUnavailable(_)
+            | Self::NoImages(_)
+            | Self::OtherArchitecture { .. }
+            | Self::AboveMaximum { .. } => false,
         }
+    }
+
+    /// True where it is the image that the runner cannot take.
+    pub fn is_about_image(&self) -> bool {
+        matches!(self, Self::NoImages(_) | Self::OtherArchitecture { .. })
     }
 
     /// True where the session asks for more than the runner ever gives.
@@ -104,8 +125,15 @@ pub fn fit(candidate: &Candidate, ask: Ask<'_>) -> Result<(), Unfit> {
     }
     let kind = ask.kind.unwrap_or(&facts.default_kind);
     if !facts.kinds.contains(kind) {
-        let reason = facts.unavailable_kinds.get(kind).cloned();
-        return Err(reason.map_or(Unfit::UnknownKind, Unfit::KindUnavailable));
+        match (facts.unavailable_kinds.get(kind), ask.image) {
+            (None, _) => return Err(Unfit::UnknownKind),
+            // What the machine lacks for it is in the image.
+            (Some(_), Some(_)) => {}
+            (Some(reason), None) => return Err(Unfit::KindUnavailable(reason.clone())),
+        }
+    }
+    if let Some(image) = ask.image {
+        check_image(facts, image)?;
     }
     if let Some((name, asked, most)) = ask.resources.exceeds(&facts.max_resources) {
         return Err(Unfit::AboveMaximum { name, asked, most });
@@ -127,6 +155,22 @@ pub fn fit(candidate: &Candidate, ask: Ask<'_>) -> Result<(), Unfit> {
         return Err(Unfit::Full { used: candidate.held.slots, slots: candidate.slots });
     }
     short.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Whether sessions can run in this image there.
+fn check_image(facts: &RunnerFacts, image: ImageAsk<'_>) -> Result<(), Unfit> {
+    if let Some(reason) = &facts.no_images {
+        return Err(Unfit::NoImages(reason.clone()));
+    }
+    if facts.arch.is_empty() {
+        return Err(Unfit::NoImages("its agentd is too old for images; upgrade it".to_owned()));
+    }
+    match image.arch {
+        Some(arch) if arch != facts.arch => {
+            Err(Unfit::OtherArchitecture { own: facts.arch.clone(), image: arch.to_owned() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is too little to keep free what it reserves. What the runner does not count is never too little.

@@ -27,6 +27,9 @@ fn runner(id: &str, used: u32, slots: u32) -> Candidate {
         reservable: Reserve::default(),
         kind_reserve: BTreeMap::new(),
         no_rdp: None,
+        no_images: None,
+        image_keys: Vec::new(),
+        arch: "amd64".to_owned(),
         memory_bytes: 0,
         cpus: 1,
         labels: BTreeMap::from([("pool".to_owned(), "ci".to_owned())]),
@@ -34,13 +37,23 @@ fn runner(id: &str, used: u32, slots: u32) -> Candidate {
     let id = RunnerId::parse(id).expect("valid id");
     let facts = Some(Arc::new(facts));
     let held = Held { slots: used, ..Held::default() };
-    Candidate { id, liveness: Liveness::Online, cordoned: false, draining: false, slots, held, facts }
+    Candidate {
+        id,
+        liveness: Liveness::Online,
+        cordoned: false,
+        draining: false,
+        slots,
+        held,
+        images: Vec::new(),
+        facts,
+    }
 }
 
 const ANY: Ask<'static> = Ask {
     kind: None,
     pool: None,
     runner: None,
+    image: None,
     resources: Resources { cpu: None, memory: None, memory_high: None, tasks: None, io_weight: None },
     reserve: Reserve { cpu: None, memory: None },
 };
@@ -232,4 +245,27 @@ proptest::proptest! {
             Err(_) => proptest::prop_assert!(fleet.iter().all(|candidate| candidate.held.slots >= candidate.slots)),
         }
     }
+}
+
+#[test]
+fn an_image_needs_a_runner_that_runs_it_and_one_that_has_it_is_better() {
+    let digest = Digest::of(b"an image");
+    let image = |arch| Ask { image: Some(ImageAsk { digest, arch: Some(arch) }), ..ANY };
+    let fleet = [runner("a", 0, 4), Candidate { images: vec![digest], ..runner("b", 3, 4) }];
+    assert_eq!(chosen(&fleet, ANY), "a");
+    assert_eq!(chosen(&fleet, image("amd64")), "b");
+    assert_eq!(
+        chosen(&fleet[..1], image("arm64")),
+        "no runner can run it in its image (a is of architecture amd64, and the image is for arm64)"
+    );
+    let no_images = with(runner("c", 0, 4), |facts| facts.no_images = Some("it is a laptop".to_owned()));
+    let old = with(runner("d", 0, 4), |facts| facts.arch.clear());
+    assert_eq!(
+        chosen(&[no_images, old], image("amd64")),
+        "no runner can run it in its image (c runs no session in an image: it is a laptop; d runs no session in an image: \
+         its agentd is too old for images; upgrade it)"
+    );
+    // What the machine lacks for a kind may be in the image.
+    let zed = kind("zed");
+    assert_eq!(chosen(&fleet, Ask { kind: Some(&zed), ..image("amd64") }), "b");
 }

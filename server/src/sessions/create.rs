@@ -3,8 +3,9 @@
 use helix_protocol::api::{CreateSession, SessionView};
 use helix_protocol::control::Control;
 use helix_protocol::grant::Grants;
+use helix_protocol::image::ImageRef;
 use helix_protocol::record::SessionRecord;
-use helix_protocol::session::Desired;
+use helix_protocol::session::{Desired, SessionSpec};
 use helix_protocol::{Epoch, ErrorCode, Generation, KindName, SessionId, ThreadId};
 use jiff::Timestamp;
 
@@ -12,6 +13,7 @@ use super::Sessions;
 use super::validate::{self, Accepted};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
+use crate::images::Images;
 use crate::keys::random_id;
 use crate::store::Versioned;
 
@@ -46,13 +48,18 @@ impl Sessions {
         spec.recording = self.inner.recording.fill_in(spec.recording, leaves_recording);
         let secrets_mark = (!secrets.is_empty()).then(|| self.inner.secrets.request_mark(&secrets)).transpose()?;
         let request_hash = validate::joint_hash(request_hash, secrets_mark.as_deref(), spec_task.as_ref());
-        if let Some(kind) = &spec.kind {
-            self.check_kind(kind)?;
-        }
         let id = match id {
             Some(id) => id,
             None => fresh_id()?,
         };
+        if let Err(error) = self.choose_image(&mut spec).await {
+            // The tag that it took may say something else since: the same request is the same session still.
+            let there = self.inner.store.sessions.get(id.as_str()).await?.found().is_some();
+            return if there { self.existing(by, &id, &request_hash).await } else { Err(error) };
+        }
+        if let Some(kind) = &spec.kind {
+            self.check_kind(kind)?;
+        }
         // Otherwise a second session would meet the first on its runner.
         if self.unclaimed(&id).is_some() && self.inner.store.sessions.get(id.as_str()).await?.found().is_none() {
             let detail = format!("session {id} runs without a record; adopt it, or stop it first");
@@ -124,6 +131,23 @@ impl Sessions {
         let same =
             |found: &SessionRecord| found.owner == by.name && found.request_hash == request_hash && !found.deleted;
         Ok(found.filter(|found| same(&found.value)))
+    }
+
+    /// From now on the session has the image that its reference names at this moment, and a kind that the image is for.
+    async fn choose_image(&self, spec: &mut SessionSpec) -> Result<()> {
+        let Some(reference) = &spec.image else { return Ok(()) };
+        let (digest, manifest) = Images::resolve(&self.inner.store, reference).await?;
+        match &spec.kind {
+            None => spec.kind = manifest.kinds.first().cloned(),
+            Some(kind) if manifest.kinds.is_empty() || manifest.kinds.contains(kind) => {}
+            Some(kind) => {
+                let kinds: Vec<_> = manifest.kinds.iter().map(KindName::as_str).collect();
+                let detail = format!("image {reference} is not for kind {kind}; it is for: {}", kinds.join(", "));
+                return Err(Error::new(ErrorCode::InvalidRequest, detail));
+            }
+        }
+        spec.image = Some(ImageRef::Digest(digest));
+        Ok(())
     }
 
     fn check_kind(&self, kind: &KindName) -> Result<()> {

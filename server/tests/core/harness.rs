@@ -16,7 +16,7 @@ use helix_protocol::assignment::DesiredSession;
 use helix_protocol::ids::secret_hash;
 use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Message, Nudge, PROTOCOL, Reply, Request};
 use helix_protocol::resources::{Reserve, Resources, Usage};
-use helix_protocol::runner::{Heartbeat, RunnerFacts};
+use helix_protocol::runner::{Heartbeat, RunnerFacts, RunnerImages};
 use helix_protocol::session::{Display, Geometry, ObservedSession, SessionPhase};
 use helix_protocol::{Epoch, Generation, KindName, RunnerId, SessionId, subject};
 use helix_server::app::App;
@@ -317,6 +317,9 @@ impl SimRunner {
             reservable: Reserve::default(),
             kind_reserve: BTreeMap::new(),
             no_rdp: None,
+            no_images: None,
+            image_keys: Vec::new(),
+            arch: String::new(),
             memory_bytes: 1,
             cpus: 1,
             labels: BTreeMap::new(),
@@ -331,7 +334,8 @@ impl SimRunner {
 
     /// The same with what its sessions use.
     pub async fn heartbeat_with(&self, usage: BTreeMap<SessionId, Usage>) {
-        let heartbeat = Heartbeat { active_tasks: 0, slots: 4, draining: false, usage };
+        let heartbeat =
+            Heartbeat { active_tasks: 0, slots: 4, draining: false, usage, images: RunnerImages::default() };
         let reply = self.request(Request::Heartbeat { heartbeat }).await;
         assert!(matches!(reply, Some(Reply::HeartbeatAck {})), "{reply:?}");
     }

@@ -55,6 +55,7 @@ fn inputs_of(spec: &SessionSpec, kind: &str, run: impl FnOnce(&Inputs<'_>)) {
         running: false,
         default_resources: Resources::default(),
         max_resources: Resources::default(),
+        image: None,
         forward_port: 41234,
         access: None,
         epoch: Epoch(1),

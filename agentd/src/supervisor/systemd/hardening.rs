@@ -28,6 +28,9 @@
 //! The rdp unit has what the desktop's units have, a network of its own with nothing but a loopback, which it shares with
 //! nobody, and a directory for its files that is gone with it.
 //!
+//! In an image (agent and tools alone) the unit's root is the image's, which every session shares: read-only, as the system's
+//! is otherwise, with the session's own directories bound into it. `/run` and `/home` are replaced there, too.
+//!
 //! Units that need no network have a namespace with nothing but a loopback. The window manager shares the display's,
 //! with `network = none` the agent and its forward, too; the agent always shares its System V memory, for pictures (MIT-SHM).
 
@@ -38,8 +41,9 @@ use std::path::{Path, PathBuf};
 use helix_protocol::resources::{Network, Resources};
 
 pub use self::value::Value;
-use super::layout::{GUEST, Layout, inside};
+use super::layout::{ETC, GUEST, Layout, inside};
 use super::slots::SlotUser;
+use crate::images::root::PROGRAM;
 use crate::supervisor::{Stdout, UnitName};
 
 /// "No limit" in systemd's numbers.
@@ -102,6 +106,8 @@ pub struct ServiceContext<'a> {
     pub hidden: &'a [PathBuf],
     /// Programs that it needs although they may be in a hidden place: agentd.
     pub programs: &'a [PathBuf],
+    /// Root of the image that it runs in; the machine's own where absent.
+    pub image: Option<&'a Path>,
     /// Where it spools a recording: of the recorder alone.
     pub spool: Option<&'a Path>,
 }
@@ -240,7 +246,11 @@ fn file_system(context: &ServiceContext<'_>) -> Vec<Property> {
         binds.push(display.clone());
     }
     let same = |path: &str, optional| (path.to_owned(), path.to_owned(), optional);
-    let mut shown: Vec<_> = NAME_SERVICE.iter().map(|path| same(path, true)).collect();
+    let mut shown: Vec<_> = if context.image.is_some() {
+        shown_in_image(layout)
+    } else {
+        NAME_SERVICE.iter().map(|path| same(path, true)).collect()
+    };
     if word == GUEST {
         shown.push(same(NOTIFY, true));
     }
@@ -250,9 +260,18 @@ fn file_system(context: &ServiceContext<'_>) -> Vec<Property> {
     if let Some((dir, seen)) = UnitName::parse(word).and_then(|unit| layout.agentd_dir(unit)) {
         shown.push((text(&dir), seen.to_owned(), false));
     }
-    shown.extend(context.programs.iter().map(|program| same(&text(program), false)));
+    shown.extend(context.programs.iter().map(|program| match context.image {
+        Some(_) => (text(program), PROGRAM.to_owned(), false),
+        None => same(&text(program), false),
+    }));
     let own = context.hidden.iter().filter(|path| !REPLACED.iter().any(|replaced| path.starts_with(replaced)));
-    let hidden = HIDDEN.iter().map(|path| format!("-{path}")).chain(own.map(|path| format!("-{}", text(path))));
+    let hidden: Vec<String> = match context.image {
+        // Of the machine's file system nothing is there. `+`: as the unit sees it.
+        Some(_) => HIDDEN.iter().filter(|path| path.starts_with("/sys/")).map(|path| format!("-+{path}")).collect(),
+        None => {
+            HIDDEN.iter().map(|path| format!("-{path}")).chain(own.map(|path| format!("-{}", text(path)))).collect()
+        }
+    };
     let mut temporary = vec![
         ("/run".to_owned(), "ro,nosuid,nodev,mode=0755".to_owned()),
         ("/dev/shm".to_owned(), "nosuid,nodev,mode=1777".to_owned()),
@@ -270,12 +289,23 @@ fn file_system(context: &ServiceContext<'_>) -> Vec<Property> {
         ("TemporaryFileSystem", Value::Mounts(temporary)),
         ("BindPaths", Value::Binds(binds)),
         ("BindReadOnlyPaths", Value::Binds(shown)),
-        ("InaccessiblePaths", Value::Texts(hidden.collect())),
+        ("InaccessiblePaths", Value::Texts(hidden)),
     ];
     if is_small(word) {
         properties.push(("ProcSubset", Value::text("pid")));
     }
+    if let Some(root) = context.image {
+        properties.extend([("RootDirectory", Value::Text(text(root))), ("MountAPIVFS", Value::Bool(true))]);
+    }
     properties
+}
+
+/// What a unit in an image sees of its session and of the machine in `/etc`.
+fn shown_in_image(layout: &Layout) -> Vec<(String, String, bool)> {
+    let users = ["passwd", "group"].map(|name| (text(&layout.at(ETC).join(name)), format!("/etc/{name}"), false));
+    let machine =
+        ["/etc/hosts", "/etc/resolv.conf", "/etc/machine-id"].map(|path| (path.to_owned(), path.to_owned(), true));
+    users.into_iter().chain(machine).collect()
 }
 
 fn network(context: &ServiceContext<'_>) -> Vec<Property> {

@@ -9,6 +9,7 @@
 //!     sync/sock, tools/sock, notes/sock, rdp/sock
 //!                              agentd's sockets for the forward, the tools, the recorder and the rdp unit; root's, bound
 //!                              to /run/sync, /run/tools, /run/notes and /run/rdp of that unit alone
+//!     etc/                     passwd and group of a session in an image; root's, bound to /etc
 //!     Xauthority.agentd        agentd's own copy of the X cookie
 //!     unit.json                what the backend must remember across a restart of agentd
 //! <state>/s/<key>.new/         the same while it is being made
@@ -65,6 +66,8 @@ pub const TOOLS: &str = "tools";
 pub const NOTES: &str = "notes";
 /// Directory of agentd's socket for the rdp unit.
 pub const RDP: &str = "rdp";
+/// Directory of `passwd` and `group` of a session in an image.
+pub const ETC: &str = "etc";
 /// The socket in each.
 pub const SOCKET: &str = "sock";
 

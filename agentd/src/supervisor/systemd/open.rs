@@ -21,6 +21,7 @@ use super::start::owned;
 use super::unit::{Slice, read_service, read_slice};
 use super::{Inner, blocking, boot_id, chain, outcome, tree, unreachable};
 use crate::display::new_authority;
+use crate::images::Images;
 use crate::supervisor::process::lock::Lock;
 use crate::supervisor::{Adopted, Identity, Result, SliceIdentity, SliceSpec, SupervisorError, UnitName, UnitStatus};
 
@@ -76,6 +77,7 @@ impl Inner {
         let failed = |reason: String| SupervisorError::Open { session: session.clone(), reason };
         let (slots, built, files, recording) =
             (self.slots.clone(), layout.clone(), spec.files.clone(), spec.recording.clone());
+        let image = spec.image;
         let (state_dir, workspace_dir) = (self.config.state_dir.clone(), self.config.workspace_dir.clone());
         let slot = blocking(move || {
             let slot = slots.allocate(&state_dir, &workspace_dir, &built).map_err(Refused::NoSlot)?;
@@ -85,6 +87,10 @@ impl Inner {
             }
             let authority = new_authority().map_err(|error| Refused::Failed(error.to_string()))?;
             tree::build(&built, &slots, &slot, &files, &authority).map_err(|error| Refused::Failed(chain(&error)))?;
+            if let Some(image) = image {
+                let root = Images::root_of(&state_dir, image);
+                tree::write_users(&built, &root, &slot).map_err(|error| Refused::Failed(chain(&error)))?;
+            }
             Ok(slot.number)
         });
         let slot = slot.await.map_err(|refused| match refused {

@@ -19,6 +19,7 @@ use super::slots::SlotUser;
 use super::tree;
 use super::unit::{CLD_EXITED, Loaded, read_service, read_slice};
 use super::{Inner, blocking, chain, unreachable};
+use crate::images::{Images, root};
 use crate::recorder::shelf;
 use crate::supervisor::{Result, Stdout, SupervisorError, UnitName, UnitSpec, UnitStatus};
 
@@ -62,6 +63,8 @@ struct Service<'a> {
     env: &'a BTreeMap<String, String>,
     cwd: &'a Path,
     stdout: Stdout,
+    /// Root of the image that it runs in.
+    image: Option<PathBuf>,
 }
 
 impl Inner {
@@ -88,7 +91,8 @@ impl Inner {
             self.start_guest(&layout, &record, &user, spec).await.map_err(failed)?;
         }
         let word = spec.name.as_str();
-        let service = Service { word, argv: &spec.argv, env: &spec.env, cwd: &spec.cwd, stdout: spec.stdout };
+        let image = spec.image.map(|image| Images::root_of(&self.config.state_dir, image));
+        let service = Service { word, argv: &spec.argv, env: &spec.env, cwd: &spec.cwd, stdout: spec.stdout, image };
         self.watch.starting(layout.key(), spec.name);
         let started = self.start_service(&layout, &record, &user, &service).await;
         let loaded = started.as_ref().ok().and_then(Option::as_ref);
@@ -122,7 +126,8 @@ impl Inner {
         ];
         let env: BTreeMap<String, String> =
             app.env.iter().filter(|(name, _)| *name == "PATH").map(|(a, b)| (a.clone(), b.clone())).collect();
-        let guest = Service { word: GUEST, argv: &argv, env: &env, cwd: Path::new("/"), stdout: Stdout::Ready };
+        let guest =
+            Service { word: GUEST, argv: &argv, env: &env, cwd: Path::new("/"), stdout: Stdout::Ready, image: None };
         let started = self.start_service(layout, record, user, &guest).await;
         self.watch_outcome(layout);
         started.map(|_| ()).map_err(|reason| format!("what takes its outcome cannot be started: {reason}"))
@@ -222,6 +227,7 @@ fn properties<'a>(
     let spool = record.recording.as_ref().filter(|_| service.word == UnitName::Recorder.as_str());
     let spool = spool.map(|recording| shelf::spool(&inner.config.state_dir, recording));
     let context = ServiceContext {
+        image: service.image.as_deref(),
         spool: spool.as_deref(),
         word: service.word,
         layout,
@@ -296,7 +302,11 @@ fn find_program(service: &Service<'_>) -> Result<PathBuf, String> {
     }
     let path = service.env.get("PATH").map_or("", String::as_str);
     let mut candidates = path.split(':').filter(|dir| dir.starts_with('/')).map(|dir| Path::new(dir).join(name));
-    candidates.find(|file| is_executable(file)).ok_or_else(|| format!("not found in PATH {path:?}"))
+    let image = service.image.as_deref();
+    let found =
+        candidates.find(|file| image.map_or_else(|| is_executable(file), |root| root::is_executable(root, file)));
+    let place = if image.is_some() { " of the image" } else { "" };
+    found.ok_or_else(|| format!("not found in PATH {path:?}{place}"))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -335,7 +345,14 @@ mod tests {
     fn find(argv: &[&str], path: &str) -> Result<PathBuf, String> {
         let argv: Vec<String> = argv.iter().map(|word| (*word).to_owned()).collect();
         let env = BTreeMap::from([("PATH".to_owned(), path.to_owned())]);
-        find_program(&Service { word: "app", argv: &argv, env: &env, cwd: Path::new("/w"), stdout: Stdout::Log })
+        find_program(&Service {
+            word: "app",
+            argv: &argv,
+            env: &env,
+            cwd: Path::new("/w"),
+            stdout: Stdout::Log,
+            image: None,
+        })
     }
 
     #[test]

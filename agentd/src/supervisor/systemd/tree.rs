@@ -22,8 +22,9 @@ use helix_protocol::RecordingId;
 pub use self::environment::{environment_text, write_env};
 pub use self::remove::{remove, remove_workspace};
 pub use self::socket::listen;
-use super::layout::{Layout, NOTES, OWNED, RDP, ROOTS, SYNC, TOOLS, inside};
+use super::layout::{ETC, Layout, NOTES, OWNED, RDP, ROOTS, SYNC, TOOLS, inside};
 use super::slots::{SlotUser, Slots};
+use crate::images::root::{self, Inside};
 use crate::recorder::shelf;
 use crate::supervisor::{SessionFile, UnitName};
 
@@ -95,6 +96,20 @@ pub fn build(layout: &Layout, slots: &Slots, slot: &SlotUser, files: &[SessionFi
         let _ = remove::remove_tree(&new);
     }
     built
+}
+
+/// Makes `/etc/passwd` and `/etc/group` of a session in an image: its user is called `agent` there. In a directory of root's, of a
+/// session that is not open yet.
+pub fn write_users(layout: &Layout, image_root: &Path, slot: &SlotUser) -> Result<()> {
+    let dir = layout.at(ETC);
+    make_dir(&dir)?;
+    let shell = Inside::new(image_root.to_owned()).shell;
+    for (name, text) in root::users(image_root, shell, (slot.uid, slot.gid)) {
+        let path = dir.join(name);
+        write_file(&path, 0o600, text.as_bytes())?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("set mode of", &path))?;
+    }
+    Ok(())
 }
 
 /// Makes the spool of a recording for its recorder, or finds it.

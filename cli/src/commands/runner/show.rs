@@ -2,6 +2,7 @@
 
 use helix_protocol::RunnerId;
 use helix_protocol::api::RunnerView;
+use helix_protocol::runner::ImagePull;
 
 use super::list::{kinds, label_list, status_word};
 use crate::client::Client;
@@ -9,10 +10,22 @@ use crate::commands::session::{self, limits};
 use crate::error::Result;
 use crate::ui::Ui;
 
+/// What keeps a runner from taking images that could run them.
+const NO_KEY: &str = "images: it trusts no key for them; helixctl provision pins yours";
+
 /// Shows one runner.
 pub async fn run(client: &Client, id: &RunnerId, ui: &Ui) -> Result<()> {
     let runner = client.runner(id).await?;
     ui.answer(&runner, || show(ui, &runner))
+}
+
+/// An image on its way, and how far it is.
+pub fn far(pull: &ImagePull) -> String {
+    let ImagePull { digest, bytes, total } = pull;
+    match total {
+        0 => digest.to_string(),
+        total => format!("{digest} {} %", bytes * 100 / total),
+    }
 }
 
 fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
@@ -53,6 +66,15 @@ fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
             rows.push(("unavailable", format!("RDP: {reason}")));
         }
     }
+    if let Some(facts) = &runner.facts {
+        match &facts.no_images {
+            Some(reason) => rows.push(("unavailable", format!("images: {reason}"))),
+            None if facts.image_keys.is_empty() => rows.push(("unavailable", NO_KEY.to_owned())),
+            None => rows.extend(facts.image_keys.iter().map(|key| ("images of key", key.clone()))),
+        }
+    }
+    rows.extend(runner.images.present.iter().map(|image| ("image", image.to_string())));
+    rows.extend(runner.images.pulls.iter().map(|pull| ("fetches image", far(pull))));
     rows.extend(label_list(runner).into_iter().map(|label| ("label", label)));
     session::facts(ui, &rows)
 }

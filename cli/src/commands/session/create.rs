@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use helix_protocol::api::{CreateSession, ProjectSource, SessionView};
+use helix_protocol::image::ImageRef;
 use helix_protocol::recording::{RecordingChoice, RecordingOptions};
 use helix_protocol::resources::{Network, OnLost};
 use helix_protocol::session::{DisplayServer, Geometry, MAX_INPUT_CHARS, Project};
@@ -46,6 +47,9 @@ pub struct CreateArgs {
     /// What draws the desktop: X and VNC in one process, or Xvfb with a VNC server beside it
     #[arg(long, value_name = "xtigervnc|xvfb", value_parser = parse_display_server)]
     display_server: Option<DisplayServer>,
+    /// Image that its agent runs in: NAME, NAME:TAG or sha256:DIGEST [default: the runner's own system]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<ImageRef>,
     /// Pool to take it from
     #[arg(long)]
     pool: Option<PoolName>,
@@ -206,6 +210,7 @@ fn request(args: CreateArgs, read_input: impl FnOnce() -> Result<String>) -> Res
         input,
         geometry: args.geometry,
         display_server: args.display_server,
+        image: args.image,
         pool: args.pool,
         runner: args.runner,
         labels: args.labels.into_iter().collect(),

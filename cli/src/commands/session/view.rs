@@ -131,6 +131,7 @@ pub fn show(ui: &Ui, session: &SessionView, threads: Option<&ThreadList>) -> Res
     if let Some(on_lost) = session.spec.on_lost {
         rows.push(("when lost", format!("{on_lost:?}").to_lowercase()));
     }
+    rows.extend(session.spec.image.iter().map(|image| ("image", image.to_string())));
     if let Some(server) = session.spec.display_server {
         rows.push(("display server", format!("{server:?}").to_lowercase()));
     }

@@ -10,6 +10,10 @@ use super::*;
 const WORDS: [&str; 10] = ["workspace", "display", "dbus", "wm", "forward", "recorder", "app", "tools", "rdp", "guest"];
 
 fn properties(word: &str, network: Network, own_sandbox: bool) -> Vec<Property> {
+    properties_in(None, word, network, own_sandbox)
+}
+
+fn properties_in(image: Option<&Path>, word: &str, network: Network, own_sandbox: bool) -> Vec<Property> {
     let session = SessionId::parse("session").unwrap();
     let layout = Layout::new(Path::new("/var/lib/helix"), Path::new("/srv/workspaces"), &session);
     let user = SlotUser { number: 1, name: "helix-u1".to_owned(), uid: 901, gid: 901 };
@@ -17,6 +21,7 @@ fn properties(word: &str, network: Network, own_sandbox: bool) -> Vec<Property> 
     let hidden = ["/var/lib/helix", "/srv/workspaces"].map(PathBuf::from);
     let programs = [PathBuf::from("/usr/bin/agentd")];
     let context = ServiceContext {
+        image,
         word,
         layout: &layout,
         user: &user,
@@ -44,6 +49,9 @@ fn each_unit_as_it_will_be() {
     }
     insta::assert_snapshot!("unit_app_with_own_sandbox", unit_file(&properties("app", Network::Host, true)));
     insta::assert_snapshot!("unit_forward_without_network", unit_file(&properties("forward", Network::None, false)));
+    let image = Some(Path::new("/var/lib/helix/images/roots/0123/root"));
+    let in_image = properties_in(image, "app", Network::Host, false);
+    insta::assert_snapshot!("unit_app_in_an_image", unit_file(&in_image));
     insta::assert_snapshot!("unit_app_without_network", unit_file(&properties("app", Network::None, false)));
 }
 
@@ -111,6 +119,7 @@ fn what_the_session_sees_instead_is_not_hidden() {
     let user = SlotUser { number: 1, name: "helix-u1".to_owned(), uid: 901, gid: 901 };
     let hidden = [state.to_owned(), work.to_owned()];
     let context = ServiceContext {
+        image: None,
         word: "app",
         layout: &layout,
         user: &user,

@@ -1,0 +1,235 @@
+//! Images on this machine: fetched from the servers, proved, unpacked, kept while they are needed.
+//!
+//! ```text
+//! <state>/images/chunks/<2 hex>/<hex>     chunks as they came (zstd), named by what they are without compression
+//! <state>/images/roots/<hex>/root/        the file system of an image; complete, and never changed
+//! <state>/images/roots/<hex>/manifest.json  what was signed; its time says when the image was needed last
+//! <state>/images/mnt/                     empty; where a process of the process backend puts its image's root together
+//! <state>/images/roots/<hex>.new/         one that is being unpacked; removed at the next start
+//! ```
+//!
+//! One task per image on its way ([`pull`]), however many sessions wait for it; it outlives the session that asked. What a
+//! `kill -9` interrupts goes on with the chunks that are here. Nothing is used before a key that this machine trusts has
+//! signed it: no key, no image. An image that a session has ([`Hold`]) is never removed; of the others the last
+//! `images_keep` stay, and none where a pull needs their room. Removing waits until nothing is on its way.
+
+pub mod enter;
+mod fetch;
+mod place;
+mod pull;
+pub mod root;
+mod unpack;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use helix_protocol::image::Digest;
+use helix_protocol::image::signature::Signers;
+use helix_protocol::runner::{ImagePull, RunnerImages};
+use tokio::sync::watch;
+
+pub use self::fetch::Fetcher;
+use self::place::Place;
+pub use self::pull::PullError;
+pub use self::root::Inside;
+
+/// Images on this machine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Images {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    place: Place,
+    fetcher: Fetcher,
+    /// Whom this machine trusts: an `allowed_signers` file. Read for each pull, so that a new key counts at once.
+    signers: PathBuf,
+    /// Images that stay although no session has them.
+    keep: usize,
+    /// Why there are none here.
+    unavailable: Option<String>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many sessions have each.
+    held: BTreeMap<Digest, usize>,
+    pulls: BTreeMap<Digest, watch::Receiver<Progress>>,
+}
+
+/// How far an image is.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Bytes that are here, as they are in the image.
+    pub bytes: u64,
+    /// Bytes of all of it; 0 while that is not known.
+    pub total: u64,
+    /// Its files are being written.
+    pub unpacking: bool,
+    /// How it ended.
+    pub done: Option<Result<(), Arc<PullError>>>,
+}
+
+/// Keeps an image from being removed.
+#[derive(Debug)]
+pub struct Hold {
+    images: Images,
+    digest: Digest,
+}
+
+impl Images {
+    /// Of this machine; what a former agentd left half unpacked is removed. `unavailable` says why sessions here run in none.
+    pub fn new(
+        state_dir: &std::path::Path,
+        fetcher: Fetcher,
+        signers: PathBuf,
+        keep: usize,
+        unavailable: Option<String>,
+    ) -> Self {
+        let place = Place::new(state_dir);
+        if let Err(error) = place.remove_unfinished() {
+            tracing::error!(%error, "what is left of an interrupted pull cannot be removed");
+        }
+        let state = Mutex::default();
+        Self { inner: Arc::new(Inner { place, fetcher, signers, keep, unavailable, state }) }
+    }
+
+    /// The file system of an image below a state directory.
+    pub fn root_of(state_dir: &std::path::Path, digest: Digest) -> PathBuf {
+        Place::new(state_dir).root(digest)
+    }
+
+    /// Why sessions here run in no image.
+    pub fn unavailable(&self) -> Option<&str> {
+        self.inner.unavailable.as_deref()
+    }
+
+    /// Fingerprints of the keys that this machine trusts.
+    pub fn keys(&self) -> Vec<String> {
+        self.signers().map(|signers| signers.fingerprints()).unwrap_or_default()
+    }
+
+    /// What a session in this image finds; None where the image is not here.
+    pub fn inside(&self, digest: Digest) -> Option<Inside> {
+        self.inner.place.is_complete(digest).then(|| Inside::new(self.inner.place.root(digest)))
+    }
+
+    /// Keeps an image, whether it is here yet or not.
+    pub fn hold(&self, digest: Digest) -> Hold {
+        *self.state().held.entry(digest).or_default() += 1;
+        self.inner.place.touch(digest);
+        Hold { images: self.clone(), digest }
+    }
+
+    /// Fetches an image, unless somebody does already. Its progress; the last has `done`.
+    pub fn pull(&self, digest: Digest) -> watch::Receiver<Progress> {
+        let mut state = self.state();
+        if let Some(running) = state.pulls.get(&digest) {
+            return running.clone();
+        }
+        let (sender, receiver) = watch::channel(Progress::default());
+        state.pulls.insert(digest, receiver.clone());
+        drop(state);
+        let images = self.clone();
+        tokio::spawn(async move {
+            let done = images.fetch(digest, &sender).await;
+            match &done {
+                Ok(()) => tracing::info!(image = %digest, "image is here"),
+                Err(error) => {
+                    tracing::error!(image = %digest, %error, "image cannot be had");
+                    if let Err(error) = images.inner.place.abandon(digest) {
+                        tracing::warn!(%error, "what was unpacked of it cannot be removed");
+                    }
+                }
+            }
+            images.state().pulls.remove(&digest);
+            images.tidy().await;
+            sender.send_modify(|progress| progress.done = Some(done.map_err(Arc::new)));
+        });
+        receiver
+    }
+
+    /// For the heartbeat.
+    pub fn report(&self) -> RunnerImages {
+        let state = self.state();
+        let pulls = state.pulls.iter().map(|(digest, progress)| {
+            let Progress { bytes, total, .. } = *progress.borrow();
+            ImagePull { digest: *digest, bytes, total }
+        });
+        let pulls = pulls.collect();
+        RunnerImages { present: self.inner.place.complete().into_iter().map(|(digest, _)| digest).collect(), pulls }
+    }
+
+    /// Removes images beyond those that are kept, and chunks that no image has.
+    async fn tidy(&self) {
+        let (images, keep) = (self.clone(), self.inner.keep);
+        let tidied = tokio::task::spawn_blocking(move || {
+            images.evict(|unused| unused.saturating_sub(keep))?;
+            images.inner.place.remove_chunks(|| images.state().pulls.is_empty())
+        });
+        match tidied.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "images that nobody needs cannot be removed"),
+            Err(error) => tracing::error!(%error, "removing images failed"),
+        }
+    }
+
+    /// Removes as many unused images as `how_many` says of their number, those first that were needed longest ago.
+    fn evict(&self, how_many: impl FnOnce(usize) -> usize) -> std::io::Result<()> {
+        let mut unused = self.inner.place.complete();
+        {
+            let state = self.state();
+            unused.retain(|(digest, _)| !state.held.contains_key(digest) && !state.pulls.contains_key(digest));
+        }
+        unused.sort_by_key(|(_, needed)| *needed);
+        let number = how_many(unused.len());
+        for (digest, _) in unused.into_iter().take(number) {
+            // Under the lock: a session may have come for it.
+            let out_of_the_way = {
+                let state = self.state();
+                if state.held.contains_key(&digest) { None } else { Some(self.inner.place.retire(digest)?) }
+            };
+            if let Some(retired) = out_of_the_way {
+                tracing::info!(image = %digest, "image removed");
+                std::fs::remove_dir_all(retired)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn signers(&self) -> Option<Signers> {
+        let text = std::fs::read_to_string(&self.inner.signers).ok()?;
+        Some(Signers::parse(&text))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        {
+            let mut state = self.images.state();
+            if let Some(count) = state.held.get_mut(&self.digest) {
+                *count -= 1;
+                if *count == 0 {
+                    state.held.remove(&self.digest);
+                }
+            }
+        }
+        self.images.inner.place.touch(self.digest);
+        // Not in a drop that happens while the runtime ends.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let images = self.images.clone();
+            runtime.spawn(async move { images.tidy().await });
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
+mod tests;

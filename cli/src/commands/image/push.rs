@@ -1,0 +1,87 @@
+//! `helixctl image push`: an image of this machine to the server, chunk by chunk, those that it lacks.
+//!
+//! Safe to repeat: what came before an interruption is not sent again, and the tag is set last.
+
+
+use clap::Args;
+use futures::{StreamExt as _, TryStreamExt as _};
+use helix_protocol::api::images::MAX_CHUNK_LIST;
+use helix_protocol::image::{Digest, ImageRef};
+use serde::Serialize;
+
+use crate::client::Client;
+use crate::error::{CliError, Kind, Result};
+use crate::images::store::Store;
+use crate::ui::Ui;
+
+/// Chunks on their way at once.
+const AT_ONCE: usize = 8;
+
+/// Arguments of `image push`.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// Image of this machine: NAME, NAME:TAG or sha256:DIGEST
+    image: ImageRef,
+    /// Name and tag on the server [default: those of the image; its recipe's name and `latest` for a digest]
+    #[arg(long = "as", value_name = "NAME[:TAG]")]
+    named: Option<ImageRef>,
+    #[command(flatten)]
+    cache: super::CacheArgs,
+}
+
+/// What `--json` tells.
+#[derive(Serialize)]
+struct Pushed {
+    digest: Digest,
+    name: String,
+    tag: String,
+    chunks: usize,
+    sent_chunks: usize,
+    sent_bytes: u64,
+}
+
+/// Pushes an image and sets its tag.
+pub async fn run(client: &Client, args: &PushArgs, ui: &Ui) -> Result<()> {
+    let store = args.cache.store()?;
+    let digest = store.resolve(&args.image)?;
+    let signed = store.signed_manifest(&digest)?;
+    let manifest = store.manifest(&digest)?;
+    let (name, tag) = match args.named.as_ref().unwrap_or(&args.image) {
+        ImageRef::Tag { name, tag } => (name.clone(), tag.clone()),
+        ImageRef::Digest(_) if args.named.is_none() => (manifest.name.clone(), "latest".to_owned()),
+        ImageRef::Digest(digest) => {
+            return Err(CliError::new(Kind::Usage, "a digest is no name of an image").at(digest).next("--as NAME:TAG"));
+        }
+    };
+    let mut chunks = store.chunks_of(&manifest)?;
+    chunks.sort_unstable();
+    chunks.dedup();
+    let mut missing = Vec::new();
+    for list in chunks.chunks(MAX_CHUNK_LIST) {
+        missing.extend(client.missing_chunks(list.to_vec()).await?);
+    }
+    let sent_bytes = send(client, &store, &missing, ui).await?;
+    client.put_image(&digest, &signed).await?;
+    client.set_image_tag(&name, &tag, digest).await?;
+    let pushed = Pushed { digest, name, tag, chunks: chunks.len(), sent_chunks: missing.len(), sent_bytes };
+    ui.answer(&pushed, || {
+        let Pushed { name, tag, chunks, sent_chunks, .. } = &pushed;
+        ui.line(&format!("{name}:{tag} {digest} ({sent_chunks} of {chunks} chunks, {sent_bytes} bytes sent)"))
+    })
+}
+
+/// Sends these chunks; answers their bytes on the wire.
+async fn send(client: &Client, store: &Store, missing: &[Digest], ui: &Ui) -> Result<u64> {
+    let bytes = missing.iter().map(|chunk| store.chunk_bytes(chunk).unwrap_or(0)).sum();
+    let transfer = ui.transfer(bytes);
+    let sent = futures::stream::iter(missing).map(async |chunk: &Digest| {
+        let packed = store.compressed_chunk(chunk)?;
+        let bytes = packed.len() as u64;
+        client.put_chunk(chunk, packed).await?;
+        transfer.done(bytes);
+        Ok::<u64, CliError>(bytes)
+    });
+    let sent = sent.buffer_unordered(AT_ONCE).try_fold(0, |sum, bytes| async move { Ok(sum + bytes) }).await;
+    drop(transfer);
+    sent
+}
