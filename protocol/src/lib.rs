@@ -16,6 +16,7 @@ pub mod external_agents;
 pub mod grant;
 pub mod ids;
 pub mod link;
+pub mod pool;
 pub mod record;
 pub mod recording;
 pub mod resources;

@@ -19,6 +19,7 @@ pub mod http;
 pub mod keys;
 pub mod link;
 pub mod nats_config;
+pub mod pools;
 pub mod reconciler;
 pub mod recordings;
 pub mod relay;

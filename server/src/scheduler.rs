@@ -3,8 +3,10 @@
 mod filter;
 mod score;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use helix_protocol::pool::Placement;
 use helix_protocol::resources::{Bytes, Cpus, Reserve, Resources};
 use helix_protocol::runner::{Liveness, RunnerFacts};
 use helix_protocol::{KindName, PoolName, RunnerId};
@@ -65,6 +67,10 @@ pub struct Ask<'a> {
     pub kind: Option<&'a KindName>,
     /// Pool whose runners it wants.
     pub pool: Option<&'a PoolName>,
+    /// Labels that the pool selects runners by; where nobody made the pool, its runners are those that are labelled for it.
+    pub selector: Option<&'a BTreeMap<String, String>>,
+    /// How the pool wants its agents placed.
+    pub placement: Placement,
     /// The one runner that it may run on.
     pub runner: Option<&'a RunnerId>,
     /// Most that it may use.
@@ -84,7 +90,9 @@ pub fn place(runners: &[Candidate], ask: Ask<'_>) -> Result<usize, Refusal> {
     let named = |candidate: &Candidate| ask.runner.is_none_or(|runner| candidate.id == *runner);
     for (index, candidate) in runners.iter().enumerate().filter(|(_, candidate)| named(candidate)) {
         match filter::fit(candidate, ask) {
-            Ok(()) if best.is_none_or(|best| score::better(candidate, &runners[best])) => best = Some(index),
+            Ok(()) if best.is_none_or(|best| score::better(candidate, &runners[best], ask.placement)) => {
+                best = Some(index)
+            }
             Ok(()) => {}
             Err(reason) => unfit.push((&candidate.id, reason)),
         }
@@ -105,7 +113,7 @@ fn refuse(unfit: &[(&RunnerId, Unfit)], ask: Ask<'_>) -> Refusal {
         "no runner takes sessions now".to_owned()
     } else {
         match (ask.kind, ask.pool) {
-            (_, Some(pool)) if any(|reason| *reason == Unfit::OtherPool) => {
+            (_, Some(pool)) if any(|reason| matches!(reason, Unfit::OtherPool | Unfit::Unlabelled { .. })) => {
                 format!("no runner of pool {pool} can take it")
             }
             _ if any(Unfit::is_too_much) => "no runner can give it that much".to_owned(),
