@@ -5,6 +5,7 @@ mod desktop;
 mod files;
 mod logs;
 mod patience;
+mod pools;
 mod recordings;
 mod refusal;
 mod runners;

@@ -30,6 +30,7 @@ mod health;
 mod hostile;
 mod nats_cluster;
 mod packages;
+mod pools;
 mod queue;
 mod rdp;
 mod recording;

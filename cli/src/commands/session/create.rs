@@ -46,7 +46,7 @@ pub struct CreateArgs {
     /// What draws the desktop: X and VNC in one process, or Xvfb with a VNC server beside it
     #[arg(long, value_name = "xtigervnc|xvfb", value_parser = parse_display_server)]
     display_server: Option<DisplayServer>,
-    /// Pool to take it from
+    /// Pool to take it from: one of its agents that are ready, where the session needs no other
     #[arg(long)]
     pool: Option<PoolName>,
     /// The one runner that it may run on
