@@ -14,6 +14,9 @@ use crate::commands::image::ImageCommand;
 use crate::commands::key::KeyCommand;
 use crate::commands::logs::{CleanArgs, LogsArgs};
 use crate::commands::manual::ManualArgs;
+use crate::commands::pool::PoolCommand;
+use crate::commands::pool::agents::{ScaleArgs, StartArgs, StopArgs};
+use crate::commands::pool::apply::ApplyArgs;
 use crate::commands::provision::ProvisionArgs;
 use crate::commands::recording::RecordingCommand;
 use crate::commands::run::RunArgs;
@@ -88,7 +91,7 @@ pub enum Command {
     Up(UpArgs),
     /// End what `up` started: sessions, runner, server, bus
     Down,
-    /// Show server, runners and sessions; exit code 0 when healthy, 1 when not
+    /// Show server, runners, pools and sessions; exit code 0 when healthy, 1 when not
     Status,
     /// Look whether a machine is fit for desktops and Zed, this one or others over SSH; exit code 0 when it is, 1 when not
     Doctor(DoctorArgs),
@@ -101,6 +104,17 @@ pub enum Command {
     Backup(BackupArgs),
     /// Put a backup back into NATS; servers answer 503 meanwhile, sessions run on
     Restore(RestoreArgs),
+    /// Make a pool have so many agents ready, and keep them so; the pool is made where there is none
+    StartAgents(StartArgs),
+    /// End the agents of a pool that are nobody's, and make no more
+    StopAgents(StopArgs),
+    /// Change how many agents of a pool are kept ready
+    Scale(ScaleArgs),
+    /// Make pools be what a file says: shows what would change, and does it with --yes
+    Apply(ApplyArgs),
+    /// Look at pools of agents that are kept ready, change them, and remove them
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// Create, watch and end sessions
     #[command(subcommand)]
     Session(SessionCommand),

@@ -6,6 +6,7 @@ mod files;
 mod images;
 mod logs;
 mod patience;
+mod pools;
 mod recordings;
 mod refusal;
 mod runners;

@@ -12,6 +12,7 @@ pub mod key;
 pub mod logs;
 pub mod machines;
 pub mod manual;
+pub mod pool;
 pub mod provision;
 pub mod recording;
 pub mod run;
@@ -43,6 +44,11 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::Down => down::run(&global, ui).await,
         Command::Doctor(args) => Box::pin(doctor::run(&args, || client(&global), ui)).await,
         Command::Status => status::run(&client(&global)?, ui).await,
+        Command::StartAgents(args) => pool::agents::start(&client(&global)?, args, &process_env, ui).await,
+        Command::StopAgents(args) => pool::agents::stop(&client(&global)?, &args, ui).await,
+        Command::Scale(args) => pool::agents::scale(&client(&global)?, &args, ui).await,
+        Command::Apply(args) => pool::apply::run(&client(&global)?, &args.into(), ui).await,
+        Command::Pool(command) => pool::run(&client(&global)?, command, ui).await,
         Command::Session(command) => Box::pin(session::run(&client(&global)?, command, ui)).await,
         Command::Runner(command) => Box::pin(runner::run(&global, command, ui)).await,
         Command::Token(command) => token::run(&client(&global)?, command, ui).await,

@@ -40,6 +40,9 @@ struct Fleet {
     defaults: Defaults,
     #[serde(default)]
     host: Vec<Entry>,
+    /// Not of machines: `helixctl apply` reads it.
+    #[serde(default, rename = "pool")]
+    _pools: serde::de::IgnoredAny,
 }
 
 #[derive(Debug, Default, Deserialize)]

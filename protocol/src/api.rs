@@ -4,6 +4,7 @@ pub mod audit;
 pub mod control;
 pub mod grants;
 pub mod images;
+pub mod pools;
 pub mod runners;
 pub mod threads;
 pub mod tokens;
@@ -59,7 +60,8 @@ pub struct CreateSession {
     /// that the tag names now, whatever becomes of the tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRef>,
-    /// Pool to take it from.
+    /// Pool to take it from: one of its agents that are ready, where the session needs no other; `default` where absent, if
+    /// there is such a pool and its agents are what is asked for. What is not said here is the pool's to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolName>,
     /// The one runner that it may run on; any that fits where absent.
@@ -428,6 +430,9 @@ pub struct FleetStatus {
     pub runners: Vec<RunnerView>,
     /// Number of sessions by phase.
     pub sessions: BTreeMap<String, u32>,
+    /// Every pool.
+    #[serde(default)]
+    pub pools: Vec<pools::PoolView>,
     /// The store; absent while it does not answer, and from a server that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreStatus>,

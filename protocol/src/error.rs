@@ -66,6 +66,8 @@ codes! {
     SpecTaskNotFound = 404, "no such spec task";
     /// No such window on the session's desktop.
     WindowNotFound = 404, "no such window";
+    /// No such pool.
+    PoolNotFound = 404, "no such pool";
     /// The session has no grant of that id.
     GrantNotFound = 404, "no such grant";
     /// No token of that id, or not yours to see.
@@ -146,6 +148,8 @@ codes! {
     ImageNotTrusted = 422, "the image is not signed by a trusted key";
     /// As many calls as may be are under way; try again when one of them is done.
     TooManyRequests = 429, "too many requests at once";
+    /// As many sessions wait for the pool as may.
+    PoolQueueFull = 429, "too many sessions wait for the pool";
     /// A ticket is unknown, used or expired.
     TicketInvalid = 401, "the ticket is not valid";
     /// The session has as many streams or terminals as it may have: end one first.

@@ -17,6 +17,7 @@ pub mod grant;
 pub mod ids;
 pub mod image;
 pub mod link;
+pub mod pool;
 pub mod record;
 pub mod recording;
 pub mod resources;

@@ -11,6 +11,7 @@ use crate::control::{Control, Viewer};
 use crate::grant::Grants;
 use crate::ids::{Epoch, Generation, PoolName, RecordingId, RunnerId, SessionId, SpecTaskId, ThreadId};
 use crate::image::SignedManifest;
+use crate::pool::Warm;
 use crate::recording::{Deletion, Keep};
 use crate::runner::{Liveness, RunnerFacts};
 use crate::session::{Cause, Desired, SessionSpec};
@@ -45,6 +46,12 @@ pub struct SessionRecord {
     /// How often it was assigned.
     #[serde(default)]
     pub assignments: u32,
+    /// It is an agent of `pool`, ready or on the way, and nobody's yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<Warm>,
+    /// When its owner took it from its pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_at: Option<Timestamp>,
     /// Where it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignment: Option<Assignment>,

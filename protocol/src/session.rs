@@ -189,6 +189,9 @@ pub struct SessionSpec {
     /// How its desktop is recorded; it is not where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingOptions>,
+    /// `false`: no direct ports, although its runner offers them. From its pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<bool>,
 }
 
 impl SessionSpec {
@@ -269,7 +272,7 @@ pub struct SessionResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TimelineStep {
-    /// `accepted`, `assigned`, `received`, `image`, `workspace`, `display`, `dbus`, `window_manager`, `forward`, `agent`, `ready`,
+    /// `accepted`, `assigned`, `claimed`, `received`, `image`, `workspace`, `display`, `dbus`, `window_manager`, `forward`, `agent`, `ready`,
     /// `stopping`, `stopped`, `failed`.
     pub step: String,
     /// When it began.

@@ -27,7 +27,7 @@ pub const BUCKET_TOKENS: &str = "helix_tokens";
 pub const BUCKET_TICKETS: &str = "helix_tickets";
 /// KV with TTL per key, history 1: `runner.<id>`, `leader`, `sync.<session>`, `refused.<session>`.
 pub const BUCKET_LEASES: &str = "helix_leases";
-/// KV: pool specs, `<pool>`.
+/// KV: pools and the names of their agents that are nobody's, `<pool>`.
 pub const BUCKET_POOLS: &str = "helix_pools";
 /// KV: sealed secrets, `<hash of owner>.<name>`.
 pub const BUCKET_SECRETS: &str = "helix_secrets";

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use helix_protocol::api::pools::PoolView;
 use helix_protocol::api::threads::{SpecTaskContext, SpecTaskView};
 use helix_protocol::api::{
     Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, StoreStatus, SyncStatus,
@@ -20,7 +21,7 @@ use helix_protocol::thread::{
     Role, ThreadEvent, ThreadFeedItem, ThreadRecord, TokenUsage, ToolCall, TurnCause, TurnState,
 };
 use helix_protocol::{
-    Epoch, ErrorCode, Generation, KindName, RecordingId, RunnerId, SessionId, SpecTaskId, ThreadId, TurnId,
+    Epoch, ErrorCode, Generation, KindName, PoolName, RecordingId, RunnerId, SessionId, SpecTaskId, ThreadId, TurnId,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -112,6 +113,28 @@ fn view() -> SessionView {
             direct_page: None,
         },
         timeline: vec![step("accepted", None, None), step("display", Some(80), Some("Xtigervnc"))],
+        created_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn pool_view() -> PoolView {
+    let spec = serde_json::from_str(
+        r#"{"kind": "terminal", "min_ready": 3, "max": 5, "selector": {"site": "cellar"}, "placement": "pack",
+            "recording": {"keep": "7d"}, "direct": false}"#,
+    );
+    PoolView {
+        name: PoolName::parse("ci").expect("a valid name"),
+        spec: spec.expect("a spec"),
+        version: 2,
+        ready: 1,
+        starting: 0,
+        pending: 1,
+        claimed: 2,
+        queued: 0,
+        cause: Some(Cause::new("display_died", "for people")),
+        retry_at: Some(Timestamp::UNIX_EPOCH),
+        changed_by: "admin".to_owned(),
+        changed_at: Timestamp::UNIX_EPOCH,
         created_at: Timestamp::UNIX_EPOCH,
     }
 }
@@ -319,6 +342,7 @@ fn what_clients_read_of_sessions_and_runners() {
         server: "s1".to_owned(),
         runners: vec![unregistered],
         sessions: BTreeMap::from([("Ready".to_owned(), 2)]),
+        pools: vec![pool_view()],
         store: Some(StoreStatus { nats: "2.15.1".to_owned(), bytes: 4096, limit_bytes: Some(1 << 30), full: false }),
     };
     golden!("fleet_status", round_trip(status));

@@ -17,6 +17,7 @@ use crate::events::Events;
 use crate::images::Images;
 use crate::keys::{Keys, random_id};
 use crate::link::Link;
+use crate::pools::Pools;
 use crate::reconciler::Reconciler;
 use crate::recordings::Recordings;
 use crate::relay::Relay;
@@ -60,6 +61,8 @@ pub struct App {
     pub threads: Threads,
     /// Sessions as they are asked for, and desktops with several names.
     pub spec_tasks: SpecTasks,
+    /// Agents that are kept ready, and sessions that take them.
+    pub pools: Pools,
     /// Rules for recordings.
     pub recordings: Recordings,
     /// Rules for images.
@@ -110,8 +113,10 @@ impl App {
         );
         let relay = Relay::new(&config, Arc::clone(&server_id), bus.clone());
         let shutdown = CancellationToken::new();
+        let spec_tasks = SpecTasks::new(store.clone(), sessions.clone(), threads.clone());
         let app = Self {
-            spec_tasks: SpecTasks::new(store.clone(), sessions.clone(), threads.clone()),
+            pools: Pools::new(store.clone(), sessions.clone(), spec_tasks.clone(), config.recording.on),
+            spec_tasks,
             tokens: Tokens::new(store.clone(), Arc::clone(&keys), &config.secrets),
             audit: Audit::new(events.clone()),
             recordings: Recordings::new(bus.clone(), store.clone(), events.clone()),

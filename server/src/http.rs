@@ -30,6 +30,7 @@ mod leftover;
 mod logs;
 mod openapi;
 mod pointer;
+mod pools;
 mod problem;
 mod recordings;
 mod registry;
@@ -98,6 +99,7 @@ fn registry(external_agents: bool) -> Registry {
     let registry = exec::routes(registry);
     let registry = terminals::routes(registry);
     let registry = runners::routes(registry);
+    let registry = pools::routes(registry);
     let registry = tokens::routes(registry);
     let registry = events::routes(registry);
     let registry = secrets::routes(registry);

@@ -20,6 +20,7 @@ pub mod images;
 pub mod keys;
 pub mod link;
 pub mod nats_config;
+pub mod pools;
 pub mod reconciler;
 pub mod recordings;
 pub mod relay;

@@ -10,6 +10,7 @@ mod assignments;
 mod conversations;
 mod leases;
 mod names;
+mod pools;
 mod removal;
 mod runners;
 
@@ -104,6 +105,7 @@ impl Reconciler {
             self.store.runners.view().changes(),
         );
         let (mut spec_tasks, mut tokens) = (self.store.spec_tasks.view().changes(), self.store.tokens.view().changes());
+        let mut pools = self.store.pools.view().changes();
         let mut health = self.bus.health();
         loop {
             let Ok(Some(since)) = leading.wait_for(Option::is_some).await.map(|since| *since) else { return };
@@ -118,6 +120,7 @@ impl Reconciler {
             runners.borrow_and_update();
             spec_tasks.borrow_and_update();
             tokens.borrow_and_update();
+            pools.borrow_and_update();
             let steady_since = up.up_since.map_or(since, |up| up.max(since));
             let next = match self.pass(steady_since).await {
                 Ok(due) => due.min(Instant::now() + PASS_INTERVAL),
@@ -134,6 +137,7 @@ impl Reconciler {
                 woken = runners.changed() => woken,
                 woken = spec_tasks.changed() => woken,
                 woken = tokens.changed() => woken,
+                woken = pools.changed() => woken,
                 woken = leading.changed() => woken,
                 woken = health.changed() => woken,
                 () = tokio::time::sleep_until(next) => Ok(()),
@@ -152,11 +156,12 @@ impl Reconciler {
         self.sessions.free_control().await?;
         self.sessions.end_lapsed_grants(&self.tokens).await?;
         self.tokens.forget_ended().await?;
+        let retry = self.keep_pools().await?;
         self.assign_waiting().await?;
         self.repair_projection().await?;
         self.remove_deleted().await?;
         self.recordings.expire().await?;
-        Ok(due)
+        Ok(retry.map_or(due, |retry| due.min(retry)))
     }
 }
 

@@ -3,9 +3,11 @@
 mod filter;
 mod score;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use helix_protocol::image::Digest;
+use helix_protocol::pool::Placement;
 use helix_protocol::resources::{Bytes, Cpus, Reserve, Resources};
 use helix_protocol::runner::{Liveness, RunnerFacts};
 use helix_protocol::{KindName, PoolName, RunnerId};
@@ -68,6 +70,10 @@ pub struct Ask<'a> {
     pub kind: Option<&'a KindName>,
     /// Pool whose runners it wants.
     pub pool: Option<&'a PoolName>,
+    /// Labels that the pool selects runners by; where nobody made the pool, its runners are those that are labelled for it.
+    pub selector: Option<&'a BTreeMap<String, String>>,
+    /// How the pool wants its agents placed.
+    pub placement: Placement,
     /// The one runner that it may run on.
     pub runner: Option<&'a RunnerId>,
     /// Image that its agent runs in.
@@ -119,7 +125,7 @@ fn refuse(unfit: &[(&RunnerId, Unfit)], ask: Ask<'_>) -> Refusal {
         "no runner takes sessions now".to_owned()
     } else {
         match (ask.kind, ask.pool) {
-            (_, Some(pool)) if any(|reason| *reason == Unfit::OtherPool) => {
+            (_, Some(pool)) if any(|reason| matches!(reason, Unfit::OtherPool | Unfit::Unlabelled { .. })) => {
                 format!("no runner of pool {pool} can take it")
             }
             _ if any(Unfit::is_about_image) => "no runner can run it in its image".to_owned(),

@@ -10,6 +10,7 @@ pub mod control;
 mod create;
 mod end;
 pub mod grants;
+pub mod inherit;
 mod known;
 pub mod list;
 pub mod report;
@@ -32,7 +33,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 pub use self::amend::Amendment;
-pub use self::create::Created;
+pub use self::create::{Created, fresh_id};
 use self::view::Known;
 use crate::auth::Principal;
 use crate::config::{RecordingDefaults, ServerConfig};
@@ -313,6 +314,8 @@ fn claim(by: &Principal, seen: &ObservedSession) -> Result<SessionRecord> {
         generation: seen.generation,
         epoch: seen.epoch,
         assignments: 1,
+        warm: None,
+        claimed_at: None,
         assignment: Some(assignment),
         // Behind what the gate knows: it takes nothing older, and what it knows holds no more.
         control: Control { epoch: seen.control + 1, holder: None },

@@ -70,12 +70,18 @@ impl SpecTasks {
             let view = self.sessions.get(by, &settled.value.id).await?;
             return Ok(Created { view, fresh: created.fresh, record: settled });
         }
-        if settled.value.desired == helix_protocol::session::Desired::Running
-            && let Some(initial) = initial_turn_of(&settled.value)?
+        self.with_first_turn(Created { record: settled, ..created }).await
+    }
+
+    /// Writes the first turn of a session's conversation, where it has an input.
+    pub async fn with_first_turn(&self, created: Created) -> Result<Created> {
+        let record = &created.record.value;
+        if record.desired == helix_protocol::session::Desired::Running
+            && let Some(initial) = initial_turn_of(record)?
         {
             initial.append_missing(self.threads.hub.log()).await?;
         }
-        Ok(Created { record: settled, ..created })
+        Ok(created)
     }
 
     /// True where no desktop would be started: the task has one.

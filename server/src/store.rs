@@ -8,6 +8,7 @@ pub mod jetstream;
 pub mod view;
 
 use helix_protocol::assignment::{DesiredSession, Lease};
+use helix_protocol::pool::PoolRecord;
 use helix_protocol::record::{
     ImageRecord, RecordingRecord, RunnerRecord, SecretRecord, SessionRecord, SpecTaskRecord, TicketRecord, TokenRecord,
 };
@@ -43,6 +44,8 @@ pub struct Store {
     pub secrets: Bucket<SecretRecord>,
     /// Spec tasks, by spec task.
     pub spec_tasks: Bucket<SpecTaskRecord>,
+    /// Pools, by pool.
+    pub pools: Bucket<PoolRecord>,
     /// Recordings, by recording.
     pub recordings: Bucket<RecordingRecord>,
     /// Images and their names.
@@ -62,6 +65,7 @@ impl Store {
             leases: Bucket::open(bus, subject::BUCKET_LEASES).await?,
             secrets: Bucket::open(bus, subject::BUCKET_SECRETS).await?,
             spec_tasks: Bucket::open(bus, subject::BUCKET_SPEC_TASKS).await?,
+            pools: Bucket::open(bus, subject::BUCKET_POOLS).await?,
             recordings: Bucket::open(bus, subject::BUCKET_RECORDINGS).await?,
             images: Bucket::open(bus, subject::BUCKET_IMAGES).await?,
         };
@@ -73,6 +77,7 @@ impl Store {
         store.leases.spawn_feed(tasks, shutdown);
         store.secrets.spawn_feed(tasks, shutdown);
         store.spec_tasks.spawn_feed(tasks, shutdown);
+        store.pools.spawn_feed(tasks, shutdown);
         store.recordings.spawn_feed(tasks, shutdown);
         store.images.spawn_feed(tasks, shutdown);
         Ok(store)
@@ -89,6 +94,7 @@ impl Store {
             self.leases.view().synced(generation),
             self.secrets.view().synced(generation),
             self.spec_tasks.view().synced(generation),
+            self.pools.view().synced(generation),
             self.recordings.view().synced(generation),
             self.images.view().synced(generation),
         );

@@ -23,6 +23,8 @@ mod lists;
 mod logs;
 #[path = "core/orders.rs"]
 mod orders;
+#[path = "core/pools.rs"]
+mod pools;
 #[path = "core/recordings.rs"]
 mod recordings;
 #[path = "core/secrets.rs"]

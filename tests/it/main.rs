@@ -31,6 +31,7 @@ mod hostile;
 mod images;
 mod nats_cluster;
 mod packages;
+mod pools;
 mod queue;
 mod rdp;
 mod recording;

@@ -1,4 +1,4 @@
-// The fleet at a glance: runners and sessions, live.
+// The fleet at a glance: runners, pools and sessions, live.
 //
 // Level-triggered: whatever the feed says, and every few seconds without it, the lists are read again; events only
 // say when. So a lost event can delay the picture, never falsify it.
@@ -41,6 +41,18 @@ function runnerCells(runner) {
   ];
 }
 
+function poolCells(pool) {
+  return [
+    element("code", { textContent: pool.name }),
+    pool.spec.kind ?? "default",
+    `${pool.ready} / ${pool.spec.min_ready}`,
+    String(pool.starting + pool.pending),
+    pool.spec.max === undefined ? String(pool.claimed) : `${pool.claimed} of at most ${pool.spec.max}`,
+    String(pool.queued),
+    element("span", { className: "state", textContent: pool.cause?.message ?? "" }),
+  ];
+}
+
 function sessionCells(session) {
   const page = `/sessions/${encodeURIComponent(session.id)}/view`;
   return [
@@ -67,11 +79,15 @@ async function readSessions() {
 }
 
 async function refresh() {
-  const [{ runners }, { sessions, more }] = await Promise.all([api("/api/v1/runners"), readSessions()]);
+  const [{ runners }, { pools }, { sessions, more }] =
+    await Promise.all([api("/api/v1/runners"), api("/api/v1/pools"), readSessions()]);
   syncRows(byId("runners"), runners, (runner) => runner.id, runnerCells);
+  syncRows(byId("pools"), pools, (pool) => pool.name, poolCells);
   syncRows(byId("sessions"), sessions, (session) => session.id, sessionCells);
   byId("no-runners").hidden = runners.length > 0;
   byId("no-sessions").hidden = sessions.length > 0;
+  byId("pools-section").hidden = pools.length === 0;
+  byId("pool-count").textContent = String(pools.length);
   byId("runner-count").textContent = String(runners.length);
   byId("session-count").textContent = more ? `${sessions.length}+` : String(sessions.length);
   byId("more").hidden = !more;

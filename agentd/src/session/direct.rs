@@ -17,7 +17,8 @@ const OPEN_AGAIN: Duration = Duration::from_secs(15);
 impl<S: Supervisor> Session<S> {
     /// Lets native viewers in at ports of the machine, while the session's slice is there.
     pub(super) async fn open_ports(&self) -> Infallible {
-        let Some(direct) = &self.context.config.direct else {
+        let wanted = self.entry().desired.spec.direct != Some(false);
+        let Some(direct) = self.context.config.direct.as_ref().filter(|_| wanted) else {
             // A former agentd may have had other settings.
             self.tell_ports(None);
             return std::future::pending().await;

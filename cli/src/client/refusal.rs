@@ -53,6 +53,7 @@ pub fn next_step(code: ErrorCode) -> (Kind, Option<&'static str>) {
         ErrorCode::SpecTaskNotFound => (Kind::Failed, Some("helixctl spec-task list")),
         ErrorCode::GrantNotFound => (Kind::Failed, Some("helixctl session grant ID --list")),
         ErrorCode::TokenNotFound => (Kind::Failed, Some("helixctl token list")),
+        ErrorCode::PoolNotFound => (Kind::Failed, Some("helixctl start-agents --pool NAME makes one")),
         ErrorCode::SecretNotFound => (Kind::Failed, Some("helixctl secret list; helixctl secret set NAME stores one")),
         ErrorCode::RunnerNotFound | ErrorCode::UnknownKind => (Kind::Failed, Some("helixctl runner list")),
         ErrorCode::SessionExists => (Kind::Failed, Some("take another --id, or leave it out and get a new one")),

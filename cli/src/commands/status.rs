@@ -1,4 +1,4 @@
-//! `helixctl status`: server, runners and sessions on one screen. Exit code 0 healthy, 1 degraded, 3 not reachable.
+//! `helixctl status`: server, runners, pools and sessions on one screen. Exit code 0 healthy, 1 degraded, 3 not reachable.
 
 use std::process::ExitCode;
 
@@ -62,6 +62,12 @@ fn problems(fleet: &FleetStatus) -> Vec<String> {
     for runner in fleet.runners.iter().filter(|runner| runner.liveness != Liveness::Online) {
         problems.push(format!("runner {} is {}", runner.id, format!("{:?}", runner.liveness).to_lowercase()));
     }
+    for pool in fleet.pools.iter().filter(|pool| pool.ready < pool.spec.min_ready) {
+        // On the way there is not wrong.
+        if let Some(why) = super::pool::why(pool) {
+            problems.push(format!("pool {} has {} of {} ready: {why}", pool.name, pool.ready, pool.spec.min_ready));
+        }
+    }
     let lost = fleet.sessions.get("Lost").copied().unwrap_or_default();
     if lost > 0 {
         problems.push(format!("{lost} sessions are lost: their runner is not heard"));
@@ -83,6 +89,10 @@ fn show(ui: &Ui, status: &Status) -> Result<()> {
         }
     }
     ui.line("")?;
+    if !status.fleet.pools.is_empty() {
+        super::pool::table(ui, &status.fleet.pools)?;
+        ui.line("")?;
+    }
     let counts: Vec<_> = status.fleet.sessions.iter().map(|(phase, count)| format!("{phase} {count}")).collect();
     if counts.is_empty() {
         return ui.line("no sessions yet: helixctl session create --help");

@@ -69,7 +69,7 @@ async fn create(
         return Err(Error::new(ErrorCode::NoRunner, detail));
     }
     let thread = request.labels.get(shapes::THREAD_LABEL).cloned();
-    let created = app.spec_tasks.begin(&principal, request, thread.as_deref()).await?;
+    let created = app.pools.begin(&principal, request, thread.as_deref()).await?;
     let token = app.sessions.auth_token(&principal, &created.view);
     let mut answer = shapes::session(&created.view, token, &app.config.public_url);
     // One that has ended meanwhile has no desktop to come to.

@@ -20,12 +20,12 @@ async fn whoami(principal: Principal) -> Json<WhoAmI> {
     Json(WhoAmI { scope: scope_word(&principal.scope).to_owned(), name: principal.name })
 }
 
-/// Every runner, how many sessions are in each phase, and the store.
+/// Every runner, how many sessions are in each phase, every pool, and the store.
 #[utoipa::path(get, path = "/api/v1/status", tag = "fleet", responses((status = 200, body = FleetStatus)))]
-async fn status(State(app): State<App>) -> Result<Json<FleetStatus>> {
-    let all = async { tokio::try_join!(app.runners.list(), app.sessions.count_by_phase()) };
+async fn status(State(app): State<App>, principal: Principal) -> Result<Json<FleetStatus>> {
+    let all = async { tokio::try_join!(app.runners.list(), app.sessions.count_by_phase(), app.pools.list(&principal)) };
     let (all, store) = tokio::join!(all, app.bus.store_status());
-    let (runners, sessions) = all?;
+    let (runners, sessions, pools) = all?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Ok(Json(FleetStatus { version, server: app.server_id.to_string(), runners, sessions, store }))
+    Ok(Json(FleetStatus { version, server: app.server_id.to_string(), runners, sessions, pools: pools.pools, store }))
 }

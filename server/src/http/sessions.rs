@@ -76,7 +76,7 @@ async fn create(
     Body(request): Body<CreateSession>,
 ) -> Result<Response> {
     let patience = query.patience()?;
-    let created = app.spec_tasks.begin(&principal, request, None).await?;
+    let created = app.pools.begin(&principal, request, None).await?;
     let mut view = created.view;
     if let Some(patience) = patience {
         view = app.sessions.wait(&principal, &view.id, &[SessionPhase::Ready], patience).await?;

@@ -63,6 +63,11 @@ fn what_each_route_needs() {
     Change: GET /api/v1/external-agents/{id}/rdp
     Drive: GET /api/v1/external-agents/{id}/rdp/proxy
     Read: GET /api/v1/external-agents/{id}/stats
+    Fleet: GET /api/v1/pools
+    Operate: DELETE /api/v1/pools/{id}
+    Fleet: GET /api/v1/pools/{id}
+    Operate: PATCH /api/v1/pools/{id}
+    Operate: PUT /api/v1/pools/{id}
     Fleet: GET /api/v1/recordings
     Change: DELETE /api/v1/recordings/{id}
     Fleet: GET /api/v1/recordings/{id}

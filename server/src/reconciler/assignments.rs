@@ -12,7 +12,7 @@ use helix_protocol::link::Nudge;
 use helix_protocol::record::{ImageRecord, SessionRecord};
 use helix_protocol::runner::RunnerFacts;
 use helix_protocol::session::{Cause, Desired, ObservedSession, SessionSpec};
-use helix_protocol::{Epoch, ErrorCode, RunnerId, subject};
+use helix_protocol::{Epoch, ErrorCode, PoolName, RunnerId, subject};
 use jiff::Timestamp;
 
 use super::names::has_desktop;
@@ -57,6 +57,10 @@ impl Reconciler {
 
     fn decide(&self) -> Vec<Decision> {
         let (desktops, arches) = (self.desktops(), self.image_arches());
+        let pools: HashMap<_, _> = {
+            let pools = self.store.pools.view().read();
+            pools.iter().map(|(_, entry)| (entry.value.name.clone(), entry.value.spec.clone())).collect()
+        };
         let sessions = self.store.sessions.view().read();
         let may_be_placed = |record: &SessionRecord| waits(record) && has_desktop(record, &desktops);
         let mut waiting: Vec<_> =
@@ -64,8 +68,11 @@ impl Reconciler {
         if waiting.is_empty() {
             return Vec::new();
         }
-        waiting.sort_unstable_by(|a, b| (a.value.created_at, &a.value.id).cmp(&(b.value.created_at, &b.value.id)));
+        // What nobody waits for comes last.
+        let turn = |entry: &Versioned<SessionRecord>| (entry.value.warm.is_some(), entry.value.created_at);
+        waiting.sort_unstable_by(|a, b| turn(a).cmp(&turn(b)).then_with(|| a.value.id.cmp(&b.value.id)));
         let observed = self.store.observed.view().read();
+        let mut living = living_by_pool(&sessions, &observed);
         let mut candidates = self.candidates(&sessions, &observed);
         // Slots and what can be reserved only get fewer within a pass: who was refused once is refused for all that ask the same.
         let mut refused: HashMap<Ask<'_>, Cause> = HashMap::new();
@@ -76,7 +83,21 @@ impl Reconciler {
             let image = image.map(|digest| ImageAsk { digest, arch: arches.get(&digest).map(String::as_str) });
             let (kind, pool) = (kind.as_ref(), entry.value.pool.as_ref());
             let runner = entry.value.on_runner.as_ref();
-            let ask = Ask { kind, pool, runner, image, resources: *resources, reserve: *reserve };
+            let spec = pool.and_then(|pool| pools.get(pool));
+            let (selector, placement) =
+                (spec.map(|spec| &spec.selector), spec.map(|spec| spec.placement).unwrap_or_default());
+            let ask =
+                Ask { kind, pool, selector, placement, runner, image, resources: *resources, reserve: *reserve };
+            let living_of_it = pool.and_then(|pool| living.get(pool)).copied().unwrap_or_default();
+            let full = spec.and_then(|spec| spec.max).filter(|max| living_of_it >= *max);
+            if let (Some(max), Some(pool)) = (full, pool) {
+                let reason = format!("pool {pool} has {max} agents, which is its most; end one, or raise its max");
+                let cause = Cause::new(QUEUED, reason);
+                if entry.value.cause.as_ref() != Some(&cause) {
+                    decisions.push(Decision::Explain(entry.clone(), cause));
+                }
+                continue;
+            }
             let cause = match refused.entry(ask) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(vacant) => match place(&candidates, ask) {
@@ -89,6 +110,9 @@ impl Reconciler {
                         let epoch = seen.map_or(entry.value.epoch, |seen| seen.value.epoch.max(entry.value.epoch));
                         let epoch = Epoch(epoch.0.saturating_add(1));
                         decisions.push(Decision::Assign(entry.clone(), chosen.id.clone(), epoch));
+                        if let Some(pool) = pool {
+                            *living.entry(pool.clone()).or_default() += 1;
+                        }
                         continue;
                     }
                     Err(Refusal(reason)) => vacant.insert(Cause::new(QUEUED, reason)),
@@ -222,6 +246,22 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+/// Sessions of each pool that have a runner and shall go on.
+fn living_by_pool(sessions: &Content<SessionRecord>, observed: &Content<ObservedSession>) -> HashMap<PoolName, u32> {
+    let mut living = HashMap::new();
+    for (_, entry) in sessions.iter() {
+        let record = &entry.value;
+        // An agent that is given up makes room at once: its runner counts its slot until it has ended.
+        let goes_on = record.warm.is_none() || record.desired == Desired::Running;
+        if let (Some(pool), Some(_), true) = (&record.pool, &record.assignment, goes_on)
+            && !has_ended(record, observed)
+        {
+            *living.entry(pool.clone()).or_default() += 1;
+        }
+    }
+    living
 }
 
 /// The revision, or `None` where another writer was faster.

@@ -1,12 +1,10 @@
 //! Which runners can take a session at all.
 
+use helix_protocol::pool::POOL_LABEL;
 use helix_protocol::resources::{Bytes, Cpus};
 use helix_protocol::runner::{Liveness, RunnerFacts};
 
 use super::{Ask, Candidate, ImageAsk, reserve_on};
-
-/// Runner label that says which pool it serves.
-const POOL_LABEL: &str = "pool";
 
 /// Why a runner cannot take a session, as the end of a sentence that begins with its id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +24,14 @@ pub enum Unfit {
     /// Not in the pool.
     #[error("is not in the pool")]
     OtherPool,
+    /// Has not the label that the pool selects runners by.
+    #[error("has not the label {name}={value}")]
+    Unlabelled {
+        /// Name of the label.
+        name: String,
+        /// The value that is wanted.
+        value: String,
+    },
     /// Does not know the kind.
     #[error("does not know the kind")]
     UnknownKind,
@@ -95,6 +101,7 @@ impl Unfit {
             | Self::KindUnavailable(_)
             | Self::NoImages(_)
             | Self::OtherArchitecture { .. }
+            | Self::Unlabelled { .. }
             | Self::AboveMaximum { .. } => false,
         }
     }
@@ -118,11 +125,7 @@ fn advice<T: Ord>(needed: &T, total: &T) -> &'static str {
 /// Whether a runner can take it. What cannot change soon is said first; a full runner is full of a kind it has.
 pub fn fit(candidate: &Candidate, ask: Ask<'_>) -> Result<(), Unfit> {
     let facts = candidate.facts.as_deref().ok_or(Unfit::Unregistered)?;
-    if let Some(pool) = ask.pool
-        && facts.labels.get(POOL_LABEL).is_none_or(|label| label != pool.as_str())
-    {
-        return Err(Unfit::OtherPool);
-    }
+    check_pool(facts, ask)?;
     let kind = ask.kind.unwrap_or(&facts.default_kind);
     if !facts.kinds.contains(kind) {
         match (facts.unavailable_kinds.get(kind), ask.image) {
@@ -170,6 +173,23 @@ fn check_image(facts: &RunnerFacts, image: ImageAsk<'_>) -> Result<(), Unfit> {
             Err(Unfit::OtherArchitecture { own: facts.arch.clone(), image: arch.to_owned() })
         }
         _ => Ok(()),
+    }
+}
+
+/// A pool that somebody made has the runners that its selector says. One that says nothing of label `pool` leaves those
+/// alone that are labelled for another pool.
+fn check_pool(facts: &RunnerFacts, ask: Ask<'_>) -> Result<(), Unfit> {
+    let Some(pool) = ask.pool else { return Ok(()) };
+    let serves = facts.labels.get(POOL_LABEL).map(|label| label == pool.as_str());
+    let Some(selector) = ask.selector else {
+        return if serves == Some(true) { Ok(()) } else { Err(Unfit::OtherPool) };
+    };
+    if serves == Some(false) && !selector.contains_key(POOL_LABEL) {
+        return Err(Unfit::OtherPool);
+    }
+    match selector.iter().find(|(name, value)| facts.labels.get(*name) != Some(*value)) {
+        Some((name, value)) => Err(Unfit::Unlabelled { name: name.clone(), value: value.clone() }),
+        None => Ok(()),
     }
 }
 

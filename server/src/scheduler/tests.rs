@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use helix_protocol::pool::Placement;
 use helix_protocol::session::Geometry;
 
 use super::*;
@@ -52,6 +53,8 @@ fn runner(id: &str, used: u32, slots: u32) -> Candidate {
 const ANY: Ask<'static> = Ask {
     kind: None,
     pool: None,
+    selector: None,
+    placement: Placement::Spread,
     runner: None,
     image: None,
     resources: Resources { cpu: None, memory: None, memory_high: None, tasks: None, io_weight: None },
@@ -268,4 +271,28 @@ fn an_image_needs_a_runner_that_runs_it_and_one_that_has_it_is_better() {
     // What the machine lacks for a kind may be in the image.
     let zed = kind("zed");
     assert_eq!(chosen(&fleet, Ask { kind: Some(&zed), ..image("amd64") }), "b");
+}
+
+#[test]
+fn a_pool_selects_its_runners_by_label_and_spreads_or_packs_its_agents() {
+    let fleet = [runner("a", 1, 4), runner("b", 3, 4), runner("c", 2, 4)];
+    let mut fleet: Vec<_> = fleet.into_iter().collect();
+    for (index, labels) in [(0, vec![("pool", "ci")]), (1, vec![("site", "x")]), (2, vec![])] {
+        let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let facts = fleet[index].facts.as_deref().cloned().expect("facts");
+        fleet[index].facts = Some(Arc::new(RunnerFacts { labels, ..facts }));
+    }
+    let [web, ci] = ["web", "ci"].map(|name| PoolName::parse(name).expect("valid"));
+    let (any, site) = (BTreeMap::new(), BTreeMap::from([("site".to_owned(), "x".to_owned())]));
+    let nowhere = BTreeMap::from([("site".to_owned(), "y".to_owned())]);
+    let ask = |pool, selector, placement| Ask { pool: Some(pool), selector: Some(selector), placement, ..ANY };
+    // What is labelled for another pool is left alone.
+    assert_eq!(chosen(&fleet, ask(&web, &any, Placement::Spread)), "c");
+    assert_eq!(chosen(&fleet, ask(&web, &any, Placement::Pack)), "b");
+    assert_eq!(chosen(&fleet, ask(&ci, &any, Placement::Spread)), "a");
+    assert_eq!(chosen(&fleet, ask(&web, &site, Placement::Spread)), "b");
+    assert_eq!(
+        chosen(&fleet, ask(&web, &nowhere, Placement::Spread)),
+        "no runner of pool web can take it (a is not in the pool; b has not the label site=y; c has not the label site=y)"
+    );
 }

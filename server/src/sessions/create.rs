@@ -4,12 +4,14 @@ use helix_protocol::api::{CreateSession, SessionView};
 use helix_protocol::control::Control;
 use helix_protocol::grant::Grants;
 use helix_protocol::image::ImageRef;
+use helix_protocol::pool::{PoolRecord, Warm};
 use helix_protocol::record::SessionRecord;
 use helix_protocol::session::{Desired, SessionSpec};
 use helix_protocol::{Epoch, ErrorCode, Generation, KindName, SessionId, ThreadId};
 use jiff::Timestamp;
 
 use super::Sessions;
+use super::inherit;
 use super::validate::{self, Accepted};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
@@ -43,8 +45,24 @@ impl Sessions {
         request: CreateSession,
         continues: Option<ThreadId>,
     ) -> Result<Created> {
-        let Accepted { id, mut spec, leaves_recording, pool, on_runner, labels, secrets, spec_task, request_hash } =
-            validate::accept(request)?;
+        let Accepted {
+            id,
+            mut spec,
+            mut leaves_recording,
+            pool,
+            on_runner,
+            mut labels,
+            secrets,
+            spec_task,
+            request_hash,
+        } = validate::accept(request)?;
+        if let Some(pool) = &pool
+            && let Some(entry) = self.inner.store.pools.get(pool.as_str()).await?.found()
+        {
+            inherit::spec(&mut spec, &mut leaves_recording, &entry.value.spec);
+            inherit::labels(&mut labels, &entry.value.spec);
+            validate::check_stored_size(&spec, &labels)?;
+        }
         spec.recording = self.inner.recording.fill_in(spec.recording, leaves_recording);
         let secrets_mark = (!secrets.is_empty()).then(|| self.inner.secrets.request_mark(&secrets)).transpose()?;
         let request_hash = validate::joint_hash(request_hash, secrets_mark.as_deref(), spec_task.as_ref());
@@ -86,6 +104,8 @@ impl Sessions {
             generation: Generation(1),
             epoch: Epoch(u64::try_from(created_at.as_millisecond()).unwrap_or_default()),
             assignments: 0,
+            warm: None,
+            claimed_at: None,
             assignment: None,
             control: Control::default(),
             control_expires_at: None,
@@ -108,6 +128,42 @@ impl Sessions {
             Err(err) if err.code == ErrorCode::Conflict => self.existing(by, &id, &record.request_hash).await,
             Err(err) => Err(err),
         }
+    }
+
+    /// The record of an agent that a pool keeps ready: nobody's yet.
+    pub fn agent(&self, pool: &PoolRecord, id: &SessionId) -> Result<SessionRecord> {
+        let (mut spec, mut leaves_recording) = (SessionSpec::default(), true);
+        inherit::spec(&mut spec, &mut leaves_recording, &pool.spec);
+        spec.recording = self.inner.recording.fill_in(spec.recording, leaves_recording);
+        let (name, labels, created_at) = (Some(pool.name.clone()), pool.spec.labels.clone(), Timestamp::now());
+        Ok(SessionRecord {
+            id: id.clone(),
+            // With a space: nobody can name theirs so.
+            owner: format!("pool {}", pool.name),
+            request_hash: validate::request_hash(&spec, name.as_ref(), None, &labels)?,
+            spec,
+            pool: name,
+            on_runner: None,
+            labels,
+            desired: Desired::Running,
+            generation: Generation(1),
+            epoch: Epoch(u64::try_from(created_at.as_millisecond()).unwrap_or_default()),
+            assignments: 0,
+            warm: Some(Warm { generation: pool.generation }),
+            claimed_at: None,
+            assignment: None,
+            control: Control::default(),
+            control_expires_at: None,
+            grants: Grants::default(),
+            cause: None,
+            created_at,
+            deleted: false,
+            sealed_secrets: None,
+            spec_task: None,
+            desktop_of: None,
+            continues: None,
+            let_go: None,
+        })
     }
 
     async fn existing(&self, by: &Principal, id: &SessionId, request_hash: &str) -> Result<Created> {
@@ -165,7 +221,8 @@ impl Sessions {
     }
 }
 
-fn fresh_id() -> Result<SessionId> {
+/// An id that nobody has.
+pub fn fresh_id() -> Result<SessionId> {
     let random =
         random_id().map_err(|err| Error::new(ErrorCode::Internal, "the system gives no random bytes").because(err))?;
     SessionId::parse(format!("ses_{random}"))

@@ -110,15 +110,18 @@ impl Sessions {
         let own = (record.created_at, &record.id);
         let before = sessions.iter().filter(|(_, entry)| {
             let other = &*entry.value;
-            waits(other) && (other.created_at, &other.id) < own
+            waits(other) && other.warm.is_none() && (other.created_at, &other.id) < own
         });
         u32::try_from(before.count() + 1).unwrap_or(u32::MAX)
     }
 
     fn queue_positions(&self) -> BTreeMap<SessionId, u32> {
         let sessions = self.inner.store.sessions.view().read();
-        let mut waiting: Vec<_> =
-            sessions.iter().map(|(_, entry)| &entry.value).filter(|record| waits(record)).collect();
+        let mut waiting: Vec<_> = sessions
+            .iter()
+            .map(|(_, entry)| &entry.value)
+            .filter(|record| waits(record) && record.warm.is_none())
+            .collect();
         waiting.sort_unstable_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         waiting.iter().zip(1..).map(|(record, position)| (record.id.clone(), position)).collect()
     }

@@ -104,6 +104,7 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
         network,
         on_lost,
         recording: recorded,
+        direct: None,
     };
     check_stored_size(&spec, &labels)?;
     let request_hash = request_hash(&spec, pool.as_ref(), on_runner.as_ref(), &labels)?;

@@ -188,6 +188,15 @@ impl Known<'_> {
             }
         }
         timeline.extend(self.current().into_iter().flat_map(|seen| seen.timeline.clone()));
+        if let Some(record) = self.record
+            && let Some(at) = record.claimed_at
+        {
+            let detail = record.pool.as_ref().map(|pool| format!("an agent of pool {pool} that was ready"));
+            let step = TimelineStep { step: "claimed".to_owned(), at, duration_ms: None, detail };
+            // Before whatever came after it: a stop.
+            let place = timeline.iter().position(|other| other.at > at).unwrap_or(timeline.len());
+            timeline.insert(place, step);
+        }
         timeline
     }
 }

@@ -50,7 +50,7 @@ pub struct CreateArgs {
     /// Image that its agent runs in: NAME, NAME:TAG or sha256:DIGEST [default: the runner's own system]
     #[arg(long, value_name = "IMAGE")]
     image: Option<ImageRef>,
-    /// Pool to take it from
+    /// Pool to take it from: one of its agents that are ready, where the session needs no other
     #[arg(long)]
     pool: Option<PoolName>,
     /// The one runner that it may run on

@@ -104,7 +104,7 @@ fn missed(session: &SessionView, goal: Goal) -> CliError {
 }
 
 /// Steps that are moments: they are over when they are seen.
-const MOMENTS: [&str; 6] = ["accepted", "assigned", "received", "ready", "stopped", "failed"];
+const MOMENTS: [&str; 7] = ["accepted", "assigned", "claimed", "received", "ready", "stopped", "failed"];
 
 /// Prints each step of the timeline once, when it is over, with its duration.
 struct Steps {

@@ -78,6 +78,8 @@ fn session(id: &str, kind: Option<KindName>, reserve: Reserve) -> SessionRecord 
         generation: Generation(1),
         epoch: Epoch(1),
         assignments: 1,
+        warm: None,
+        claimed_at: None,
         assignment: Some(assignment),
         control: Control::default(),
         control_expires_at: None,

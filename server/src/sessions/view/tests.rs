@@ -29,6 +29,8 @@ fn record(assigned: Option<u64>, desired: Desired) -> SessionRecord {
         generation: Generation(1),
         epoch: Epoch(assigned.unwrap_or(0)),
         assignments: u32::from(assigned.is_some()),
+        warm: None,
+        claimed_at: None,
         assignment,
         control: Control::default(),
         control_expires_at: None,
