@@ -39,6 +39,7 @@ pub struct OwnArgs {
     /// Helix's source [default: the directory that this is called in]
     #[arg(long, value_name = "DIR")]
     pub source: Option<PathBuf>,
+    /// Where it is kept.
     #[command(flatten)]
     pub cache: CacheArgs,
 }

@@ -39,6 +39,7 @@ pub struct ZedArgs {
     /// Cargo profile
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     pub profile: Profile,
+    /// Where it is kept.
     #[command(flatten)]
     pub cache: CacheArgs,
 }
