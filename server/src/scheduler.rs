@@ -91,7 +91,7 @@ pub fn place(runners: &[Candidate], ask: Ask<'_>) -> Result<usize, Refusal> {
     for (index, candidate) in runners.iter().enumerate().filter(|(_, candidate)| named(candidate)) {
         match filter::fit(candidate, ask) {
             Ok(()) if best.is_none_or(|best| score::better(candidate, &runners[best], ask.placement)) => {
-                best = Some(index)
+                best = Some(index);
             }
             Ok(()) => {}
             Err(reason) => unfit.push((&candidate.id, reason)),
