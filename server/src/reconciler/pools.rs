@@ -69,7 +69,7 @@ impl Reconciler {
             let plan = plan(snapshot);
             let absent = members.iter().filter(|member| member.standing == Standing::Absent);
             let absent = absent.map(|member| member.id.clone()).filter(|id| plan.keep.contains(id)).collect();
-            Decision { plan, absent, entry }
+            Decision { entry, plan, absent }
         };
         pools.into_iter().zip(counts).map(decide).collect()
     }

@@ -22,12 +22,15 @@ fn decide(min_ready: u32, max: Option<u32>, taken: u32, members: &[Member]) -> (
     (plan.keep.iter().map(name).collect(), plan.make)
 }
 
+/// What it is about; `min_ready`, `max`, taken, members; who is kept, and how many are made.
+type Case<'a> = (&'a str, u32, Option<u32>, u32, &'a [Member], &'a [&'a str], usize);
+
 #[test]
 fn as_many_as_shall_be_ready_are_there() {
     use Standing::{Absent, Pending, Ready, Starting, Steady, Stranded, Taken};
     let all = members(&[Absent, Pending, Starting, Ready, Steady]);
     let (one_taken, one_stranded) = (members(&[Taken, Ready]), members(&[Stranded, Ready]));
-    let cases: [(&str, u32, Option<u32>, u32, &[Member], &[&str], usize); 9] = [
+    let cases: [Case<'_>; 9] = [
         ("an empty pool is filled", 3, None, 0, &[], &[], 3),
         ("a full one stays", 5, None, 0, &all, &["m004", "m003", "m002", "m001", "m000"], 0),
         ("the least ready go first", 2, None, 0, &all, &["m004", "m003"], 0),
@@ -147,7 +150,9 @@ proptest! {
                 now = now.max(trouble.retry_at);
             }
             members.retain(|member| after.keep.contains(&member.id));
-            members.iter_mut().for_each(|member| member.standing = Standing::Steady);
+            for member in &mut members {
+                member.standing = Standing::Steady;
+            }
             for _ in 0..after.make {
                 members.push(member(number, Standing::Absent));
                 number += 1;
