@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{KindName, PoolName, SessionId};
+use crate::image::ImageRef;
 use crate::recording::RecordingChoice;
 use crate::resources::{Network, OnLost, Reserve, Resources};
 use crate::session::{Cause, DisplayServer, Geometry};
@@ -33,6 +34,10 @@ pub struct PoolSpec {
     /// What draws the desktops; the kind's word where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_server: Option<DisplayServer>,
+    /// Image that its agents run in: the one that the reference names when an agent is made; the runner's own system where
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
     /// Agents that are kept ready and belong to nobody yet.
     #[serde(default)]
     pub min_ready: u32,

@@ -13,7 +13,7 @@ use helix_protocol::event::{Event, FeedItem};
 use helix_protocol::external_agents::{AgentHeartbeat, AgentResponse, Register, Task, TaskAgent};
 use helix_protocol::link::{Dial, Message, Nudge, Reply, Request, Stream};
 use helix_protocol::resources::{Bytes, Cpus, Limits, Pressure, Reserve, Resources, Usage};
-use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
+use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerImages, RunnerStatus};
 use helix_protocol::session::{
     Cause, Desired, Display, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
 };
@@ -203,6 +203,7 @@ fn runner_view() -> RunnerView {
         enrolled_at: Timestamp::UNIX_EPOCH,
         registered_at: Some(Timestamp::UNIX_EPOCH),
         last_seen_at: Some(Timestamp::UNIX_EPOCH),
+        images: RunnerImages::default(),
     }
 }
 

@@ -21,6 +21,7 @@ use jiff::Timestamp;
 
 use crate::auth::{Need, Principal};
 use crate::error::{Error, Result};
+use crate::images::Images;
 use crate::sessions::{Sessions, validate};
 use crate::spec_tasks::SpecTasks;
 use crate::store::{Lookup, Store, Versioned};
@@ -65,6 +66,9 @@ impl Pools {
         version: Option<u64>,
     ) -> Result<(PoolView, bool)> {
         check(&spec)?;
+        if let Some(image) = &spec.image {
+            Images::resolve(&self.store, image).await?;
+        }
         let now = Timestamp::now();
         let lookup = self.store.pools.get(name.as_str()).await?;
         if let Lookup::Absent | Lookup::Deleted(_) = lookup {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use helix_protocol::api::CreateSession;
+use helix_protocol::image::ImageRef;
 use helix_protocol::pool::{DEFAULT_POOL, PoolRecord};
 use helix_protocol::record::SessionRecord;
 use helix_protocol::runner::Liveness;
@@ -17,6 +18,7 @@ use super::Pools;
 use super::fit::{Agent, fits};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
+use crate::images::Images;
 use crate::sessions::list::waits;
 use crate::sessions::validate::{self, Accepted};
 use crate::sessions::view::{observed_of, sync_of};
@@ -53,7 +55,11 @@ impl Pools {
         pool: &PoolRecord,
     ) -> Result<Option<Created>> {
         let Accepted { labels, spec, request_hash, .. } = accepted;
-        for entry in self.ready(request, pool) {
+        let mut request = request.clone();
+        if let Some(image) = &request.image {
+            request.image = Some(ImageRef::Digest(Images::resolve(&self.store, image).await?.0));
+        }
+        for entry in self.ready(&request, pool) {
             let mut record = SessionRecord {
                 owner: by.name.clone(),
                 labels: labels.clone(),

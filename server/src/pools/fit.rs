@@ -20,7 +20,7 @@ pub struct Agent<'a> {
     pub takes_prompts: bool,
 }
 
-/// True where `asked` is what the agent is. `named` says that the request names the pool: what it leaves open is the
+/// True where `asked`, whose image is a digest, is what the agent is. `named` says that the request names the pool: what it leaves open is the
 /// pool's to say then; elsewhere it means what it always meant.
 pub fn fits(asked: &CreateSession, named: bool, records: bool, agent: Agent<'_>) -> bool {
     let Agent { record, seen, default_kind, takes_prompts } = agent;
@@ -34,6 +34,7 @@ pub fn fits(asked: &CreateSession, named: bool, records: bool, agent: Agent<'_>)
         input,
         geometry,
         display_server,
+        image,
         pool: _,
         runner,
         labels: _,
@@ -64,9 +65,10 @@ pub fn fits(asked: &CreateSession, named: bool, records: bool, agent: Agent<'_>)
         asked.is_some() == spec.recording.is_some()
             && (keep.is_none() || keep == spec.recording.and_then(|options| options.keep))
     });
+    let image = image.as_ref().map_or(named || spec.image.is_none(), |asked| spec.image.as_ref() == Some(asked));
     let open = id.is_none() && project.is_none() && project_path.is_none() && secrets.is_empty() && spec_task.is_none();
     let server = display_server.is_none_or(|asked| asked == spec.display_server.unwrap_or_default());
-    open && kind && display && runner && input && env && limits && network && on_lost && recorded && server
+    open && kind && display && runner && input && env && limits && network && on_lost && recorded && server && image
 }
 
 #[cfg(test)]

@@ -86,8 +86,7 @@ impl Reconciler {
             let spec = pool.and_then(|pool| pools.get(pool));
             let (selector, placement) =
                 (spec.map(|spec| &spec.selector), spec.map(|spec| spec.placement).unwrap_or_default());
-            let ask =
-                Ask { kind, pool, selector, placement, runner, image, resources: *resources, reserve: *reserve };
+            let ask = Ask { kind, pool, selector, placement, runner, image, resources: *resources, reserve: *reserve };
             let living_of_it = pool.and_then(|pool| living.get(pool)).copied().unwrap_or_default();
             let full = spec.and_then(|spec| spec.max).filter(|max| living_of_it >= *max);
             if let (Some(max), Some(pool)) = (full, pool) {

@@ -110,7 +110,7 @@ impl Reconciler {
         if !matches!(self.store.sessions.get(id.as_str()).await?, Lookup::Absent) {
             return Ok(());
         }
-        let record = self.sessions.agent(pool, id)?;
+        let record = self.sessions.agent(pool, id).await?;
         match self.store.sessions.create(id.as_str(), &record).await {
             Ok(revision) => self.sessions.tell(&record, revision).await,
             Err(error) if error.code == ErrorCode::Conflict => {}

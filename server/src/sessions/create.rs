@@ -131,9 +131,10 @@ impl Sessions {
     }
 
     /// The record of an agent that a pool keeps ready: nobody's yet.
-    pub fn agent(&self, pool: &PoolRecord, id: &SessionId) -> Result<SessionRecord> {
+    pub async fn agent(&self, pool: &PoolRecord, id: &SessionId) -> Result<SessionRecord> {
         let (mut spec, mut leaves_recording) = (SessionSpec::default(), true);
         inherit::spec(&mut spec, &mut leaves_recording, &pool.spec);
+        self.choose_image(&mut spec).await?;
         spec.recording = self.inner.recording.fill_in(spec.recording, leaves_recording);
         let (name, labels, created_at) = (Some(pool.name.clone()), pool.spec.labels.clone(), Timestamp::now());
         Ok(SessionRecord {

@@ -11,6 +11,7 @@ pub fn spec(own: &mut SessionSpec, says_nothing: &mut bool, pool: &PoolSpec) {
     own.kind = own.kind.take().or_else(|| pool.kind.clone());
     own.geometry = own.geometry.or(pool.geometry);
     own.display_server = own.display_server.or(pool.display_server);
+    own.image = own.image.take().or_else(|| pool.image.clone());
     for (name, value) in &pool.env {
         own.env.entry(name.clone()).or_insert_with(|| value.clone());
     }

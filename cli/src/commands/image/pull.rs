@@ -1,6 +1,5 @@
 //! `helixctl image pull`: an image of the server to this machine, those chunks that it lacks. Each is proved.
 
-
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::image::{Digest, ImageRef};

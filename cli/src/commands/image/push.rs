@@ -2,7 +2,6 @@
 //!
 //! Safe to repeat: what came before an interruption is not sent again, and the tag is set last.
 
-
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::api::images::MAX_CHUNK_LIST;
