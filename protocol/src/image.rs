@@ -166,7 +166,7 @@ impl Digest {
 
     /// 64 hex digits: safe in a path, a subject and a URL.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::ids::hex(&self.0)
     }
 }
 
@@ -298,9 +298,10 @@ pub fn read_index(bytes: &[u8]) -> Result<Vec<Chunk>, IndexError> {
         return Err(IndexError(bytes.len()));
     }
     let read = |entry: &[u8; INDEX_ENTRY_BYTES]| {
-        let (digest, length) = entry.split_first_chunk::<32>().expect("36 bytes");
-        let length = length.first_chunk::<4>().expect("4 bytes");
-        Chunk { digest: Digest(*digest), bytes: u32::from_be_bytes(*length) }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(&entry[..32]);
+        let [.., a, b, c, d] = *entry;
+        Chunk { digest: Digest(digest), bytes: u32::from_be_bytes([a, b, c, d]) }
     };
     Ok(entries.iter().map(read).collect())
 }

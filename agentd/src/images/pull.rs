@@ -161,12 +161,11 @@ impl Images {
     async fn index(&self, manifest: &ImageManifest) -> Result<Vec<Chunk>, PullError> {
         let place = &self.inner.place;
         let known = place.index(manifest.index);
-        let chunks = match known {
-            Ok(chunks) => chunks,
-            Err(_) => {
-                self.fetch_chunk(manifest.index, None).await?;
-                place.index(manifest.index).map_err(|error| PullError::Damaged(error.to_string()))?
-            }
+        let chunks = if let Ok(chunks) = known {
+            chunks
+        } else {
+            self.fetch_chunk(manifest.index, None).await?;
+            place.index(manifest.index).map_err(|error| PullError::Damaged(error.to_string()))?
         };
         let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum();
         if bytes != manifest.tar_bytes {

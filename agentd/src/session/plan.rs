@@ -275,7 +275,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
         let mut argv = vec![text(&around.program)];
         argv.extend(tools::unit::arguments(&paths.tools_socket, &paths.workspace));
         let (cwd, env) = (paths.workspace.clone(), base_around);
-        let mut unit = UnitSpec { cwd, env, image, ..unit(UnitName::Tools, argv, Stdout::Log) };
+        let mut unit = UnitSpec { env, cwd, image, ..unit(UnitName::Tools, argv, Stdout::Log) };
         // What was asked for is for everybody in the session; its secrets and its token are the agent's.
         let own = spec.env.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
         unit.env.extend(own.map(|(name, value)| (name.clone(), value.clone())));

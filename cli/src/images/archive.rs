@@ -99,19 +99,12 @@ fn keyring(from: &From, beside: Option<&Path>) -> Result<PathBuf> {
 /// The lines of `sources.list`.
 async fn sources(from: &From, keyring: &Path) -> Result<Vec<String>> {
     let suite = &from.suite;
-    let places: Vec<(String, String)> = match (&from.mirror, &from.snapshot) {
-        (Some(mirror), snapshot) => {
-            let mirror = mirror.replace("{snapshot}", snapshot.as_deref().unwrap_or_default());
-            vec![(mirror, suite.clone())]
-        }
-        (None, _) => {
-            let (main, security) = machine_mirrors(from.distribution).await?;
-            vec![
-                (main.clone(), suite.clone()),
-                (main, format!("{suite}-updates")),
-                (security, format!("{suite}-security")),
-            ]
-        }
+    let places: Vec<(String, String)> = if let Some(mirror) = &from.mirror {
+        let mirror = mirror.replace("{snapshot}", from.snapshot.as_deref().unwrap_or_default());
+        vec![(mirror, suite.clone())]
+    } else {
+        let (main, security) = machine_mirrors(from.distribution).await?;
+        vec![(main.clone(), suite.clone()), (main, format!("{suite}-updates")), (security, format!("{suite}-security"))]
     };
     let components =
         if from.components.is_empty() { from.distribution.components().join(" ") } else { from.components.join(" ") };
@@ -212,7 +205,7 @@ async fn host_settings() -> String {
     let output = Command::new("apt-config").args(["dump", "Acquire"]).stdin(Stdio::null()).output().await;
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let ours = |line: &&str| HOST_SETTINGS.iter().any(|name| line.starts_with(name)) && !line.ends_with(" \"\";");
-    text.lines().filter(ours).map(|line| format!("{line}\n")).collect()
+    text.lines().filter(ours).flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Digest and latest time of all that was signed, whatever the mirror's name is.

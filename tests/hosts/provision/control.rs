@@ -137,8 +137,8 @@ pub async fn an_upgrade_that_is_undone_keeps_what_is_held() -> Result<()> {
     stage.fleet.ready(&session, start_time(host)).await?;
     host.run_ok("systemctl stop agentd").await?;
     let stands_in = || async {
-        let state = host.run_ok("systemctl is-active agentd agentd-hold@agentd; true").await?;
-        ensure!(state == "inactive\nactive", "agentd, and what stands in for it: {state}");
+        let both = host.run_ok("systemctl is-active agentd agentd-hold@agentd; true").await?;
+        ensure!(both == "inactive\nactive", "agentd, and what stands in for it: {both}");
         Ok(())
     };
     // systemd starts it beside the end of the other.

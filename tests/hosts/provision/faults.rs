@@ -83,6 +83,9 @@ pub async fn who_is_not_known_is_refused() -> Result<()> {
     stage.stop().await
 }
 
+/// A program in place of another: its path, and its text.
+type Program = (String, String);
+
 /// Machines that can be no runner, and one that is not there. What this host is not, its own programs say that it is.
 pub async fn who_is_not_fit_is_refused() -> Result<()> {
     let stage = Stage::start([Boot::container()]).await?;
@@ -93,11 +96,14 @@ pub async fn who_is_not_fit_is_refused() -> Result<()> {
             format!("#!/bin/sh\ncase \"$*\" in\n{asked}) {answer} ;;\n*) exec /usr/bin/{program} \"$@\" ;;\nesac\n");
         (format!("/usr/local/bin/{program}"), line)
     };
-    let others: [(&[(String, String)], &[&str]); 3] = [
-        (&[says("uname", "-s", "echo FreeBSD")], &["its kernel is FreeBSD, not Linux", "a machine with Linux"]),
+    let others: [(&[Program], &[&str]); 3] = [
+        (
+            &[says("uname", "-snm", "echo FreeBSD h1 x86_64")],
+            &["its kernel is FreeBSD, not Linux", "a machine with Linux"],
+        ),
         (
             &[
-                says("uname", "-m", "echo aarch64"),
+                says("uname", "-snm", "echo Linux h1 aarch64"),
                 says("getconf", "GNU_LIBC_VERSION", "exit 1"),
                 says("systemctl", "--version", "exit 1"),
             ],

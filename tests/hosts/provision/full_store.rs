@@ -37,10 +37,10 @@ pub async fn doctor_tells_that_nats_is_full() -> Result<()> {
     let config = jetstream::stream::Config { name: "BALLAST".to_owned(), ..Default::default() };
     bus.create_stream(config).await?;
     let mebibyte = bytes::Bytes::from(vec![0; 1 << 20]);
-    let mut stored = 0;
+    let mut filled = 0;
     while bus.publish("BALLAST", mebibyte.clone()).await?.await.is_ok() {
-        stored += 1;
-        ensure!(stored < 100, "it has no bound");
+        filled += 1;
+        ensure!(filled < 100, "it has no bound");
     }
     let refused = stores().await?;
     ensure!(refused.status == 503 && refused.text.contains("max_file_store is full"), "{}", refused.text);

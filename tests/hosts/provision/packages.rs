@@ -42,8 +42,8 @@ pub async fn packages_come_by_apt() -> Result<()> {
     ensure!(brought.iter().all(|name| names.iter().any(|known| known == name)), "{names:?}");
     ensure!(run.host(0)["first_frame_ms"].as_u64().is_some(), "no frame: {}", run.stdout);
     host.run_ok("command -v X0tigervnc openbox xterm").await?;
-    let state = host.run_ok("dpkg-query -W -f '${Status}' xterm").await?;
-    ensure!(state == "install ok installed", "xterm: {state}");
+    let xterm = host.run_ok("dpkg-query -W -f '${Status}' xterm").await?;
+    ensure!(xterm == "install ok installed", "xterm: {xterm}");
     let listening = host.run_ok("systemctl is-active xrdp xrdp-sesman; ss -Hltn 'sport = 3389'; true").await?;
     ensure!(listening == "inactive\ninactive", "xrdp lets in who has a login: {listening}");
     stage.provision(&[]).await?.expect(0, "unchanged")?;

@@ -27,8 +27,10 @@ pub struct PullArgs {
 struct Pulled {
     digest: Digest,
     chunks: usize,
-    pulled_chunks: usize,
-    pulled_bytes: u64,
+    #[serde(rename = "pulled_chunks")]
+    new_chunks: usize,
+    #[serde(rename = "pulled_bytes")]
+    new_bytes: u64,
 }
 
 /// Pulls an image and sets its tag here.
@@ -51,10 +53,10 @@ pub async fn run(client: &Client, args: &PullArgs, ui: &Ui) -> Result<()> {
     if let ImageRef::Tag { name, tag } = &args.image {
         store.set_tag(name, tag, digest)?;
     }
-    let pulled = Pulled { digest, chunks: chunks.len(), pulled_chunks: missing.len(), pulled_bytes: bytes };
+    let pulled = Pulled { digest, chunks: chunks.len(), new_chunks: missing.len(), new_bytes: bytes };
     ui.answer(&pulled, || {
-        let Pulled { chunks, pulled_chunks, .. } = &pulled;
-        ui.line(&format!("{digest} ({pulled_chunks} of {chunks} chunks, {bytes} bytes pulled)"))
+        let Pulled { chunks, new_chunks, .. } = &pulled;
+        ui.line(&format!("{digest} ({new_chunks} of {chunks} chunks, {bytes} bytes pulled)"))
     })
 }
 

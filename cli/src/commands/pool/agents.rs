@@ -84,7 +84,7 @@ pub async fn start(client: &Client, args: StartArgs, env: Env<'_>, ui: &Ui) -> R
     spec.kind = args.kind.or(spec.kind);
     let watch = Watch::begin(client, &args.which).await?;
     let view = client.apply_pool(name, &spec, version).await?;
-    finish(watch, view, ui).await
+    Box::pin(finish(watch, view, ui)).await
 }
 
 /// Ends the agents of a pool that are nobody's, and makes no more.
@@ -96,7 +96,7 @@ pub async fn stop(client: &Client, args: &StopArgs, ui: &Ui) -> Result<ExitCode>
         let (claimed, name) = (view.claimed, &view.name);
         ui.note(&format!("{claimed} sessions of it go on; stop them, too: helixctl pool delete {name} --stop"));
     }
-    finish(watch, view, ui).await
+    Box::pin(finish(watch, view, ui)).await
 }
 
 /// Changes how many there are.
@@ -104,7 +104,7 @@ pub async fn scale(client: &Client, args: &ScaleArgs, ui: &Ui) -> Result<ExitCod
     let watch = Watch::begin(client, &args.which).await?;
     let how = ScalePool { min_ready: Some(args.agents), max: args.max };
     let view = client.scale_pool(&args.which.pool, &how).await?;
-    finish(watch, view, ui).await
+    Box::pin(finish(watch, view, ui)).await
 }
 
 fn wanted(flag: Option<u32>, env: Env<'_>) -> Result<u32> {

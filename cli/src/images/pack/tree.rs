@@ -152,7 +152,9 @@ impl Read for Exact {
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
     // The innermost path is the one that matters.
-    if error.kind() == io::ErrorKind::BrokenPipe || error.get_ref().is_some_and(|inner| inner.is::<At>()) {
+    if error.kind() == io::ErrorKind::BrokenPipe
+        || error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<At>)
+    {
         return io::Error::new(error.kind(), error.to_string());
     }
     io::Error::new(error.kind(), At(format!("{}: {error}", OsStr::from_bytes(path.as_os_str().as_bytes()).display())))

@@ -66,7 +66,7 @@ pub fn keep(path: &Path, is_directory: bool) -> Keep {
     if path.file_name().is_some_and(|name| name == "__pycache__") {
         return Keep::No;
     }
-    if EMPTY_DIRECTORIES.iter().any(|dir| is_empty_directory(&dir)) && !is_target {
+    if EMPTY_DIRECTORIES.iter().any(is_empty_directory) && !is_target {
         return Keep::No;
     }
     if is_directory {

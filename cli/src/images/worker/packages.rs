@@ -37,6 +37,8 @@ pub fn root(job: &LayerJob, suite: &str, arch: &str) -> Result<()> {
     command.args([
         "--mode=root",
         "--variant=minbase",
+        // What installs the packages of recipes; not every archive has it among what is required.
+        "--include=apt",
         "--skip=update,cleanup/apt,essential/unlink",
         "--format=directory",
     ]);

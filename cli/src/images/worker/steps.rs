@@ -63,7 +63,7 @@ fn add_user(root: &Root, user: &User) -> Result<()> {
 fn install_npm(job: &LayerJob, root: &Root, npm: &str, before: Option<&str>) -> Result<()> {
     resolve_names(root)?;
     let settings = job.work.join("build/npmrc");
-    let text: String = job.npm.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    let text: String = job.npm.iter().flat_map(|(name, value)| [name, "=", value, "\n"]).collect();
     fs::write(&settings, text)
         .map_err(|error| CliError::failed("cannot write npm's settings").at(settings.display()).because(error))?;
     let mut command = root.command(May::UseNetwork, "npm");

@@ -80,7 +80,7 @@ async fn rdp_proxy(
     id: Id<SessionId>,
     upgrade: Result<Upgrade>,
 ) -> Result<Response> {
-    session_rdp_proxy(app, principal, id, upgrade).await
+    Box::pin(session_rdp_proxy(app, principal, id, upgrade)).await
 }
 
 /// WebSocket of raw RDP bytes. The client must know a grant's password.
