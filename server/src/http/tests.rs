@@ -63,6 +63,16 @@ fn what_each_route_needs() {
     Change: GET /api/v1/external-agents/{id}/rdp
     Drive: GET /api/v1/external-agents/{id}/rdp/proxy
     Read: GET /api/v1/external-agents/{id}/stats
+    Fleet: GET /api/v1/images
+    Operate: POST /api/v1/images/chunks/missing
+    Images: GET /api/v1/images/chunks/{digest}
+    Operate: PUT /api/v1/images/chunks/{digest}
+    Operate: POST /api/v1/images/gc
+    Images: GET /api/v1/images/manifests/{digest}
+    Operate: PUT /api/v1/images/manifests/{digest}
+    Operate: DELETE /api/v1/images/names/{name}/tags/{tag}
+    Operate: PUT /api/v1/images/names/{name}/tags/{tag}
+    Operate: POST /api/v1/images/names/{name}/tags/{tag}/rollback
     Fleet: GET /api/v1/pools
     Operate: DELETE /api/v1/pools/{id}
     Fleet: GET /api/v1/pools/{id}

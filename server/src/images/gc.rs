@@ -151,7 +151,7 @@ impl Images {
             needed.extend(chunks.into_iter().map(|chunk| chunk.digest));
         }
         let before =
-            time::OffsetDateTime::from_unix_timestamp(before.as_second()).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+            time::OffsetDateTime::from_unix_timestamp_nanos(before.as_nanosecond()).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
         let mut removed = 0;
         for chunk in self.chunks.all().await?.difference(&needed) {
             if dry_run || self.chunks.remove_older(*chunk, before).await? {

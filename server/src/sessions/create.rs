@@ -70,13 +70,12 @@ impl Sessions {
             Some(id) => id,
             None => fresh_id()?,
         };
-        if let Err(error) = self.choose_image(&mut spec).await {
+        let chosen = self.choose_image(&mut spec).await;
+        let known = chosen.and_then(|()| spec.kind.as_ref().map_or(Ok(()), |kind| self.check_kind(kind)));
+        if let Err(error) = known {
             // The tag that it took may say something else since: the same request is the same session still.
             let there = self.inner.store.sessions.get(id.as_str()).await?.found().is_some();
             return if there { self.existing(by, &id, &request_hash).await } else { Err(error) };
-        }
-        if let Some(kind) = &spec.kind {
-            self.check_kind(kind)?;
         }
         // Otherwise a second session would meet the first on its runner.
         if self.unclaimed(&id).is_some() && self.inner.store.sessions.get(id.as_str()).await?.found().is_none() {

@@ -252,7 +252,7 @@ mod tests {
         insta::assert_snapshot!(said("name = \"x\"\nparent = \"p\"\npackages = [\"git\", \"--yes\"]\n"), @r#"x.toml, line 3, column 12: "--yes" is not a package: NAME or NAME=VERSION"#);
         insta::assert_snapshot!(said("name = \"x\"\nparent = \"p\"\n[[files]]\npath = \"/tmp/a\"\ncontent = \"\"\n"), @"x.toml, line 4, column 9: nobody would see /tmp/a: a session has its own /tmp");
         insta::assert_snapshot!(said("name = \"x\"\nparent = \"p\"\n[[files]]\npath = \"/etc/a\"\n"), @"x.toml, line 4, column 9: file /etc/a needs exactly one of content, source and artifact");
-        insta::assert_snapshot!(said("name = \"x\"\nparent = \"p\"\n[[agents]]\nnpm = \"claude@latest\"\n"), @"");
+        insta::assert_snapshot!(said("name = \"x\"\nparent = \"p\"\n[[agents]]\nnpm = \"claude@latest\"\n"), @"x.toml, line 3, column 1: an agent is { npm = \"NAME@VERSION\" } or { url, sha256, path or unpack }");
     }
 
     #[test]
