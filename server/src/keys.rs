@@ -191,11 +191,17 @@ pub fn same_secret(given: &str, expected: &str) -> bool {
     given.len() == expected.len() && std::hint::black_box(differ) == 0
 }
 
-/// A fresh secret of 256 random bits, as text without characters that need quoting anywhere.
+/// A fresh secret of 256 random bits, as text without characters that need quoting anywhere, and that is no flag: people give
+/// it to commands (`--token`).
 pub fn random_secret() -> Result<String, getrandom::Error> {
     let mut bytes = [0_u8; 32];
-    getrandom::fill(&mut bytes)?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
+    loop {
+        getrandom::fill(&mut bytes)?;
+        let secret = URL_SAFE_NO_PAD.encode(bytes);
+        if !secret.starts_with('-') {
+            return Ok(secret);
+        }
+    }
 }
 
 /// A fresh id of a process or a session: 96 random bits.
@@ -223,6 +229,13 @@ mod tests {
 
     fn session(id: &str) -> SessionId {
         SessionId::parse(id).expect("valid id")
+    }
+
+    #[test]
+    fn a_secret_is_never_taken_for_a_flag() {
+        for _ in 0..2_000 {
+            assert!(!random_secret().expect("random bytes").starts_with('-'));
+        }
     }
 
     #[test]
