@@ -34,6 +34,8 @@ fn routes(description: &Value) -> Result<Vec<Route>> {
                 "{window}",
                 "{action}",
                 "{grant}",
+                "{digest}",
+                "{tag}",
             ];
             let path = parameters.iter().fold(path.clone(), |path, parameter| path.replace(parameter, "some"));
             ensure!(!path.contains('{'), "unknown parameter in {path}");

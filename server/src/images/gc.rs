@@ -150,8 +150,8 @@ impl Images {
             let chunks = read_index(&index).map_err(|error| super::unreadable(*digest, &error))?;
             needed.extend(chunks.into_iter().map(|chunk| chunk.digest));
         }
-        let before =
-            time::OffsetDateTime::from_unix_timestamp_nanos(before.as_nanosecond()).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+        let before = time::OffsetDateTime::from_unix_timestamp_nanos(before.as_nanosecond())
+            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
         let mut removed = 0;
         for chunk in self.chunks.all().await?.difference(&needed) {
             if dry_run || self.chunks.remove_older(*chunk, before).await? {
