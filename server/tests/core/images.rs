@@ -142,7 +142,9 @@ async fn a_session_keeps_its_image_whatever_becomes_of_the_tag() {
     // The same request is the same session; a new one has the new image, which is for another kind.
     let again = app.sessions.create(&admin(), in_image("s", "dev")).await.expect("the same session");
     assert!(!again.fresh && again.view.spec.image == Some(ImageRef::Digest(one.digest)), "{again:?}");
-    let other = app.sessions.create(&admin(), in_image("t", "dev")).await.expect_err("not for its kind");
+    let command = Some(helix_protocol::KindName::parse("command").expect("a kind"));
+    let asked = CreateSession { kind: command, ..in_image("t", "dev") };
+    let other = app.sessions.create(&admin(), asked).await.expect_err("not for its kind");
     assert!(other.code == ErrorCode::InvalidRequest && other.detail.contains("it is for: zed"), "{other}");
     let asked = CreateSession { kind: None, input: None, ..in_image("t", "dev") };
     let created = app.sessions.create(&admin(), asked).await;

@@ -134,7 +134,12 @@ async fn agents_are_kept_ready_and_each_is_taken_once() {
     let view = until(&app, "ci", &runner, &mut done, "refilled", |pool| pool.ready == 3 && pool.claimed == 6).await;
     assert_eq!((view.queued, view.pending), (0, 0));
     for id in &ids {
-        assert_eq!(app.sessions.get(&ann, id).await.expect("hers").phase, SessionPhase::Ready);
+        // One that started for her counts as had before it is ready.
+        eventually("hers is ready", async || {
+            obey(&runner, &mut done, SessionPhase::Ready).await;
+            (app.sessions.get(&ann, id).await.expect("hers").phase == SessionPhase::Ready).then_some(())
+        })
+        .await;
     }
     let own = app.sessions.list(&ann, &Filter { limit: 100, ..Filter::default() }).await.expect("listed").sessions;
     assert_eq!(own.len(), 6);
