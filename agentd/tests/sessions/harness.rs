@@ -157,6 +157,8 @@ impl Runner {
     }
 
     fn images(&self) -> Images {
+        // As main does. Fails only if one is installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let token = OwnToken::open(&self.config.state_dir).expect("a token");
         let fetcher = Fetcher::new(self.config.clone(), token).expect("a client");
         Images::new(&self.config.state_dir, fetcher, self.config.image_signers.clone(), self.config.images_keep, None)
