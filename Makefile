@@ -67,7 +67,7 @@ down: ## End what `make demo` or `helixctl up` started (HELIX_STATE_DIR for anot
 test: setup-test web probe ## Install what is missing, build, run all tests
 	cd web && npm test
 	$(CARGO) build --locked --workspace
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast # all that fails is told, not the first suite alone
 	@echo "make test: all tests passed"
 
 check: web ## Formatting, lints, unit tests: what every commit passes
