@@ -219,7 +219,7 @@ async fn serve<S: Supervisor>(
     tokio::spawn(dial::run(supervisor, viewers, tools, config.clone(), token, (gates, notes), dials));
     tokio::spawn(async {
         if let Err(error) = fence::run(fence, cut_off_sender).await {
-            tracing::error!(%error, "cannot tell when this runner is cut off; sessions run on without being held");
+            tracing::error!("cannot tell when this runner is cut off; sessions run on without being held: {error}");
         }
     });
     tokio::spawn(health::run(Health { config: config.clone(), reports: reports.clone(), status: status.clone() }));

@@ -122,7 +122,7 @@ impl<S: Supervisor> Dialer<S> {
             Ok(_) => {
                 return tracing::warn!(server = nudge.server, "the answer to a request for dials is of another type");
             }
-            Err(error) => return tracing::warn!(server = nudge.server, %error, "no dials"),
+            Err(error) => return tracing::warn!(server = nudge.server, "no dials: {error}"),
         };
         for dial in dials {
             let Ok(permit) = self.streams.clone().try_acquire_owned() else {
@@ -133,7 +133,7 @@ impl<S: Supervisor> Dialer<S> {
             tokio::spawn(async move {
                 let (session, stream) = (dial.session.clone(), dial.stream);
                 if let Err(error) = dialer.stream(dial).await {
-                    tracing::warn!(HELIX_SESSION = %session, ?stream, %error, "stream not served");
+                    tracing::warn!(HELIX_SESSION = %session, ?stream, "stream not served: {error}");
                 }
                 drop(permit);
             });

@@ -109,7 +109,7 @@ impl Ports {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, ?kind, "no connection can be taken");
+                    tracing::warn!(?kind, "no connection can be taken: {error}");
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
@@ -137,7 +137,7 @@ impl Ports {
                     () = place.sent_away() => Err(ServeError::SentAway.into()),
                 };
                 if let Err(error) = attended {
-                    tracing::info!(HELIX_SESSION = %session, %address, ?kind, %error, "viewer not served");
+                    tracing::info!(HELIX_SESSION = %session, %address, ?kind, "viewer not served: {error}");
                 }
             });
         }

@@ -124,7 +124,7 @@ async fn keep(fence: &Fence) {
         let file = fence.file.clone();
         let saved = tokio::task::spawn_blocking(move || save(&file, last)).await;
         if let Err(error) = saved.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            tracing::debug!(%error, "the time of the last contact is not kept");
+            tracing::debug!("the time of the last contact is not kept: {error}");
         }
     }
 }

@@ -43,7 +43,7 @@ impl FileEvents {
             while let Some(event) = events.next().await {
                 match event {
                     Ok(_) => sender.send_modify(|count| *count += 1),
-                    Err(error) => tracing::warn!(%error, "cannot read inotify events"),
+                    Err(error) => tracing::warn!("cannot read inotify events: {error}"),
                 }
             }
         };

@@ -39,7 +39,9 @@ pub async fn run(health: Health) {
     let listener = match TcpListener::bind(("127.0.0.1", port)).await {
         Ok(listener) => listener,
         Err(error) => {
-            return tracing::info!(port, %error, "no /health: another runner of this machine has the port, or set health_port");
+            return tracing::info!(
+                "no /health on port {port}: another runner of this machine has it, or set health_port: {error}"
+            );
         }
     };
     serve(health, listener).await;
@@ -62,7 +64,7 @@ async fn serve(health: Health, listener: TcpListener) {
             }
             Err(error) => {
                 // Out of descriptors, most likely: an answer now would not come anyway.
-                tracing::warn!(%error, "cannot accept on /health");
+                tracing::warn!("cannot accept on /health: {error}");
                 tokio::time::sleep(TIMEOUT).await;
             }
         }

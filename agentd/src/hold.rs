@@ -57,7 +57,7 @@ async fn hold_all(config: &Config) -> anyhow::Result<()> {
         match entry {
             Ok(entry) if may_move(&entry) => sessions.push(entry),
             Ok(_) => {}
-            Err(error) => tracing::error!(%error, "a session that is not known cannot be held"),
+            Err(error) => tracing::error!("a session that is not known cannot be held: {error}"),
         }
     }
     let held = join_all(sessions.iter().map(async |entry| {

@@ -91,7 +91,7 @@ impl Images {
     ) -> Self {
         let place = Place::new(state_dir);
         if let Err(error) = place.remove_unfinished() {
-            tracing::error!(%error, "what is left of an interrupted pull cannot be removed");
+            tracing::error!("what is left of an interrupted pull cannot be removed: {error}");
         }
         let state = Mutex::default();
         Self { inner: Arc::new(Inner { place, fetcher, signers, keep, unavailable, state }) }
@@ -139,9 +139,9 @@ impl Images {
             match &done {
                 Ok(()) => tracing::info!(image = %digest, "image is here"),
                 Err(error) => {
-                    tracing::error!(image = %digest, %error, "image cannot be had");
+                    tracing::error!("image {digest} cannot be had: {error}");
                     if let Err(error) = images.inner.place.abandon(digest) {
-                        tracing::warn!(%error, "what was unpacked of it cannot be removed");
+                        tracing::warn!("what was unpacked of it cannot be removed: {error}");
                     }
                 }
             }
@@ -172,8 +172,8 @@ impl Images {
         });
         match tidied.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "images that nobody needs cannot be removed"),
-            Err(error) => tracing::error!(%error, "removing images failed"),
+            Ok(Err(error)) => tracing::warn!("images that nobody needs cannot be removed: {error}"),
+            Err(error) => tracing::error!("removing images failed: {error}"),
         }
     }
 

@@ -193,7 +193,7 @@ fn read_dir(dir: &Path) -> Vec<(KindName, Result<String, String>)> {
         Ok(entries) => entries,
         Err(error) => {
             if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(dir = %dir.display(), %error, "kinds cannot be read");
+                tracing::warn!("kinds in {} cannot be read: {error}", dir.display());
             }
             return Vec::new();
         }
@@ -208,7 +208,7 @@ fn read_dir(dir: &Path) -> Vec<(KindName, Result<String, String>)> {
                 let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()));
                 kinds.push((name, text));
             }
-            Err(error) => tracing::warn!(path = %path.display(), %error, "kind is passed over"),
+            Err(error) => tracing::warn!("{} is passed over: {error}", path.display()),
         }
     }
     kinds

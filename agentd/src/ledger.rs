@@ -307,7 +307,7 @@ fn write_all(dir: &Path, queue: &mpsc::Receiver<Op>) {
             match write_one(dir, &key, content.as_deref()) {
                 Ok(()) => written.extend(dones),
                 Err(error) => {
-                    tracing::error!(unit_key = key, %error, "cannot write the ledger");
+                    tracing::error!(unit_key = key, "cannot write the ledger: {error}");
                     answer(dones, Some(&error));
                 }
             }

@@ -84,7 +84,7 @@ fn send(notices: &Receiver<Told>) {
             states.extend(NotifyState::monotonic_usec_now());
         }
         if let Err(error) = sd_notify::notify(&states) {
-            tracing::debug!(%error, "cannot notify the service manager");
+            tracing::debug!("cannot notify the service manager: {error}");
         }
         if let Some(out) = out {
             // Whoever waited may have given up.

@@ -134,7 +134,7 @@ impl<S: Supervisor> Reconciler<S> {
         for id in self.context.reports.gone() {
             if let Err(error) = self.context.ledger.remove(&id).await {
                 // Tried again at the next activation.
-                tracing::error!(HELIX_SESSION = %id, %error, "cannot remove a forgotten session from the ledger");
+                tracing::error!(HELIX_SESSION = %id, "cannot remove a forgotten session from the ledger: {error}");
                 continue;
             }
             let epoch = self.context.reports.get(&id).map(|observed| observed.epoch).unwrap_or_default();

@@ -387,7 +387,7 @@ impl<S: Supervisor> Session<S> {
     async fn commit(&self, change: impl FnOnce(&mut Entry)) {
         let mut entry = self.changed(change);
         while let Err(error) = self.context.ledger.save(&entry).await {
-            tracing::error!(%error, "the ledger cannot be written; waiting before this session goes on");
+            tracing::error!("the ledger cannot be written; waiting before this session goes on: {error}");
             tokio::time::sleep(RETRY).await;
             entry = self.entry().clone();
         }
@@ -399,7 +399,7 @@ impl<S: Supervisor> Session<S> {
     async fn commit_or_later(&self, change: impl FnOnce(&mut Entry)) {
         let entry = self.changed(change);
         if let Err(error) = self.context.ledger.save(&entry).await {
-            tracing::error!(%error, "the ledger cannot be written; the session goes on without");
+            tracing::error!("the ledger cannot be written; the session goes on without: {error}");
             self.unwritten.notify_one();
         }
         self.report(&entry);
@@ -459,7 +459,7 @@ impl<S: Supervisor> Session<S> {
         cause.unit = Some(unit.as_str().to_owned());
         match self.context.supervisor.logs(&self.id(), Some(unit), LOG_TAIL_LINES).await {
             Ok(lines) => cause.log_tail = lines.into_iter().map(|line| line.text).collect(),
-            Err(error) => tracing::warn!(%error, "cannot read the log of a unit"),
+            Err(error) => tracing::warn!("cannot read the log of a unit: {error}"),
         }
         cause
     }

@@ -80,7 +80,7 @@ impl Link {
         let limit = self.app.bus.client().server_info().max_payload;
         match encode(Message { runner, body }, limit) {
             Ok(payload) => self.app.bus.publish_encoded(inbox.to_string(), payload).await,
-            Err(error) => tracing::error!(%error, "cannot encode an answer"),
+            Err(error) => tracing::error!("cannot encode an answer: {error}"),
         }
     }
 

@@ -271,7 +271,7 @@ async fn write_all(
     };
     tokio::select! {
         written = work => if let Err(error) = written {
-            tracing::debug!(%error, "a display does not take requests any more");
+            tracing::debug!("a display does not take requests any more: {error}");
         },
         () = ended.cancelled() => {}
     }
@@ -329,7 +329,7 @@ impl Reader {
         };
         let end: Option<io::Result<()>> = ended.run_until_cancelled(read).await;
         if let Some(Err(error)) = end {
-            tracing::debug!(%error, "a display has gone");
+            tracing::debug!("a display has gone: {error}");
         }
         ended.cancel();
         lock(&self.askers).clear();

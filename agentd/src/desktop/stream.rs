@@ -99,7 +99,7 @@ impl Calls {
         let call: Call = match frame::decode(bytes) {
             Ok((call, _)) => call,
             Err(error) => {
-                tracing::warn!(%error, "a server sent something else than a call on a desktop");
+                tracing::warn!("a server sent something else than a call on a desktop: {error}");
                 return false;
             }
         };
@@ -138,7 +138,7 @@ async fn answer(
     let (outcome, payload) = match tokio::time::timeout(Duration::from_secs(CALL_SECONDS), call).await {
         Ok(Ok((reply, payload))) => (Outcome::Done { reply, bytes: payload.len() as u64 }, payload),
         Ok(Err(error)) => {
-            tracing::debug!(%error, desktop.pid = desktop.pid, "a call on a desktop was not done");
+            tracing::debug!(desktop.pid = desktop.pid, "a call on a desktop was not done: {error}");
             (Outcome::Refused { code: error.code(), detail: error.to_string() }, Vec::new())
         }
         Err(_) => {
@@ -171,7 +171,7 @@ async fn send(answers: &mpsc::Sender<Vec<u8>>, id: u64, outcome: Outcome, payloa
     match frame {
         Ok(frame) => answers.send(frame).await.is_ok(),
         Err(error) => {
-            tracing::error!(%error, "an answer cannot be written");
+            tracing::error!("an answer cannot be written: {error}");
             false
         }
     }

@@ -105,7 +105,7 @@ impl Servers {
                 }
                 // Agents come again every few seconds: told once.
                 Err(error) if !self.away.load(Ordering::Relaxed) => {
-                    tracing::warn!(host = address.host, port = address.port, %error, "an agent cannot reach this server");
+                    tracing::warn!("an agent cannot reach {}:{}: {error}", address.host, address.port);
                 }
                 Err(_) => {}
             }
@@ -148,7 +148,7 @@ fn client_config() -> Option<Arc<ClientConfig>> {
     match ClientConfig::with_platform_verifier() {
         Ok(config) => Some(Arc::new(config)),
         Err(error) => {
-            tracing::error!(%error, "agents cannot reach servers over https");
+            tracing::error!("agents cannot reach servers over https: {error}");
             None
         }
     }
@@ -177,7 +177,7 @@ pub async fn serve(listener: UnixListener, servers: Arc<Servers>) -> Infallible 
                     connections.spawn(async move { splice(agent, &servers).await });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no connection of the agent's can be taken");
+                    tracing::warn!("no connection of the agent's can be taken: {error}");
                     tokio::time::sleep(PAUSE).await;
                 }
             },

@@ -201,7 +201,7 @@ impl Connection {
     /// Drops the socket and connects anew: for a connection that is up but answers nothing.
     pub async fn renew(&self) {
         if let Err(error) = self.client.force_reconnect().await {
-            tracing::warn!(%error, "cannot renew the NATS connection");
+            tracing::warn!("cannot renew the NATS connection: {error}");
         }
     }
 }
@@ -227,7 +227,7 @@ fn meaning(event: &Event) -> Option<Change> {
         Event::Closed | Event::ClientError(ClientError::MaxReconnects) => Some(Change::Over),
         Event::ServerError(error) => {
             // "user authentication expired", "permissions violation …": the first is followed by Disconnected.
-            tracing::info!(%error, "NATS says");
+            tracing::info!("NATS says: {error}");
             None
         }
         _ => None,

@@ -76,7 +76,7 @@ pub fn ca_file(state_dir: &Path, enrolled: &Enrolled) -> Option<PathBuf> {
     let path = state_dir.join("nats-ca.pem");
     let is_there = fs::read_to_string(&path).is_ok_and(|there| there == pem);
     if !is_there && let Err(error) = write_private(&path, pem.as_bytes()) {
-        tracing::error!(%error, "cannot keep the certificate of NATS");
+        tracing::error!("cannot keep the certificate of NATS: {error}");
     }
     Some(path)
 }
@@ -92,7 +92,7 @@ pub async fn enrol(config: &Config, token: &Secret) -> Result<Enrolled, EnrolErr
     })?;
     if let Err(error) = write_private(&config.state_dir.join("enrolled.json"), &text) {
         // Only the next start is slower.
-        tracing::warn!(%error, "cannot keep the answer to the enrolment");
+        tracing::warn!("cannot keep the answer to the enrolment: {error}");
     }
     Ok(enrolled)
 }

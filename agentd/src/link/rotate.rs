@@ -46,7 +46,7 @@ pub async fn run(config: Arc<Config>, token: OwnToken, mut wanted: watch::Receiv
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "no new token yet; the one of before goes on");
+                tracing::warn!("no new token yet; the one of before goes on: {error}");
                 let pause = tokio::time::sleep(backoff.pause());
                 // Both arms are cancel safe: a timer and a watch.
                 tokio::select! {

@@ -249,7 +249,7 @@ impl Serving<'_> {
         let mut nudges = match self.connection.nudges().await {
             Ok(nudges) => nudges,
             Err(error) => {
-                tracing::error!(%error, "cannot subscribe to nudges; the timer alone keeps this runner in step");
+                tracing::error!("cannot subscribe to nudges; the timer alone keeps this runner in step: {error}");
                 return std::future::pending().await;
             }
         };
@@ -266,7 +266,7 @@ impl Serving<'_> {
                         tracing::warn!("nudge to dial dropped: too many wait");
                     }
                 }
-                Err(error) => tracing::warn!(%error, subject = %message.subject, "nudge dropped"),
+                Err(error) => tracing::warn!(subject = %message.subject, "nudge dropped: {error}"),
             }
         }
     }

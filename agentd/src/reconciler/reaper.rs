@@ -22,11 +22,11 @@ pub(super) async fn run<S: Supervisor>(supervisor: S, known: watch::Receiver<BTr
                     }
                     tracing::warn!(unit_key = key, "reaping what no known session has left");
                     if let Err(error) = supervisor.reap(&key).await {
-                        tracing::error!(unit_key = key, %error, "not reaped; trying again in a minute");
+                        tracing::error!(unit_key = key, "not reaped; trying again in a minute: {error}");
                     }
                 }
             }
-            Err(error) => tracing::error!(%error, "the reaper cannot look"),
+            Err(error) => tracing::error!("the reaper cannot look: {error}"),
         }
         tokio::time::sleep(INTERVAL).await;
     }

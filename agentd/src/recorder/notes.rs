@@ -197,7 +197,7 @@ pub async fn serve<F: Future<Output = Option<u32>>>(
                 }
                 tracing::warn!(?peer, "refused: a connection of another process than the session's recorder");
             }
-            Err(error) => tracing::warn!(%error, "the session's recorder cannot be taken in"),
+            Err(error) => tracing::warn!("the session's recorder cannot be taken in: {error}"),
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -236,7 +236,7 @@ async fn hear(reader: OwnedReadHalf, told: &impl Fn(Told)) {
         }
         match serde_json::from_slice(&line) {
             Ok(state) => told(state),
-            Err(error) => return tracing::warn!(%error, "the session's recorder says something else"),
+            Err(error) => return tracing::warn!("the session's recorder says something else: {error}"),
         }
     }
 }

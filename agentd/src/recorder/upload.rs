@@ -71,10 +71,10 @@ impl Uploads {
         match self.end(recording).await {
             Ok(()) => {}
             Err(error) if may_pass(&error) => {
-                tracing::error!(%recording, %error, "a recording has no proper end yet; it is tried again");
+                tracing::error!(%recording, "a recording has no proper end yet; it is tried again: {error}");
                 self.unended().insert(recording.clone());
             }
-            Err(error) => tracing::error!(%recording, %error, "a recording has no proper end"),
+            Err(error) => tracing::error!(%recording, "a recording has no proper end: {error}"),
         }
         self.look();
     }
@@ -87,7 +87,7 @@ impl Uploads {
                 Err(error) if may_pass(&error) => {}
                 ended => {
                     if let Err(error) = ended {
-                        tracing::error!(%recording, %error, "a recording has no proper end");
+                        tracing::error!(%recording, "a recording has no proper end: {error}");
                     }
                     self.unended().remove(&recording);
                 }
@@ -119,7 +119,7 @@ impl Uploads {
 /// Serves all recordings. `live` are those whose sessions go on; whatever else is there at the start is given its end.
 pub async fn run(uploads: Uploads, config: Arc<Config>, token: OwnToken, live: BTreeSet<RecordingId>) {
     if let Err(error) = upload(uploads, config, token, live).await {
-        tracing::error!(%error, "recordings do not get to the server: {error}; restart agentd after it is mended");
+        tracing::error!("recordings do not get to the server: {error}; restart agentd after it is mended");
     }
 }
 
@@ -140,7 +140,7 @@ async fn upload(uploads: Uploads, config: Arc<Config>, token: OwnToken, live: BT
         // What the server takes of others makes room on the disk for the end of these.
         let all_ended = uploads.finish_rest().await;
         if let Err(error) = courier.look(&state_dir, &mut watches).await {
-            tracing::warn!(%error, "recordings wait for the server");
+            tracing::warn!("recordings wait for the server: {error}");
             // Whatever comes meanwhile waits with them.
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

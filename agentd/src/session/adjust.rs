@@ -99,7 +99,7 @@ impl<S: Supervisor> Session<S> {
                 Done::Yes
             }
             Err(error) => {
-                tracing::error!(%error, "limits not changed");
+                tracing::error!("limits not changed: {error}");
                 self.note_cause(Cause::new(LIMIT_FAILED, error.to_string()));
                 Done::Again
             }
@@ -143,7 +143,7 @@ impl<S: Supervisor> Session<S> {
                 Done::Yes
             }
             Err(error) => {
-                tracing::error!(%error, frozen = hold, "cannot hold the session still or let it go on");
+                tracing::error!(frozen = hold, "cannot hold the session still or let it go on: {error}");
                 Done::Again
             }
         }

@@ -97,7 +97,7 @@ impl<S: Supervisor> Session<S> {
             if late || !matches!(error, SupervisorError::Unreachable { .. }) {
                 return Err(Ending::failed("slice_failed", error.to_string()));
             }
-            tracing::warn!(%error, "session not adopted yet");
+            tracing::warn!("session not adopted yet: {error}");
             tokio::time::sleep(RETRY).await;
         }
     }

@@ -32,7 +32,7 @@ impl<S: Supervisor> Session<S> {
         for (unit, grace) in POLITE.into_iter().filter(|_| polite) {
             if let Err(error) = supervisor.stop(&id, unit, grace).await {
                 // Its guest is gone, most likely; the kill below needs none.
-                tracing::debug!(unit = unit.as_str(), %error, "unit not stopped politely");
+                tracing::debug!(unit = unit.as_str(), "unit not stopped politely: {error}");
                 break;
             }
         }
@@ -44,7 +44,7 @@ impl<S: Supervisor> Session<S> {
                 Ok(()) => break None,
                 Err(error) if begun.elapsed() >= DEADLINE => break Some(error),
                 Err(error) => {
-                    tracing::warn!(%error, "session not ended yet");
+                    tracing::warn!("session not ended yet: {error}");
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -112,7 +112,7 @@ impl<S: Supervisor> Session<S> {
                 let message = "something of the session could not be ended in time; nothing is left of it now";
                 self.commit_or_later(|entry| entry.cause = Some(Cause::new("ended_late", message))).await;
             }
-            Err(error) => tracing::warn!(%error, "what a session left behind is still there"),
+            Err(error) => tracing::warn!("what a session left behind is still there: {error}"),
         }
     }
 
@@ -127,7 +127,7 @@ impl<S: Supervisor> Session<S> {
             match removed {
                 Ok(()) => break,
                 Err(error) => {
-                    tracing::error!(%error, "a deleted session is not gone yet");
+                    tracing::error!("a deleted session is not gone yet: {error}");
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -149,7 +149,7 @@ impl<S: Supervisor> Session<S> {
             supervisor.forget(&id).await
         };
         while let Err(error) = gone().await {
-            tracing::error!(%error, "the former life of a session is not gone yet");
+            tracing::error!("the former life of a session is not gone yet: {error}");
             tokio::time::sleep(RETRY).await;
         }
         self.finish_recording().await;

@@ -60,7 +60,7 @@ impl<S: Supervisor> Session<S> {
         loop {
             match self.context.supervisor.listen(&self.id(), UnitName::Forward).await {
                 Ok(listener) => match host::serve(listener, self.context.servers.clone()).await {},
-                Err(error) => tracing::error!(%error, "the session's agent cannot reach a server"),
+                Err(error) => tracing::error!("the session's agent cannot reach a server: {error}"),
             }
             tokio::time::sleep(RETRY).await;
         }

@@ -171,7 +171,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Cause> {
     let kind = match found {
         Ok(kind) => kind,
         Err(error) if inputs.running => {
-            tracing::warn!(kind = %inputs.kind, %error, "the kind of a running session is gone; its agent is left as it is");
+            tracing::warn!(kind = %inputs.kind, "the kind of a running session is gone; its agent is left as it is: {error}");
             &gone
         }
         Err(error) => return Err(Cause::new(error.code(), error.to_string())),

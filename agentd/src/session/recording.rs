@@ -39,7 +39,7 @@ impl<S: Supervisor> Session<S> {
                 Ok(listener) => {
                     match serve(&listener, &mut desk, || self.recorder(), |told| self.note_told(told)).await {}
                 }
-                Err(error) => tracing::error!(%error, "what is typed in the session is not recorded"),
+                Err(error) => tracing::error!("what is typed in the session is not recorded: {error}"),
             }
             tokio::time::sleep(RETRY).await;
         }

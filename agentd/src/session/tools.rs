@@ -33,7 +33,7 @@ impl<S: Supervisor> Session<S> {
         loop {
             match self.context.supervisor.listen(&self.id(), name).await {
                 Ok(listener) => match serve(&listener, &mut seat, &unit).await {},
-                Err(error) => tracing::error!(%error, unit = name.as_str(), "a unit of the session cannot be reached"),
+                Err(error) => tracing::error!(unit = name.as_str(), "a unit of the session cannot be reached: {error}"),
             }
             tokio::time::sleep(RETRY).await;
         }

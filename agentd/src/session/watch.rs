@@ -197,7 +197,7 @@ impl<S: Supervisor> Session<S> {
             Ok(status) if unit == UnitName::App => self.change(|entry| entry.pid = status.pid),
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(unit = unit.as_str(), %error, "unit cannot be started again");
+                tracing::warn!(unit = unit.as_str(), "unit cannot be started again: {error}");
                 let pause = Restart::Always.delay(1, state.in_a_row).unwrap_or(STEADY);
                 state.in_a_row += 1;
                 state.due = Some(Instant::now() + pause);

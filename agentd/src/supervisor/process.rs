@@ -271,7 +271,7 @@ impl Supervisor for ProcessSupervisor {
             let record = match Record::load(&record_path) {
                 // A record that a power cut destroyed says nothing about whether the guest lives.
                 Err(error) if !alive => {
-                    tracing::warn!(%error, "the record of a guest that is gone cannot be read");
+                    tracing::warn!("the record of a guest that is gone cannot be read: {error}");
                     None
                 }
                 record => record?,

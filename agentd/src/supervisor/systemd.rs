@@ -252,7 +252,7 @@ impl Inner {
 
     fn watch_outcome(&self, layout: &Layout) {
         if let Err(error) = self.outcomes.watch(layout) {
-            tracing::warn!(unit_key = layout.key(), %error, "an outcome will be seen late");
+            tracing::warn!(unit_key = layout.key(), "an outcome will be seen late: {error}");
         }
         if let Some(result) = outcome::read(&layout.ready_file(layout::GUEST)) {
             self.watch.outcome(layout.key(), result, true);

@@ -149,7 +149,7 @@ pub(crate) async fn serve(listener: &UnixListener, seat: &mut Seat, unit: &impl 
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no connection of a session's unit can be taken");
+                    tracing::warn!("no connection of a session's unit can be taken: {error}");
                     tokio::time::sleep(PAUSE).await;
                 }
             },
@@ -179,7 +179,7 @@ pub(crate) async fn serve(listener: &UnixListener, seat: &mut Seat, unit: &impl 
                     host.waiting.retain(|number, awaited| awaited.is_told || is_other_end(*number));
                     // What it was told of and has not opened is the next one's.
                     if !host.waiting.is_empty() && let Err(error) = host.ensure().await {
-                        tracing::warn!(%error, "no unit");
+                        tracing::warn!("no unit: {error}");
                         host.waiting.clear();
                     }
                 }
@@ -228,7 +228,7 @@ impl<U: Unit> Host<'_, U> {
         if self.control.is_none()
             && let Err(error) = self.ensure().await
         {
-            tracing::warn!(%error, "no unit");
+            tracing::warn!("no unit: {error}");
             let _ = wanted.stream.send(Err(error));
             return;
         }

@@ -116,7 +116,7 @@ impl Watcher<'_> {
                 Ok(None) => {}
                 Err(error) => {
                     // Without an answer about visibility the feed would have a hole: end it, the watcher resumes.
-                    tracing::warn!(%error, "event feed ended");
+                    tracing::warn!("event feed ended: {error}");
                     return End::Shutdown;
                 }
             }

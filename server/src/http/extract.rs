@@ -198,7 +198,7 @@ impl Upgrade {
             async move {
                 match connection.await {
                     Ok(upgraded) => then(TokioIo::new(upgraded)).await,
-                    Err(error) => tracing::debug!(%error, "a client left during the WebSocket handshake"),
+                    Err(error) => tracing::debug!("a client left during the WebSocket handshake: {error}"),
                 }
             }
             .in_current_span(),

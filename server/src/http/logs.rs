@@ -118,7 +118,7 @@ async fn follow_logs(app: App, principal: &Principal, at: &Found, query: LogQuer
     let lines = app.relay.follow_logs(&runner, desktop, query, stop).await?;
     let span = tracing::info_span!("follower", session.id = %view.id, runner.id = %runner);
     let body = lines.map(move |batch| {
-        let batch = batch.inspect_err(|error| span.in_scope(|| tracing::info!(%error, "a followed log broke off")));
+        let batch = batch.inspect_err(|error| span.in_scope(|| tracing::info!("a followed log broke off: {error}")));
         batch.and_then(|lines| encode(&lines))
     });
     Ok((head, Body::from_stream(body)).into_response())

@@ -126,7 +126,7 @@ async fn tell(socket: &mut WebSocket, mut watcher: Watcher) -> Goodbye {
             message = watcher.next() => match message.as_ref().map(text_of) {
                 Some(Ok(text)) => Message::Text(text.into()),
                 Some(Err(error)) => {
-                    tracing::error!(%error, "an event does not become JSON");
+                    tracing::error!("an event does not become JSON: {error}");
                     return Goodbye::End(End::Shutdown);
                 }
                 None => return Goodbye::End(End::Shutdown),
@@ -213,7 +213,7 @@ fn event_of(message: &FeedMessage) -> Option<Event> {
     match text_of(message) {
         Ok(text) => Some(event.data(text)),
         Err(error) => {
-            tracing::error!(%error, "an event does not become JSON");
+            tracing::error!("an event does not become JSON: {error}");
             None
         }
     }

@@ -56,7 +56,7 @@ impl Reconciler {
                 let was_closed = match self.close(&record).await {
                     Ok(was_closed) => was_closed,
                     Err(error) => {
-                        tracing::debug!(session.id = %record.id, %error, "a conversation is not closed yet");
+                        tracing::debug!(session.id = %record.id, "a conversation is not closed yet: {error}");
                         pause = RETRY;
                         continue;
                     }

@@ -33,7 +33,7 @@ impl Reconciler {
                 Err(error) if error.code == ErrorCode::StoreUnavailable => Err(error),
                 // One that cannot be settled keeps no other waiting.
                 Err(error) if error.code != ErrorCode::Conflict => {
-                    tracing::warn!(%error, source = ?error.source, "a session of a spec task cannot be settled");
+                    tracing::warn!(source = ?error.source, "a session of a spec task cannot be settled: {error}");
                     Ok(())
                 }
                 _ => Ok(()),

@@ -136,7 +136,7 @@ impl Chunks {
             }
             Err(error) if is_full(&error) => {
                 if !self.full.swap(true, Ordering::Relaxed) {
-                    tracing::error!(error = %error, "{FULL}");
+                    tracing::error!("{FULL}: {error}");
                 }
                 Err(Error::new(ErrorCode::RecordingsFull, FULL).because(error))
             }

@@ -20,7 +20,7 @@ impl Sessions {
             let epoch = token_epoch(record.epoch, record.assignment.is_some());
             // The session shall start and say itself what it lacks: no start says less.
             let secrets = self.inner.secrets.of(record).unwrap_or_else(|error| {
-                tracing::error!(session.id = %record.id, %error, source = ?error.source, "a session has no secrets");
+                tracing::error!(session.id = %record.id, source = ?error.source, "a session has no secrets: {error}");
                 helix_protocol::thread::Secrets::new()
             });
             // Counter and list of one record: the runner takes no list for a newer one than it is.

@@ -126,7 +126,7 @@ async fn store_together(bus: &Bus, batch: &[Pending]) -> Option<u64> {
     match answer.error {
         None => (answer.seq + 1).checked_sub(batch.len() as u64),
         Some(error) => {
-            tracing::debug!(%error, events = batch.len(), "a batch is refused; its events go one by one");
+            tracing::debug!(events = batch.len(), "a batch is refused; its events go one by one: {error}");
             None
         }
     }

@@ -97,7 +97,7 @@ impl Watcher {
                 Place::Behind => match self.catch_up().await {
                     Ok(gap) => gap.map(FeedMessage::Gap),
                     Err(error) => {
-                        tracing::info!(%error, "a watcher of a conversation is let go; it resumes by sequence");
+                        tracing::info!("a watcher of a conversation is let go; it resumes by sequence: {error}");
                         return None;
                     }
                 },

@@ -207,7 +207,7 @@ async fn follow(log: &Log, live: &Live) {
             _ = health.wait_for(|health| health.generation != up.generation) => continue,
         };
         if let Err(error) = ended {
-            tracing::info!(%error, source = ?error.source, "a conversation is read anew");
+            tracing::info!(source = ?error.source, "a conversation is read anew: {error}");
         }
         tokio::time::sleep(RETRY).await;
     }

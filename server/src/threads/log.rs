@@ -139,7 +139,7 @@ pub fn item_of(stored: &Stored) -> Option<ThreadFeedItem> {
     match serde_json::from_slice(&stored.message.payload) {
         Ok(record) => Some(ThreadFeedItem { sequence: stored.sequence, thread, record }),
         Err(error) => {
-            tracing::warn!(sequence = stored.sequence, %error, "an event cannot be read and is left out");
+            tracing::warn!(sequence = stored.sequence, "an event cannot be read and is left out: {error}");
             None
         }
     }

@@ -216,7 +216,7 @@ impl Owner {
                     return Ok(Followed { live, places });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, source = ?error.source, "the conversation cannot be read yet");
+                    tracing::warn!(source = ?error.source, "the conversation cannot be read yet: {error}");
                     self.meanwhile(tokio::time::sleep(RETRY)).await?;
                 }
             }
@@ -343,7 +343,7 @@ impl Owner {
             match appended {
                 Ok(()) => self.begun = true,
                 Err(error) => {
-                    tracing::warn!(%error, source = ?error.source, "the session's input cannot be looked at yet");
+                    tracing::warn!(source = ?error.source, "the session's input cannot be looked at yet: {error}");
                     self.meanwhile(tokio::time::sleep(RETRY)).await?;
                 }
             }

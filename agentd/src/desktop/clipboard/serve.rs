@@ -37,7 +37,7 @@ struct Transfer {
 pub(super) async fn run(clipboard: Arc<Clipboard>, events: Receiver<Event>) {
     let ended = clipboard.x.ended().clone();
     if let Some(Err(error)) = ended.run_until_cancelled(serve(&clipboard, events)).await {
-        tracing::debug!(%error, "a clipboard is not served any more");
+        tracing::debug!("a clipboard is not served any more: {error}");
         clipboard.replace_own(None);
     }
 }

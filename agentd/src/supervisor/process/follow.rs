@@ -67,7 +67,7 @@ impl Follow {
             tokio::select! {
                 () = sender.closed() => {}
                 result = self.tell(&sender) => if let Err(error) = result {
-                    tracing::warn!(%error, "a log cannot be followed any more");
+                    tracing::warn!("a log cannot be followed any more: {error}");
                 }
             }
         });

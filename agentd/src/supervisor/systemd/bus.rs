@@ -321,7 +321,7 @@ async fn first_streams() -> zbus::Result<Streams> {
                 return Err(zbus::Error::InputOutput(error));
             }
             Err(error) if Instant::now() > deadline => return Err(error),
-            Err(error) => tracing::debug!(%error, "systemd cannot be reached yet"),
+            Err(error) => tracing::debug!("systemd cannot be reached yet: {error}"),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -341,7 +341,7 @@ async fn keep(bus: &Bus, first: Streams, listen: impl Fn(&Bus, Told)) {
             tokio::time::sleep(pause).await;
             match Streams::open().await {
                 Ok(streams) => break streams,
-                Err(error) => tracing::debug!(%error, "systemd cannot be reached yet"),
+                Err(error) => tracing::debug!("systemd cannot be reached yet: {error}"),
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         };

@@ -354,7 +354,7 @@ impl Watch {
             loop {
                 if let Err(error) = watch.look_again(&bus, &key).await {
                     // A new connection brings the next look.
-                    tracing::warn!(unit_key = key, %error, "cannot look after a session's units");
+                    tracing::warn!(unit_key = key, "cannot look after a session's units: {error}");
                 }
                 let again = watch.known(&key, |watched| {
                     let again = watched.look == Look::Again;

@@ -73,6 +73,6 @@ async fn store(app: &App, session: &SessionId, why: &str) {
         Err(error) => Err(error),
     };
     if let Err(error) = written {
-        tracing::debug!(%error, "the refusal is not noted; it comes again");
+        tracing::debug!("the refusal is not noted; it comes again: {error}");
     }
 }

@@ -132,7 +132,7 @@ async fn read(stream: &mut SplitStream<Ws>, voice: &Voice, seen: &watch::Sender<
                 return Close::TooLarge;
             }
             Some(Err(error)) => {
-                tracing::debug!(%error, "the socket broke");
+                tracing::debug!("the socket broke: {error}");
                 return Close::As(End::Broken);
             }
             None => return Close::As(End::Closed),

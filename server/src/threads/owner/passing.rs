@@ -17,7 +17,7 @@ impl Owner {
         let request = match serde_json::from_slice(&message.payload) {
             Ok(request) => request,
             Err(error) => {
-                tracing::warn!(%error, "a request of another server cannot be read");
+                tracing::warn!("a request of another server cannot be read: {error}");
                 return;
             }
         };
@@ -81,10 +81,10 @@ impl Owner {
         match self.meanwhile(async move { sockets.ask(&session, &request).await }).await? {
             Ok(Some(Reply::Done)) => return Ok(true),
             Err(error) if error.code == helix_protocol::ErrorCode::InvalidRequest => {
-                tracing::error!(%error, "a frame cannot be passed on to the session's owner and is left out");
+                tracing::error!("a frame cannot be passed on to the session's owner and is left out: {error}");
                 return Ok(true);
             }
-            Err(error) => tracing::debug!(%error, "the owner does not answer"),
+            Err(error) => tracing::debug!("the owner does not answer: {error}"),
             Ok(Some(Reply::NoSocket | Reply::NotMine) | None) => {}
         }
         self.look_at_lease().await?;

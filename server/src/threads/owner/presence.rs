@@ -45,14 +45,14 @@ impl Owner {
         match done {
             Ok(Some(former)) => self.tell_former(former).await,
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, source = ?error.source, "the sync lease cannot be looked at"),
+            Err(error) => tracing::warn!(source = ?error.source, "the sync lease cannot be looked at: {error}"),
         }
         if !self.lease.is_held() {
             self.requests = None;
         } else if self.requests.is_none() {
             match self.sockets.inner.bus.client().subscribe(subject::sync_owner(&self.session)).await {
                 Ok(requests) => self.requests = Some(requests),
-                Err(error) => tracing::warn!(%error, "cannot hear other servers"),
+                Err(error) => tracing::warn!("cannot hear other servers: {error}"),
             }
         }
         Ok(())

@@ -104,13 +104,13 @@ impl Owner {
                 Ok(sequence) => return Ok(Written::At(sequence)),
                 Err(error) if error.code == ErrorCode::Conflict => return Ok(Written::Behind),
                 Err(error) if error.code == ErrorCode::StoreUnavailable => {
-                    tracing::debug!(%error, source = ?error.source, "an event is not stored yet");
+                    tracing::debug!(source = ?error.source, "an event is not stored yet: {error}");
                     let sockets = self.sockets.clone();
                     // The process ends otherwise: nothing else takes the bus away for good.
                     let _ = self.meanwhile(until_up(&sockets)).await?;
                 }
                 Err(error) => {
-                    tracing::error!(%error, source = ?error.source, thread.id = %thread, "an event is left out");
+                    tracing::error!(source = ?error.source, thread.id = %thread, "an event is left out: {error}");
                     return Ok(Written::Impossible);
                 }
             }
@@ -120,7 +120,7 @@ impl Owner {
     async fn catch_up(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
         let (hub, live) = (self.sockets.inner.hub.clone(), followed.live.clone());
         while let Err(error) = self.meanwhile(hub.catch_up(&live)).await? {
-            tracing::debug!(%error, source = ?error.source, "the conversation is behind");
+            tracing::debug!(source = ?error.source, "the conversation is behind: {error}");
             let sockets = self.sockets.clone();
             let _ = self.meanwhile(until_up(&sockets)).await?;
         }
