@@ -284,12 +284,22 @@ if [ "$need_sockets" = yes ]; then as_root install -d -m 1777 -o root -g root /t
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Reads the lists of these suites, from the mirror that this machine uses already.
+# The mirror that mmdebstrap takes where it is told none: it writes its sources, and is stopped then.
+mirror_of_mmdebstrap() {
+  as_root mmdebstrap --quiet --mode=root --variant=custom bookworm /dev/null \
+    --setup-hook="cp \"\$1\"/etc/apt/sources.list '$work/known.list'; exit 1" >/dev/null 2>&1 || true
+  awk '$1 == "deb" { print $(NF - 2); exit }' "$work/known.list" 2>/dev/null
+}
+
+# Reads the lists of these suites: from the mirror that this machine uses already, on another distribution than Debian from
+# the one that mmdebstrap knows (HELIX_DEBIAN_MIRROR names another).
 debian_suites() {
   local mirror suite
   mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' |
     awk '$1 == "Debian" && $2 !~ /security/ { print $2; exit }')
-  if [ -z "$mirror" ] && [ "$(distribution)" != debian ]; then mirror=${HELIX_DEBIAN_MIRROR:-}; fi
+  if [ -z "$mirror" ] && [ "$(distribution)" != debian ]; then
+    mirror=${HELIX_DEBIAN_MIRROR:-$(mirror_of_mmdebstrap)}
+  fi
   [ -n "$mirror" ] || { say "apt knows no mirror of Debian; try after: apt-get update"; return 1; }
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
   for suite in "$@"; do
