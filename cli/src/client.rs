@@ -19,6 +19,7 @@ mod viewer;
 
 use std::time::Duration;
 
+use helix_protocol::api::placement::PlacementView;
 use helix_protocol::api::{
     AmendSession, CreateLink, CreateSession, FleetStatus, Link, RunnerList, RunnerView, SessionPage, SessionView,
 };
@@ -86,6 +87,11 @@ impl Client {
     /// `GET /sessions/{id}`.
     pub async fn session(&self, id: &SessionId) -> Result<SessionView> {
         self.get("read the session", &["sessions", id.as_str()]).await
+    }
+
+    /// `GET /sessions/{id}/placement`.
+    pub async fn placement(&self, id: &SessionId) -> Result<PlacementView> {
+        self.get("ask why the session is where it is", &["sessions", id.as_str(), "placement"]).await
     }
 
     /// `GET /sessions`.

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod control;
 pub mod grants;
 pub mod images;
+pub mod placement;
 pub mod pools;
 pub mod runners;
 pub mod threads;

@@ -17,6 +17,8 @@ pub const DEFAULT_POOL: &str = "default";
 pub const POOL_LABEL: &str = "pool";
 /// Most agents of a pool.
 pub const MAX_AGENTS: u32 = 10_000;
+/// Least and most of [`PoolSpec::priority`].
+pub const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
 /// Sessions that may wait for a pool which says nothing of it.
 pub const DEFAULT_QUEUE: u32 = 100;
 
@@ -47,6 +49,9 @@ pub struct PoolSpec {
     /// Most sessions that wait for the pool; one more is refused. 100 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<u32>,
+    /// Its waiting sessions go before those of lower priority, -100 to 100; sessions without a pool have 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i32,
     /// Labels that a runner must have. Without label `pool` among them, a runner that has this label for another pool is
     /// none of this one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -95,10 +100,15 @@ impl std::fmt::Debug for PoolSpec {
 impl PoolSpec {
     /// True where agents of the other spec are agents of this one: nothing but numbers and places differ.
     pub fn makes_the_same_agents(&self, other: &Self) -> bool {
-        let Self { min_ready, max, queue, placement, .. } = self;
-        let counts = Self { min_ready: *min_ready, max: *max, queue: *queue, placement: *placement, ..other.clone() };
+        let Self { min_ready, max, queue, priority, placement, .. } = *self;
+        let counts = Self { min_ready, max, queue, priority, placement, ..other.clone() };
         *self == counts
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 /// How agents are placed on the runners that fit.
@@ -172,7 +182,14 @@ mod tests {
     #[test]
     fn numbers_and_places_make_no_other_agents() {
         let spec: PoolSpec = serde_json::from_str(r#"{"kind": "terminal", "min_ready": 2}"#).expect("a spec");
-        let more = PoolSpec { min_ready: 5, max: Some(9), queue: Some(1), placement: Placement::Pack, ..spec.clone() };
+        let more = PoolSpec {
+            min_ready: 5,
+            max: Some(9),
+            queue: Some(1),
+            priority: 3,
+            placement: Placement::Pack,
+            ..spec.clone()
+        };
         assert!(spec.makes_the_same_agents(&more));
         let recorded = PoolSpec { recording: Some(RecordingChoice::Plain(true)), ..spec.clone() };
         let elsewhere = PoolSpec { selector: [("a".to_owned(), "b".to_owned())].into(), ..spec.clone() };

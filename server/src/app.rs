@@ -115,7 +115,7 @@ impl App {
         let shutdown = CancellationToken::new();
         let spec_tasks = SpecTasks::new(store.clone(), sessions.clone(), threads.clone());
         let app = Self {
-            pools: Pools::new(store.clone(), sessions.clone(), spec_tasks.clone(), config.recording.on),
+            pools: Pools::new(store.clone(), sessions.clone(), spec_tasks.clone(), &config),
             spec_tasks,
             tokens: Tokens::new(store.clone(), Arc::clone(&keys), &config.secrets),
             audit: Audit::new(events.clone()),

@@ -8,6 +8,7 @@ mod document;
 mod fault;
 mod images;
 mod nats;
+mod quotas;
 mod recording;
 mod secrets;
 mod threads;
@@ -24,6 +25,7 @@ pub use self::recording::RecordingDefaults;
 pub use self::secrets::Secrets;
 
 use self::document::Document;
+use crate::scheduler::queue::Quotas;
 use crate::threads::decide::Timing;
 
 /// Validated settings of the server.
@@ -59,6 +61,8 @@ pub struct ServerConfig {
     pub recording: RecordingDefaults,
     /// Keys whose images are taken; any where absent.
     pub image_signers: Option<Signers>,
+    /// Most sessions of owners.
+    pub quotas: Quotas,
     /// The server's own NATS connection.
     pub nats: NatsConfig,
     /// What the secret files hold.
@@ -135,6 +139,7 @@ impl ServerConfig {
         let recording = recording::read(&mut doc, nats.as_ref());
 
         let image_signers = images::read(&mut doc);
+        let quotas = quotas::read(&mut doc);
 
         let key_file = doc.path("", "key_file");
         let secrets = secrets::read(&mut doc, key_file.as_ref(), SAMPLE_TOKEN);
@@ -158,6 +163,7 @@ impl ServerConfig {
                 threads: threads?,
                 recording: recording?,
                 image_signers,
+                quotas,
                 nats: nats?,
                 secrets: secrets?,
             })

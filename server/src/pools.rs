@@ -14,14 +14,16 @@ pub mod standing;
 use std::collections::BTreeSet;
 
 use helix_protocol::api::pools::{PoolList, PoolView, ScalePool};
-use helix_protocol::pool::{MAX_AGENTS, PoolRecord, PoolSpec};
+use helix_protocol::pool::{MAX_AGENTS, PRIORITIES, PoolRecord, PoolSpec};
 use helix_protocol::record::SessionRecord;
 use helix_protocol::{ErrorCode, PoolName, SessionId};
 use jiff::Timestamp;
 
 use crate::auth::{Need, Principal};
+use crate::config::ServerConfig;
 use crate::error::{Error, Result};
 use crate::images::Images;
+use crate::scheduler::queue::Quotas;
 use crate::sessions::{Sessions, validate};
 use crate::spec_tasks::SpecTasks;
 use crate::store::{Lookup, Store, Versioned};
@@ -34,12 +36,15 @@ pub struct Pools {
     spec_tasks: SpecTasks,
     /// Sessions that say nothing of it are recorded.
     records: bool,
+    /// Who has as many sessions as may be takes no agent, but waits.
+    quotas: Quotas,
 }
 
 impl Pools {
     /// Rules over a store.
-    pub fn new(store: Store, sessions: Sessions, spec_tasks: SpecTasks, records: bool) -> Self {
-        Self { store, sessions, spec_tasks, records }
+    pub fn new(store: Store, sessions: Sessions, spec_tasks: SpecTasks, config: &ServerConfig) -> Self {
+        let (records, quotas) = (config.recording.on, config.quotas.clone());
+        Self { store, sessions, spec_tasks, records, quotas }
     }
 
     /// Every pool. Knows all that was written before the call.
@@ -225,6 +230,10 @@ fn check(spec: &PoolSpec) -> Result<()> {
             "min_ready {} is above max {max}: so many can never be ready; raise max, or lower min_ready",
             spec.min_ready
         ));
+    }
+    if !PRIORITIES.contains(&spec.priority) {
+        let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
+        return fault(format!("priority {} is out of range; it is {least} to {most}", spec.priority));
     }
     validate::check_env(&spec.env)?;
     validate::check_labels(&spec.labels)?;

@@ -1,8 +1,11 @@
 //! Pure: snapshot in, placement or refusal-with-reason out. The same snapshot always gives the same answer.
 
 mod filter;
+pub mod pass;
+pub mod queue;
 mod score;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -96,6 +99,17 @@ pub struct ImageAsk<'a> {
 /// Why no runner takes a session now, for people: the shortest true reason first, then each runner's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal(pub String);
+
+/// What each runner says to a session: those that can take it first, the best one at the top, then the others by id.
+pub fn explain<'a>(runners: &'a [Candidate], ask: Ask<'_>) -> Vec<(&'a Candidate, Result<(), Unfit>)> {
+    let mut all: Vec<_> = runners.iter().map(|candidate| (candidate, filter::fit(candidate, ask))).collect();
+    all.sort_by(|(one, of_one), (other, of_other)| match (of_one, of_other) {
+        (Ok(()), Ok(())) if score::better(one, other, ask) => Ordering::Less,
+        (Ok(()), Ok(())) => Ordering::Greater,
+        _ => of_one.is_err().cmp(&of_other.is_err()).then_with(|| one.id.cmp(&other.id)),
+    });
+    all
+}
 
 /// The best runner's place in `runners`, or why there is none.
 pub fn place(runners: &[Candidate], ask: Ask<'_>) -> Result<usize, Refusal> {

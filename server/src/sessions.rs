@@ -9,6 +9,8 @@ mod amend;
 pub mod control;
 mod create;
 mod end;
+mod explain;
+pub mod fleet;
 pub mod grants;
 pub mod inherit;
 mod known;

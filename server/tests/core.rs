@@ -25,6 +25,8 @@ mod logs;
 mod orders;
 #[path = "core/pools.rs"]
 mod pools;
+#[path = "core/queue.rs"]
+mod queue;
 #[path = "core/recordings.rs"]
 mod recordings;
 #[path = "core/secrets.rs"]

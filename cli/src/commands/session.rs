@@ -1,4 +1,4 @@
-//! `helixctl session …`: create, list, show, prompt, chat, limit, stop, delete, logs, open, vnc, rdp, grant, control; inside it: cp,
+//! `helixctl session …`: create, list, show, explain, prompt, chat, limit, stop, delete, logs, open, vnc, rdp, grant, control; inside it: cp,
 //! exec, shell; its desktop: screenshot, input, clipboard, windows, display, cursor, wait.
 
 mod chat;
@@ -7,6 +7,7 @@ mod cp;
 pub mod create;
 mod desktop;
 mod exec;
+mod explain;
 mod grant;
 mod limit;
 pub mod limits;
@@ -42,6 +43,11 @@ pub enum SessionCommand {
     List(ListArgs),
     /// Show one session: phase, cause, limits, usage, result, timeline
     Show {
+        /// Session id
+        id: SessionId,
+    },
+    /// Say why a session has its runner, or why it waits: what each runner says to it
+    Explain {
         /// Session id
         id: SessionId,
     },
@@ -159,6 +165,7 @@ pub async fn run(client: &Client, command: SessionCommand, ui: &Ui) -> Result<Ex
                 view::show(ui, &session, threads.as_ref())?;
             }
         }
+        SessionCommand::Explain { id } => explain::run(client, &id, ui).await?,
         SessionCommand::Stop(args) => stop(client, args, ui).await?,
         SessionCommand::Delete { id } => {
             let session = client.delete_session(&id).await?;

@@ -1,6 +1,6 @@
 //! A TOML document read key by key: where each value came from, what is wrong with it, what nobody asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
@@ -17,6 +17,8 @@ pub struct Document<'a> {
     env: Env<'a>,
     /// Every key that was asked for, as `(section, key)`.
     known: BTreeSet<(&'static str, &'static str)>,
+    /// Sections whose keys are names that people choose.
+    open: BTreeSet<&'static str>,
     faults: Vec<Fault>,
 }
 
@@ -53,7 +55,16 @@ impl<'a> Document<'a> {
             return Err(Faults(errors.iter().map(fault).collect()));
         }
         let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
-        Ok(Self { name, folder, text, root: root.into_inner(), env, known: BTreeSet::new(), faults: Vec::new() })
+        Ok(Self {
+            name,
+            folder,
+            text,
+            root: root.into_inner(),
+            env,
+            known: BTreeSet::new(),
+            open: BTreeSet::new(),
+            faults: Vec::new(),
+        })
     }
 
     /// A string; `section` is empty at the top.
@@ -75,6 +86,24 @@ impl<'a> Document<'a> {
     pub fn variable(&self, name: &str) -> Value {
         let found = self.env(name).map_or(Found::Nothing, Found::Text);
         Value { place: format!("environment variable {name}"), found }
+    }
+
+    /// A section whose keys are names of the operator's and whose values are whole numbers.
+    pub fn numbers(&mut self, section: &'static str) -> BTreeMap<String, u32> {
+        self.open.insert(section);
+        let Some(table) = self.root.get(section).map(toml::Spanned::get_ref) else { return BTreeMap::new() };
+        let names: Vec<_> =
+            table.as_table().into_iter().flat_map(|table| table.keys()).map(|key| key.get_ref().to_string()).collect();
+        let mut numbers = BTreeMap::new();
+        for name in names {
+            let found = self.find(section, &name).map(toml::Spanned::get_ref);
+            let number = found.and_then(|value| value.as_integer()).and_then(|number| number.to_string().parse().ok());
+            match number {
+                Some(number) => drop(numbers.insert(name, number)),
+                None => self.fault(section, &name, "is no number of sessions", "write a whole number, for example 5"),
+            }
+        }
+        numbers
     }
 
     /// A path that must be given; relative ones count from the file's folder.
@@ -159,13 +188,17 @@ impl<'a> Document<'a> {
     }
 
     fn note_unknown(&mut self) {
-        let sections: BTreeSet<&str> = self.known.iter().map(|(section, _)| *section).collect();
+        let mut sections: BTreeSet<&str> = self.known.iter().map(|(section, _)| *section).collect();
+        sections.extend(&self.open);
         let mut unknown = Vec::new();
         let mut check = |section: &str, table: &DeTable<'_>| {
             for key in table.keys() {
                 let name: &str = key.get_ref();
                 let is_section = section.is_empty() && sections.contains(name);
-                if !is_section && !self.known.iter().any(|known| *known == (section, name)) {
+                if !is_section
+                    && !self.open.contains(section)
+                    && !self.known.iter().any(|known| *known == (section, name))
+                {
                     let names = self.known.iter().filter(|(of, _)| *of == section).map(|(_, key)| *key);
                     let place = format!("{}:{}: {name}", self.name, line_of(self.text, key.span().start));
                     let fix = format!("remove it; known here: {}", names.collect::<Vec<_>>().join(", "));

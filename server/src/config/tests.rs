@@ -339,3 +339,17 @@ fn a_member_of_a_cluster_proves_itself_by_certificate_and_password() {
         assert!(fault.contains(says), "{fault}");
     }
 }
+
+#[test]
+fn quotas_are_of_everybody_and_of_owners_by_name() {
+    let text = |quotas: &str| format!("{GOOD}[quotas]\n{quotas}\n");
+    let folder = Folder::new();
+    let parse = |text: &str| folder.parse(text, &[]);
+    let config = parse(&text("\"*\" = 20\nci = 50\n\"a b\" = 0")).expect("good");
+    let of = |owner| config.quotas.of(owner);
+    assert_eq!((of("ci"), of("a b"), of("ann")), (Some(50), Some(0), Some(20)));
+    for wrong in ["ci = \"5\"", "ci = -1", "ci = 2.5", "ci = 99999999999"] {
+        let faults = parse(&text(wrong)).expect_err(wrong);
+        assert!(faults.contains("quotas.ci") && faults.contains("whole number"), "{faults}");
+    }
+}

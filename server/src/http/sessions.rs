@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use helix_protocol::api::placement::PlacementView;
 use helix_protocol::api::{AmendSession, CreateSession, SessionPage, SessionView, Timeline};
 use helix_protocol::session::SessionPhase;
 use helix_protocol::{ErrorCode, RunnerId, SessionId};
@@ -39,6 +40,7 @@ pub(super) fn routes(registry: Registry) -> Registry {
         .add(Need::Change, routes!(stop))
         .add(Need::Change, routes!(adopt))
         .add(Need::Read, routes!(timeline))
+        .add(Need::Read, routes!(placement))
 }
 
 /// Whether a creation holds on.
@@ -204,6 +206,13 @@ async fn adopt(State(app): State<App>, principal: Principal, Id(id): Id<SessionI
 async fn timeline(State(app): State<App>, principal: Principal, Id(id): Id<SessionId>) -> Result<Json<Timeline>> {
     let view = app.sessions.get(&principal, &id).await?;
     Ok(Json(Timeline { id, timeline: view.timeline }))
+}
+
+/// Why a session is where it is, or why it waits: what each runner says to it now.
+#[utoipa::path(get, path = "/api/v1/sessions/{id}/placement", tag = "sessions",
+    params(("id" = SessionId, Path, description = "Session id")), responses((status = 200, body = PlacementView)))]
+async fn placement(State(app): State<App>, principal: Principal, Id(id): Id<SessionId>) -> Result<Json<PlacementView>> {
+    Ok(Json(app.sessions.explain(&principal, &id).await?))
 }
 
 #[cfg(test)]

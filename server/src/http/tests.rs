@@ -123,6 +123,7 @@ fn what_each_route_needs() {
     Drive: POST /api/v1/sessions/{id}/input
     Change: POST /api/v1/sessions/{id}/links
     Read: GET /api/v1/sessions/{id}/logs
+    Read: GET /api/v1/sessions/{id}/placement
     Watch: GET /api/v1/sessions/{id}/pointer
     Change: GET /api/v1/sessions/{id}/rdp-connection
     Drive: GET /api/v1/sessions/{id}/rdp/proxy

@@ -19,6 +19,7 @@ use super::fit::{Agent, fits};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::images::Images;
+use crate::sessions::fleet;
 use crate::sessions::list::waits;
 use crate::sessions::validate::{self, Accepted};
 use crate::sessions::view::{observed_of, sync_of};
@@ -54,6 +55,9 @@ impl Pools {
         accepted: Accepted,
         pool: &PoolRecord,
     ) -> Result<Option<Created>> {
+        if self.has_its_quota(&by.name) {
+            return Ok(None);
+        }
         let Accepted { labels, spec, request_hash, .. } = accepted;
         let mut request = request.clone();
         if let Some(image) = &request.image {
@@ -86,6 +90,13 @@ impl Pools {
             }
         }
         Ok(None)
+    }
+
+    /// As far as this server has read: of several requests at the same moment each may be the last one.
+    fn has_its_quota(&self, owner: &str) -> bool {
+        let Some(most) = self.quotas.of(owner) else { return false };
+        let (sessions, observed) = (self.store.sessions.view().read(), self.store.observed.view().read());
+        fleet::running(&sessions, &observed).by_owner.get(owner).is_some_and(|running| *running >= most)
     }
 
     /// Agents that are ready, nobody's, and what is asked for; those first that were made first.

@@ -1,29 +1,25 @@
 //! Waiting sessions get runners; the projection says what the records say.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::assignment::{Assignment, DesiredSession};
 use helix_protocol::external_agents::{RDP_USER, Task, TaskAgent};
-use helix_protocol::image::Digest;
 use helix_protocol::link::Nudge;
-use helix_protocol::record::{ImageRecord, SessionRecord};
-use helix_protocol::runner::RunnerFacts;
-use helix_protocol::session::{Cause, Desired, ObservedSession, SessionSpec};
-use helix_protocol::{Epoch, ErrorCode, PoolName, RunnerId, subject};
+use helix_protocol::record::SessionRecord;
+use helix_protocol::session::{Cause, Desired};
+use helix_protocol::{Epoch, ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 
 use super::names::has_desktop;
 use super::{CONCURRENCY, Reconciler};
 use crate::error::Result;
-use crate::runners::occupancy;
-use crate::scheduler::{Ask, Candidate, ImageAsk, Refusal, place, reserve_on};
+use crate::scheduler::pass::{Verdict, pass};
+use crate::sessions::fleet::{self, Rules};
 use crate::sessions::list::waits;
 use crate::sessions::view::{desired_of, has_ended};
 use crate::store::Versioned;
-use crate::store::view::Content;
 
 /// Begins the cause of every session that waits.
 const QUEUED: &str = "queued";
@@ -45,7 +41,7 @@ enum Repair {
 }
 
 impl Reconciler {
-    /// Gives every waiting session a runner, oldest first, or says why it waits.
+    /// Gives every waiting session a runner, in the order of the queue, or says why it waits.
     pub(super) async fn assign_waiting(&self) -> Result<()> {
         let decisions = self.decide();
         futures::stream::iter(decisions)
@@ -56,104 +52,37 @@ impl Reconciler {
     }
 
     fn decide(&self) -> Vec<Decision> {
-        let (desktops, arches) = (self.desktops(), self.image_arches());
-        let pools: HashMap<_, _> = {
-            let pools = self.store.pools.view().read();
-            pools.iter().map(|(_, entry)| (entry.value.name.clone(), entry.value.spec.clone())).collect()
-        };
+        let (desktops, rules) = (self.desktops(), Rules::read(&self.store));
         let sessions = self.store.sessions.view().read();
         let may_be_placed = |record: &SessionRecord| waits(record) && has_desktop(record, &desktops);
-        let mut waiting: Vec<_> =
+        let waiting: Vec<_> =
             sessions.iter().map(|(_, entry)| entry).filter(|entry| may_be_placed(&entry.value)).cloned().collect();
         if waiting.is_empty() {
             return Vec::new();
         }
-        // What nobody waits for comes last.
-        let turn = |entry: &Versioned<SessionRecord>| (entry.value.warm.is_some(), entry.value.created_at);
-        waiting.sort_unstable_by(|a, b| turn(a).cmp(&turn(b)).then_with(|| a.value.id.cmp(&b.value.id)));
         let observed = self.store.observed.view().read();
-        let mut living = living_by_pool(&sessions, &observed);
-        let mut candidates = self.candidates(&sessions, &observed);
-        // Slots and what can be reserved only get fewer within a pass: who was refused once is refused for all that ask the same.
-        let mut refused: HashMap<Ask<'_>, Cause> = HashMap::new();
-        let mut decisions = Vec::new();
-        for entry in &waiting {
-            let SessionSpec { kind, resources, reserve, .. } = &entry.value.spec;
-            let image = entry.value.spec.image_digest();
-            let image = image.map(|digest| ImageAsk { digest, arch: arches.get(&digest).map(String::as_str) });
-            let (kind, pool) = (kind.as_ref(), entry.value.pool.as_ref());
-            let runner = entry.value.on_runner.as_ref();
-            let spec = pool.and_then(|pool| pools.get(pool));
-            let (selector, placement) =
-                (spec.map(|spec| &spec.selector), spec.map(|spec| spec.placement).unwrap_or_default());
-            let ask = Ask { kind, pool, selector, placement, runner, image, resources: *resources, reserve: *reserve };
-            let living_of_it = pool.and_then(|pool| living.get(pool)).copied().unwrap_or_default();
-            let full = spec.and_then(|spec| spec.max).filter(|max| living_of_it >= *max);
-            if let (Some(max), Some(pool)) = (full, pool) {
-                let reason = format!("pool {pool} has {max} agents, which is its most; end one, or raise its max");
-                let cause = Cause::new(QUEUED, reason);
-                if entry.value.cause.as_ref() != Some(&cause) {
-                    decisions.push(Decision::Explain(entry.clone(), cause));
+        let mut candidates = fleet::candidates(&self.store, &sessions, &observed);
+        let applicants: Vec<_> = waiting.iter().map(|entry| rules.applicant(&entry.value)).collect();
+        let running = fleet::running(&sessions, &observed);
+        let verdicts = pass(&applicants, &mut candidates, running, &self.config.quotas);
+        let decide = |(index, verdict): (usize, Verdict)| {
+            let entry: &Versioned<SessionRecord> = &waiting[index];
+            match verdict {
+                Verdict::Place(runner) => {
+                    let runner = &candidates[runner].id;
+                    // Above whatever the runner saw under this id, also before the store was emptied.
+                    let seen = observed.get(&subject::runner_session_key(runner, &entry.value.id));
+                    let epoch = seen.map_or(entry.value.epoch, |seen| seen.value.epoch.max(entry.value.epoch));
+                    Some(Decision::Assign(entry.clone(), runner.clone(), Epoch(epoch.0.saturating_add(1))))
                 }
-                continue;
-            }
-            let cause = match refused.entry(ask) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(vacant) => match place(&candidates, ask) {
-                    Ok(index) => {
-                        let chosen = &mut candidates[index];
-                        let facts = chosen.facts.as_deref();
-                        chosen.held.add(facts.map_or(ask.reserve, |facts| reserve_on(facts, ask.kind, ask.reserve)));
-                        // Above whatever the runner saw under this id, also before the store was emptied.
-                        let seen = observed.get(&subject::runner_session_key(&chosen.id, &entry.value.id));
-                        let epoch = seen.map_or(entry.value.epoch, |seen| seen.value.epoch.max(entry.value.epoch));
-                        let epoch = Epoch(epoch.0.saturating_add(1));
-                        decisions.push(Decision::Assign(entry.clone(), chosen.id.clone(), epoch));
-                        if let Some(pool) = pool {
-                            *living.entry(pool.clone()).or_default() += 1;
-                        }
-                        continue;
-                    }
-                    Err(Refusal(reason)) => vacant.insert(Cause::new(QUEUED, reason)),
-                },
-            };
-            if entry.value.cause.as_ref() != Some(cause) {
-                decisions.push(Decision::Explain(entry.clone(), cause.clone()));
-            }
-        }
-        decisions
-    }
-
-    /// For which machines each image is.
-    fn image_arches(&self) -> HashMap<Digest, String> {
-        let images = self.store.images.view().read();
-        let arch = |record: &ImageRecord| match record {
-            ImageRecord::Image(image) => Some((image.signed.digest(), image.arch.clone())),
-            ImageRecord::Name { .. } | ImageRecord::Collection { .. } => None,
-        };
-        images.iter().filter_map(|(_, entry)| arch(&entry.value)).collect()
-    }
-
-    /// Every runner, with what is held of it. After the others: see the order of locks at `View::read`.
-    fn candidates(&self, sessions: &Content<SessionRecord>, observed: &Content<ObservedSession>) -> Vec<Candidate> {
-        let (runners, leases) = (self.store.runners.view().read(), self.store.leases.view().read());
-        let held = occupancy::count(sessions, observed, &runners);
-        let candidate = |record: &helix_protocol::record::RunnerRecord| {
-            let lease = leases.get(&subject::runner_lease_key(&record.id));
-            let heartbeat = lease.and_then(|lease| lease.value.heartbeat.as_ref());
-            let slots = record.facts.as_ref().map_or(0, |facts| facts.slots);
-            Candidate {
-                id: record.id.clone(),
-                liveness: record.liveness,
-                cordoned: record.cordoned,
-                draining: heartbeat.is_some_and(|heartbeat| heartbeat.draining),
-                slots: heartbeat.map_or(slots, |heartbeat| heartbeat.slots),
-                held: held.get(&record.id).copied().unwrap_or_default(),
-                images: heartbeat.map(|heartbeat| heartbeat.images.present.clone()).unwrap_or_default(),
-                facts: record.facts.clone().map(|facts| Arc::new(RunnerFacts { labels: record.all_labels(), ..facts })),
+                Verdict::Wait(reason) => {
+                    let cause = Cause::new(QUEUED, reason);
+                    let is_news = entry.value.cause.as_ref() != Some(&cause);
+                    is_news.then(|| Decision::Explain(entry.clone(), cause))
+                }
             }
         };
-        runners.iter().map(|(_, entry)| candidate(&entry.value)).collect()
+        verdicts.into_iter().filter_map(decide).collect()
     }
 
     async fn carry_out(&self, decision: Decision) -> Result<()> {
@@ -247,22 +176,6 @@ impl Reconciler {
     }
 }
 
-/// Sessions of each pool that have a runner and shall go on.
-fn living_by_pool(sessions: &Content<SessionRecord>, observed: &Content<ObservedSession>) -> HashMap<PoolName, u32> {
-    let mut living = HashMap::new();
-    for (_, entry) in sessions.iter() {
-        let record = &entry.value;
-        // An agent that is given up makes room at once: its runner counts its slot until it has ended.
-        let goes_on = record.warm.is_none() || record.desired == Desired::Running;
-        if let (Some(pool), Some(_), true) = (&record.pool, &record.assignment, goes_on)
-            && !has_ended(record, observed)
-        {
-            *living.entry(pool.clone()).or_default() += 1;
-        }
-    }
-    living
-}
-
 /// The revision, or `None` where another writer was faster.
 fn unless_conflict(written: Result<u64>) -> Result<Option<u64>> {
     match written {
@@ -302,6 +215,7 @@ fn documents_task(desired: &DesiredSession, labels: &BTreeMap<String, String>) -
 #[cfg(test)]
 mod tests {
     use helix_protocol::control::Control;
+    use helix_protocol::session::SessionSpec;
     use helix_protocol::{Generation, SessionId};
 
     use super::*;

@@ -14,10 +14,12 @@ use helix_protocol::session::{Desired, ObservedSession, SessionPhase};
 use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 
+use super::fleet::{self, Rules};
 use super::view::{Known, sync_of};
 use super::{Filter, Sessions};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
+use crate::scheduler::queue::order;
 use crate::store::Snapshot;
 
 /// Most sessions of a page.
@@ -106,24 +108,20 @@ impl Sessions {
 
     /// Place in the queue, from 1.
     pub(super) fn queue_position(&self, record: &SessionRecord) -> u32 {
-        let sessions = self.inner.store.sessions.view().read();
-        let own = (record.created_at, &record.id);
-        let before = sessions.iter().filter(|(_, entry)| {
-            let other = &*entry.value;
-            waits(other) && other.warm.is_none() && (other.created_at, &other.id) < own
-        });
-        u32::try_from(before.count() + 1).unwrap_or(u32::MAX)
+        let place = self.queue_positions().get(&record.id).copied();
+        // The view does not have it yet: it is behind all that it has.
+        place.unwrap_or_else(|| u32::try_from(self.queue_positions().len() + 1).unwrap_or(u32::MAX))
     }
 
     fn queue_positions(&self) -> BTreeMap<SessionId, u32> {
-        let sessions = self.inner.store.sessions.view().read();
-        let mut waiting: Vec<_> = sessions
-            .iter()
-            .map(|(_, entry)| &entry.value)
-            .filter(|record| waits(record) && record.warm.is_none())
-            .collect();
-        waiting.sort_unstable_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        waiting.iter().zip(1..).map(|(record, position)| (record.id.clone(), position)).collect()
+        let rules = Rules::read(&self.inner.store);
+        // In this order: see `View::read`.
+        let (sessions, observed) = (self.inner.store.sessions.view().read(), self.inner.store.observed.view().read());
+        let is_queued = |record: &SessionRecord| waits(record) && record.warm.is_none();
+        let records = sessions.iter().map(|(_, entry)| &*entry.value).filter(|record| is_queued(record));
+        let waiting: Vec<_> = records.map(|record| rules.waiting(record)).collect();
+        let turns = order(&waiting, &fleet::running(&sessions, &observed).by_owner);
+        turns.into_iter().zip(1..).map(|(index, position)| (waiting[index].id.clone(), position)).collect()
     }
 
     /// Every session with a record, then those that run without one.

@@ -141,8 +141,12 @@ impl Fleet {
 
     /// One more, with other patience with agents: settings of `[threads]`.
     pub async fn server_with_threads(&self, settings: &str) -> App {
-        let settings = format!("[threads]\n{settings}");
-        let config = config(self.folder.path(), &self.url(), self.settings, &settings);
+        self.server_with(&format!("[threads]\n{settings}")).await
+    }
+
+    /// One more, with more sections of settings.
+    pub async fn server_with(&self, settings: &str) -> App {
+        let config = config(self.folder.path(), &self.url(), self.settings, settings);
         within("a server", App::build(config)).await.expect("built")
     }
 
