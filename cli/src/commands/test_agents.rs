@@ -180,7 +180,7 @@ fn chosen(
         // Two tags of one image are one test.
         let mut seen = BTreeSet::new();
         for (image, digest) in tags.into_iter().filter(|(_, digest)| seen.insert(*digest)) {
-            cases.extend(in_image(kinds, image, kinds_of.get(&digest), false));
+            cases.extend(in_image(kinds, &image, kinds_of.get(&digest), false));
         }
         return cases;
     }
@@ -189,13 +189,13 @@ fn chosen(
             ImageRef::Digest(digest) => Some(*digest),
             ImageRef::Tag { .. } => tags.iter().find(|(tag, _)| tag == image).map(|(_, digest)| *digest),
         };
-        cases.extend(in_image(kinds, image.clone(), digest.and_then(|digest| kinds_of.get(&digest)), true));
+        cases.extend(in_image(kinds, image, digest.and_then(|digest| kinds_of.get(&digest)), true));
     }
     cases
 }
 
 /// Kinds of one image. What was named kind by image is tested as it was named.
-fn in_image(kinds: &[KindName], image: ImageRef, has: Option<&Vec<KindName>>, was_named: bool) -> Vec<Case> {
+fn in_image(kinds: &[KindName], image: &ImageRef, has: Option<&Vec<KindName>>, was_named: bool) -> Vec<Case> {
     let has = has.map_or(&[][..], Vec::as_slice);
     let wanted: Vec<Option<KindName>> = match (kinds, has) {
         ([], []) => vec![None],
@@ -218,7 +218,7 @@ async fn test(client: &Client, case: &Case, args: &TestAgentsArgs, lines: &Hosts
         error: None,
     };
     line.step("starting");
-    match start(client, case, args, ui, &mut tested).await {
+    match Box::pin(start(client, case, args, ui, &mut tested)).await {
         Ok(found) => (tested.ok, tested.found) = (true, found),
         Err(error) => (tested.found, tested.error) = (error.what.clone(), Some(error)),
     }
@@ -264,7 +264,7 @@ async fn start(client: &Client, case: &Case, args: &TestAgentsArgs, ui: &Ui, tes
         client.stop_session(&id).await?;
         Watch::open(client, Duration::from_secs(args.timeout)).await?.until(&id, Goal::Ended, &quiet).await
     };
-    let ended = ended.await;
+    let ended = Box::pin(ended).await;
     let found = checked?;
     ended.map(|_| found)
 }
