@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::harness::{Boot, Host, Suite, lab, say, start_all};
 
 /// The builder's own program and those beside it; no host has it.
-const MMDEBSTRAP: [&str; 2] = ["/usr/bin/mmdebstrap", "/usr/libexec/mmdebstrap"];
+const MMDEBSTRAP: [&str; 3] = ["/usr/bin/mmdebstrap", "/usr/bin/mmtarfilter", "/usr/libexec/mmdebstrap"];
 const RECIPE: &str = "name = \"tools\"\ndescription = \"x\"\npackages = [\"fontconfig\", \"less\"]\n\
     [from]\ndistribution = \"debian\"\nsuite = \"bookworm\"\nmirror = \"http://127.0.0.1:8000/debian\"\nkeyring = \"/srv/archive/keys.gpg\"\n\
     [[users]]\nname = \"builder\"\nuid = 1500\n\
