@@ -20,7 +20,7 @@ mod pull;
 pub mod root;
 mod unpack;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -58,6 +58,8 @@ struct State {
     /// How many sessions have each.
     held: BTreeMap<Digest, usize>,
     pulls: BTreeMap<Digest, watch::Receiver<Progress>>,
+    /// Those whose servers stayed away: the next pull goes on with the chunks that have come.
+    broken_off: BTreeSet<Digest>,
 }
 
 /// How far an image is.
@@ -78,6 +80,28 @@ pub struct Progress {
 pub struct Hold {
     images: Images,
     digest: Digest,
+}
+
+impl State {
+    /// A pull has ended.
+    fn ended(&mut self, digest: Digest, done: &Result<(), PullError>) {
+        self.pulls.remove(&digest);
+        match done {
+            Err(PullError::Unreachable { .. }) => {
+                self.broken_off.insert(digest);
+            }
+            // Whatever makes room is welcome.
+            Err(PullError::DiskFull { .. }) => self.broken_off.clear(),
+            _ => {
+                self.broken_off.remove(&digest);
+            }
+        }
+    }
+
+    /// True where no pull goes on with chunks that no image has.
+    fn needs_no_more(&self) -> bool {
+        self.pulls.is_empty() && self.broken_off.is_empty()
+    }
 }
 
 impl Images {
@@ -145,7 +169,7 @@ impl Images {
                     }
                 }
             }
-            images.state().pulls.remove(&digest);
+            images.state().ended(digest, &done);
             images.tidy().await;
             sender.send_modify(|progress| progress.done = Some(done.map_err(Arc::new)));
         });
@@ -168,7 +192,7 @@ impl Images {
         let (images, keep) = (self.clone(), self.inner.keep);
         let tidied = tokio::task::spawn_blocking(move || {
             images.evict(|unused| unused.saturating_sub(keep))?;
-            images.inner.place.remove_chunks(|| images.state().pulls.is_empty())
+            images.inner.place.remove_chunks(|| images.state().needs_no_more())
         });
         match tidied.await {
             Ok(Ok(())) => {}

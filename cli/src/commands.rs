@@ -62,7 +62,7 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::BuildAll(args) => Box::pin(build_all::run(args, Part::All, ui)).await,
         Command::BuildZed(args) => Box::pin(build_all::run(args, Part::Zed, ui)).await,
         Command::BuildAgents(args) => Box::pin(build_all::run(args, Part::Agents, ui)).await,
-        Command::TestAgents(args) => Box::pin(test_agents::run(&client(&global)?, &args, ui)).await,
+        Command::TestAgents(args) => Box::pin(test_agents::run(&global, &args, ui)).await,
         Command::Logs(args) => logs::logs(&global, &args, ui).await,
         Command::Clean(args) => logs::clean(&args, ui).await,
         Command::Image(command) => Box::pin(image::run(command, || client(&global), ui)).await,

@@ -24,7 +24,8 @@ impl Secret {
         &self.0
     }
 
-    fn read(path: &Path) -> Result<Self> {
+    /// What a file holds.
+    pub fn read(path: &Path) -> Result<Self> {
         let bad = |why: String| {
             CliError::new(Kind::Usage, "cannot read the token")
                 .at(path.display())

@@ -5,6 +5,7 @@
 //! deadline ([`eventually`]); nothing sleeps blindly, and nothing is skipped: a missing prerequisite fails the test.
 
 pub mod agents;
+pub mod archive;
 pub mod browser;
 pub mod certificates;
 pub mod cluster;

@@ -1,6 +1,6 @@
 //! `agentd in-image`: a process of the process backend, in the root of an image.
 //!
-//! The kernel gives it namespaces of its own for users (the same user inside and out) and mounts; there it puts a root
+//! The kernel gives it namespaces of its own for mounts and, unless it is root, for users (the same user inside and out); there it puts a root
 //! together from the image's directories, read-only, the machine's `/proc`, `/sys`, `/dev` and `/tmp`, and the session's own
 //! directories, each where it is outside; then it becomes the program. It ends with that, and leaves nothing: the mounts are
 //! its own. Where the machine gives no such namespaces, [`unavailable`] says why.
@@ -100,18 +100,27 @@ pub fn main(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
 /// Namespaces of this process's own, as the same user.
 fn leave_the_machine() -> anyhow::Result<()> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe because of shared descriptor tables, which these flags leave alone"
-    )]
-    rustix::thread::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
-        .context("the kernel gives no user and mount namespaces")?;
-    // Groups cannot be mapped without that.
-    fs::write("/proc/self/setgroups", "deny").context("cannot give up groups in the new user namespace")?;
-    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).context("cannot stay the same user")?;
-    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).context("cannot stay in the same group")?;
+    // Root needs no namespace of users, and would miss every other user and group in it: its terminals are of group tty. In a
+    // container that may not mount, one is all that there is.
+    let is_root = uid == 0 && unshare(UnshareFlags::NEWNS).is_ok();
+    if !is_root {
+        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
+            .context("the kernel gives no user and mount namespaces")?;
+        // Groups cannot be mapped without that.
+        fs::write("/proc/self/setgroups", "deny").context("cannot give up groups in the new user namespace")?;
+        fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).context("cannot stay the same user")?;
+        fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).context("cannot stay in the same group")?;
+    }
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     Ok(())
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe because of shared descriptor tables, which these flags leave alone"
+)]
+fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+    rustix::thread::unshare(flags)
 }
 
 fn build(root: &Path, new: &Path, agentd: &Path, dirs: &[PathBuf]) -> anyhow::Result<()> {

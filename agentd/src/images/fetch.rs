@@ -26,6 +26,7 @@ pub struct Fetcher {
     config: Arc<Config>,
     token: OwnToken,
     client: reqwest::Client,
+    patience: Duration,
 }
 
 /// Why one request did not succeed.
@@ -40,7 +41,13 @@ impl Fetcher {
     /// With the runner's settings and token.
     pub fn new(config: Arc<Config>, token: OwnToken) -> reqwest::Result<Self> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()?;
-        Ok(Self { config, token, client })
+        Ok(Self { config, token, client, patience: PATIENCE })
+    }
+
+    /// With less patience.
+    #[cfg(test)]
+    pub(super) fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// A manifest, believed by nobody yet.
@@ -78,9 +85,9 @@ impl Fetcher {
                 tokio::time::sleep(backoff.pause()).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, tries).await {
+        match tokio::time::timeout(self.patience, tries).await {
             Ok(done) => done,
-            Err(_) => Err(PullError::Unreachable { seconds: PATIENCE.as_secs(), last }),
+            Err(_) => Err(PullError::Unreachable { seconds: self.patience.as_secs(), last }),
         }
     }
 

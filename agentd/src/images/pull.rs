@@ -42,8 +42,8 @@ pub enum PullError {
     },
     /// This machine trusts nobody.
     #[error(
-        "this machine trusts no key for images, so it takes none: give it the key that they are signed with (helixctl provision \
-         does), in {0} with namespaces=\"helix-image\""
+        "this machine trusts no key for images, so it takes none: give it the key that they are signed with, in {0} with \
+         namespaces=\"helix-image\" (helixctl provision does; on one machine, helixctl key new makes it)"
     )]
     NoKey(String),
     /// Signed by nobody that this machine trusts.

@@ -131,11 +131,15 @@ fn what_is_damaged_other_or_no_root_is_told_apart() {
 
 /// Images that are complete, needed in this order.
 fn images(dir: &Path, keep: usize, names: &[&str]) -> (Images, Vec<Digest>) {
-    let env = crate::config::Environment::from([("STATE_DIRECTORY".to_owned(), "/var/lib/helix/x".to_owned())]);
+    // A port that nobody listens at.
+    let env = crate::config::Environment::from([
+        ("STATE_DIRECTORY".to_owned(), "/var/lib/helix/x".to_owned()),
+        ("API_HOST".to_owned(), "http://127.0.0.1:1".to_owned()),
+    ]);
     let (config, _) = crate::config::Config::load_anyway(&crate::config::RunArgs::default(), &env);
     let token = crate::link::token::OwnToken::open(dir).unwrap();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let fetcher = Fetcher::new(Arc::new(config), token).unwrap();
+    let fetcher = Fetcher::new(Arc::new(config), token).unwrap().patience(Duration::from_secs(1));
     let images = Images::new(dir, fetcher, dir.join("allowed_signers"), keep, None);
     let place = &images.inner.place;
     let digests = names.iter().enumerate().map(|(number, name)| {
@@ -198,4 +202,24 @@ async fn without_a_trusted_key_nothing_is_asked_for() {
     let error = done.unwrap().unwrap_err();
     assert_eq!(error.code(), "image_not_trusted");
     assert!(error.to_string().contains("trusts no key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_stays_away_is_told_and_what_is_here_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::new(dir.path());
+    let chunks = keep(&place, &root_with(&[]));
+    fs::write(dir.path().join("allowed_signers"), include_str!("../../../protocol/src/image/signature/key.pub"))
+        .unwrap();
+    let (images, _) = images(dir.path(), 1, &[]);
+    let mut pull = images.pull(Digest::of(b"image"));
+    let done = pull.wait_for(|progress| progress.done.is_some()).await.unwrap().done.clone();
+    let error = done.unwrap().unwrap_err();
+    assert_eq!(error.code(), "image_pull_failed");
+    let words = error.to_string();
+    assert!(words.contains("no server could be reached for 1 s") && words.contains("http://127.0.0.1:1"), "{words}");
+    // Also when the session that waited for it is gone: the next one goes on with it.
+    drop(images.hold(Digest::of(b"image")));
+    images.tidy().await;
+    assert!(place.has_chunk(chunks[0].digest));
 }

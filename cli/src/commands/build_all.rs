@@ -15,6 +15,7 @@ use super::build::zed::{self, ZedArgs};
 use super::build::{Own, OwnArgs, build_own, log};
 use super::image::{Builder, CacheArgs, HowArgs};
 use crate::error::{CliError, Kind, Result};
+use crate::images::cache::Cache;
 use crate::images::recipe;
 use crate::settings::{process_env, xdg};
 use crate::ui::{Hosts, Ui};
@@ -37,6 +38,9 @@ pub struct BuildAllArgs {
     /// Say what each step wrote, too
     #[arg(long)]
     verbose: bool,
+    /// Of the documents' script, where it is said to every command
+    #[arg(long, hide = true, value_name = "N")]
+    agents: Option<u32>,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -105,7 +109,13 @@ pub async fn run(args: BuildAllArgs, part: Part, ui: &Ui) -> Result<ExitCode> {
     if part != Part::All {
         (config.agentd, config.server, config.packages) = (false, false, false);
     }
-    let builder = Builder::new(&args.cache, args.how.clone())?;
+    if args.agents.is_some() {
+        ui.note("--agents: how many are started is said to start-agents; builds do not depend on it");
+    }
+    let cache = args.cache.cache()?;
+    // Programs are signed by nobody: only images need the key.
+    let no_images = config.images.is_empty();
+    let builder = if no_images { None } else { Some(Builder::new(&args.cache, args.how.clone())?) };
     // A recipe that is wrong is told before anything is built.
     let images: Vec<_> = config.images.iter().map(|image| in_dir(&dir, image)).collect();
     let needs: Vec<Vec<String>> = images.iter().map(|image| artifacts_of(image)).collect::<Result<_>>()?;
@@ -113,11 +123,17 @@ pub async fn run(args: BuildAllArgs, part: Part, ui: &Ui) -> Result<ExitCode> {
     let (first, second): (Vec<_>, Vec<_>) =
         images.iter().zip(&needs).partition(|(_, needs)| !needs.iter().any(|name| is_built_here(&config, name)));
     let build_images = async |wanted: Vec<(&String, &Vec<String>)>, failed: &[String]| {
-        let builds = wanted.into_iter().map(|(image, needs)| build_image(&builder, image, needs, failed, &lines));
-        join_all(builds).await
+        let each = |builder| {
+            let builds = wanted.into_iter().map(|(image, needs)| build_image(builder, image, needs, failed, &lines));
+            join_all(builds.collect::<Vec<_>>())
+        };
+        match &builder {
+            Some(builder) => each(builder).await,
+            None => Vec::new(),
+        }
     };
     let (programs, images) =
-        tokio::join!(build_programs(&config, &args, &builder, &dir, &lines), build_images(first, &[]));
+        tokio::join!(build_programs(&config, &args, &cache, &dir, &lines), build_images(first, &[]));
     let failed: Vec<String> =
         programs.iter().filter(|outcome| !outcome.ok).map(|outcome| outcome.name.clone()).collect();
     let mut outcomes: Vec<_> = programs.into_iter().chain(images).collect();
@@ -209,11 +225,10 @@ fn is_built_here(config: &Config, name: &str) -> bool {
 async fn build_programs(
     config: &Config,
     args: &BuildAllArgs,
-    builder: &Builder,
+    cache: &Cache,
     dir: &Path,
     lines: &Hosts,
 ) -> Vec<Outcome> {
-    let cache = builder.cache();
     let zed = async {
         let wanted = config.zed.clone()?;
         let line = lines.line("zed");

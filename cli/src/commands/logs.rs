@@ -13,7 +13,7 @@ use crate::settings::{self, process_env};
 use crate::ui::Ui;
 
 /// Lines that are shown of a log.
-const LINES: usize = 200;
+const LINES: u32 = 200;
 
 /// Arguments of `logs`.
 #[derive(Debug, Args)]
@@ -23,8 +23,41 @@ pub struct LogsArgs {
     /// Go on with what is written from now on
     #[arg(long, short)]
     follow: bool,
+    /// Lines that are shown
+    #[arg(long, short = 'n', value_name = "N", default_value_t = LINES)]
+    lines: u32,
     #[command(flatten)]
     cache: CacheArgs,
+    #[command(flatten)]
+    script: ScriptArgs,
+}
+
+/// Options that the documents' script takes with every command. Where they mean nothing they are taken all the same.
+#[derive(Debug, Args)]
+pub struct ScriptArgs {
+    #[arg(long, hide = true, value_name = "TAG")]
+    tag: Option<String>,
+    #[arg(long, hide = true, value_name = "N")]
+    agents: Option<u32>,
+    #[arg(long, hide = true)]
+    force: bool,
+    #[arg(long, hide = true)]
+    verbose: bool,
+}
+
+impl ScriptArgs {
+    /// Says of those that were given that nothing comes of them.
+    fn told(&self, ui: &Ui) {
+        let given = [
+            ("--tag", self.tag.is_some()),
+            ("--agents", self.agents.is_some()),
+            ("--force", self.force),
+            ("--verbose", self.verbose),
+        ];
+        for (name, _) in given.iter().filter(|(_, given)| *given) {
+            ui.note(&format!("{name}: this command does not depend on it"));
+        }
+    }
 }
 
 /// Arguments of `clean`.
@@ -35,10 +68,13 @@ pub struct CleanArgs {
     images: bool,
     #[command(flatten)]
     cache: CacheArgs,
+    #[command(flatten)]
+    script: ScriptArgs,
 }
 
 /// Runs `logs`.
 pub async fn logs(global: &GlobalArgs, args: &LogsArgs, ui: &Ui) -> Result<ExitCode> {
+    args.script.told(ui);
     let mut dirs = vec![args.cache.dir()?.join("logs")];
     if let Ok(state) = settings::state_dir(global, &process_env) {
         // A service is what people mean where a build has the same name.
@@ -71,7 +107,7 @@ pub async fn logs(global: &GlobalArgs, args: &LogsArgs, ui: &Ui) -> Result<ExitC
     })?;
     // Its own way with files that are replaced and grow is better than ours would be.
     let mut tail = tokio::process::Command::new("tail");
-    tail.args(["-n", &LINES.to_string()]);
+    tail.args(["-n", &args.lines.to_string()]);
     if args.follow {
         tail.arg("-F");
     }
@@ -82,6 +118,7 @@ pub async fn logs(global: &GlobalArgs, args: &LogsArgs, ui: &Ui) -> Result<ExitC
 
 /// Runs `clean`.
 pub async fn clean(args: &CleanArgs, ui: &Ui) -> Result<ExitCode> {
+    args.script.told(ui);
     let cache = args.cache.cache()?;
     let store = &cache.store;
     let busy = || {

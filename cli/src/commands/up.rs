@@ -8,6 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::GlobalArgs;
 use crate::error::{CliError, Result};
+use crate::provision::signing::SigningKey;
 use crate::settings::{process_env, state_dir};
 use crate::ui::Ui;
 use crate::up::detach::{self, Outcome};
@@ -95,7 +96,9 @@ async fn supervise(
     let listen = preflight::free_address(args.listen)?;
     dir.make_secrets()?;
     let slots = args.slots.unwrap_or_else(config::slots_by_memory);
-    let plan = Plan { dir: dir.clone(), listen, slots, programs };
+    // Who has no home has no key either.
+    let image_signers = SigningKey::default_path(&process_env).ok().map(|path| SigningKey::public_path(&path));
+    let plan = Plan { dir: dir.clone(), listen, slots, programs, image_signers };
     supervise::run(&plan, signals, announce).await
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It is process 1 of its namespace, so whatever a step leaves running ends with it.
 
+mod fonts;
 mod packages;
 mod root;
 mod steps;
@@ -135,6 +136,7 @@ fn packed(job: &PackJob) -> Result<Answer> {
     let store = Store::open(&job.store)?;
     let root = Root::read_only(&job.layers, &job.names, &job.work)?;
     root::check_targets(&root.path)?;
+    fonts::remember(job, &root)?;
     let packed = pack(&root.path, job.source_date, &store)?;
     let sbom = sbom::of_root(&root.path, &job.image, job.source_date, &packed.tar)?;
     let sbom = store.put_chunk(sbom.as_bytes())?.chunk.digest;

@@ -30,6 +30,11 @@ impl SigningKey {
         Ok(xdg(env, "XDG_CONFIG_HOME", ".config")?.join("helix/provision.key"))
     }
 
+    /// The public half, beside the key.
+    pub fn public_path(path: &Path) -> PathBuf {
+        path.with_extension("key.pub")
+    }
+
     /// Reads the key.
     pub fn load(path: &Path) -> Result<Self> {
         let bad = |why: String, next: &str| {
@@ -64,8 +69,7 @@ impl SigningKey {
         let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(disk)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(disk)?;
         let key = Self(key);
-        let public = path.with_extension("key.pub");
-        std::fs::write(&public, format!("{} {NAMESPACE}\n", key.public())).map_err(disk)?;
+        std::fs::write(Self::public_path(path), format!("{} {NAMESPACE}\n", key.public())).map_err(disk)?;
         Ok(key)
     }
 

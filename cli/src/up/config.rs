@@ -49,6 +49,9 @@ struct AgentdToml {
     nats_url: String,
     health_port: u16,
     on_exit: &'static str,
+    /// Whose images it takes: the public half of this user's own key. Read for each image, so that a key may be made later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_signers: Option<PathBuf>,
 }
 
 /// Base URL of the server that listens there.
@@ -73,8 +76,14 @@ pub fn write_server(dir: &StateDir, listen: SocketAddr, nats_port: Option<u16>) 
     write(&dir.server_toml(), &settings)
 }
 
-/// Writes `agentd.toml`.
-pub fn write_agentd(dir: &StateDir, listen: SocketAddr, nats_port: u16, slots: u32) -> Result<()> {
+/// Writes `agentd.toml`; `image_signers` says whose images its sessions may run in.
+pub fn write_agentd(
+    dir: &StateDir,
+    listen: SocketAddr,
+    nats_port: u16,
+    slots: u32,
+    image_signers: Option<PathBuf>,
+) -> Result<()> {
     let settings = AgentdToml {
         api_host: base_url(listen),
         api_token_file: dir.runner_token(),
@@ -87,6 +96,7 @@ pub fn write_agentd(dir: &StateDir, listen: SocketAddr, nats_port: u16, slots: u
         nats_url: super::nats::url(nats_port),
         health_port: 3030,
         on_exit: "stop",
+        image_signers,
     };
     write(&dir.agentd_toml(), &settings)
 }
@@ -135,7 +145,7 @@ mod tests {
         let dir = StateDir::new(temp.path()).expect("a path").create().expect("created");
         let listen = "127.0.0.1:8080".parse().expect("an address");
         write_server(&dir, listen, Some(4222)).expect("written");
-        write_agentd(&dir, listen, 4222, 8).expect("written");
+        write_agentd(&dir, listen, 4222, 8, Some("/home/me/.config/helix/provision.key.pub".into())).expect("written");
         let read = |path: &Path| {
             let text = std::fs::read_to_string(path).expect("a file");
             text.replace(&dir.root().display().to_string(), "STATE")
@@ -165,6 +175,7 @@ mod tests {
         nats_url = "nats://127.0.0.1:4222"
         health_port = 3030
         on_exit = "stop"
+        image_signers = "/home/me/.config/helix/provision.key.pub"
         "#);
     }
 }

@@ -2,6 +2,7 @@
 //! reverse order, and proves that nothing is left.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Plan {
     pub slots: u32,
     /// The programs.
     pub programs: Programs,
+    /// Whose images sessions may run in.
+    pub image_signers: Option<PathBuf>,
 }
 
 /// The signals that end a supervisor: Ctrl-C, `down`, and a terminal that is closed.
@@ -159,7 +162,7 @@ async fn start(plan: &Plan, recorder: &Recorder, running: &mut Vec<Handle>) -> R
     // From now on this port: a restarted nats-server must be where the others look for it.
     config::write_server(dir, plan.listen, Some(port))?;
     nats::write_conf(dir, &plan.programs.server, Some(port)).await?;
-    config::write_agentd(dir, plan.listen, port, plan.slots)?;
+    config::write_agentd(dir, plan.listen, port, plan.slots, plan.image_signers.clone())?;
     let observer = nats::observer_url(dir, port)?;
     recorder.change(|record| record.info.nats_url = Some(observer))?;
 

@@ -36,7 +36,7 @@ pub enum SignatureError {
 
 impl Signers {
     /// The Ed25519 keys of an `allowed_signers` file that may sign images: those whose `namespaces` have
-    /// [`SIGNATURE_NAMESPACE`], or that are not restricted.
+    /// [`SIGNATURE_NAMESPACE`], or that are not restricted. The public half of a key (`FILE.pub`) is such a file, too.
     pub fn parse(text: &str) -> Self {
         Self(text.lines().filter_map(key_for_images).collect())
     }
@@ -117,6 +117,7 @@ mod tests {
             let manifest = signers(options).verify(&signed(SIGNATURE)).expect(options);
             assert_eq!(manifest.name, "dev");
         }
+        assert_eq!(Signers::parse(KEY).verify(&signed(SIGNATURE)).expect("a public key's own file").name, "dev");
     }
 
     #[test]

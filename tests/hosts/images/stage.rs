@@ -149,7 +149,8 @@ fn built(dir: &Path, from: &Path, arch: &str, name: &str, word: &str) -> Result<
         let left_out: Vec<String> = LEFT_OUT.iter().map(|path| format!("--exclude={path}")).collect();
         let copy = format!(
             "set -o pipefail; mkdir {tree} && tar -C {from} {} -cf - . | tar -C {tree} -xpf - && cd {tree} && \
-             mkdir -p home/agent run/session run/display run/sync run/tools run/rdp && touch etc/hosts etc/resolv.conf etc/machine-id",
+             mkdir -p home/agent run/session run/display run/sync run/tools run/rdp && touch etc/hosts etc/resolv.conf etc/machine-id && \
+             if [ -x usr/bin/fc-cache ]; then mkdir -p var/cache/fontconfig && SOURCE_DATE_EPOCH={DATE} chroot . fc-cache -s -f; fi",
             left_out.join(" "),
             tree = tree.display(),
             from = from.display(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use super::{helixctl, json, lab, refused, words};
+use super::{command, helixctl, json, lab, refused, words};
 
 /// A crate `zed` that has the feature's word in it only when it is built with the feature.
 fn project(dir: &Path) -> Result<PathBuf> {
@@ -83,5 +83,61 @@ async fn build_all_names_a_zed_that_it_cannot_build_and_builds_the_rest() -> Res
     ensure!(ok("image base") && !ok("zed") && !ok("image with-zed"), "{said}");
     let logs = json(&helixctl(&home, &["logs", "--cache-dir", &cache, "--json"]).await?)?;
     ensure!(logs["logs"]["zed"].is_string(), "{logs}");
+    Ok(())
+}
+
+/// A program with windows that starts, with the word that tells of the feature.
+fn program(dir: &Path) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let openbox = std::env::split_paths(&path).map(|dir| dir.join("openbox")).find(|file| file.is_file());
+    let mut bytes = std::fs::read(openbox.unwrap_or_default())?;
+    bytes.extend_from_slice(b"external_websocket_sync");
+    let file = dir.join("zed");
+    std::fs::write(&file, bytes)?;
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(file)
+}
+
+#[tokio::test]
+async fn the_documents_verbs_take_their_options() -> Result<()> {
+    let lab = lab().await?;
+    let dir = tempfile::tempdir_in(&lab.root)?;
+    let (home, at) = (dir.path(), |name: &str| dir.path().join(name).display().to_string());
+    std::fs::write(at("empty.toml"), "")?;
+    let zed = program(home)?.display().to_string();
+    // A program is signed by nobody: no key is asked for.
+    let script = ["--force", "--verbose", "--agents", "2", "--tag", "v1"];
+    let args = ["build-zed", "--binary", &zed, "--config", &at("empty.toml"), "--cache-dir", &at("cache"), "--json"];
+    let built = helixctl(home, &[&args[..], &script].concat()).await?;
+    ensure!(json(&built)?["built"][0]["name"] == "zed", "{}", words(&built));
+    ensure!(words(&built).contains("start-agents"), "{}", words(&built));
+    // Images are signed.
+    let recipes = lab.recipes("verbs", &[("build.toml", "images = [\"base.toml\"]\n")])?;
+    let config = recipes.join("build.toml").display().to_string();
+    let agents = ["build-agents", "--config", &config, "--json", "--cache-dir"];
+    refused(&helixctl(home, &[&agents[..], &[&at("cache")]].concat()).await?, 2, &["signing key", "helixctl key new"])?;
+    let (cache, key) = (lab.cache(), lab.root.join("sign.key").display().to_string());
+    let mut tagged = command(home, &[&agents[..], &[&cache, "--key", &key]].concat());
+    let tagged = tagged.env("DOCKER_TAG_VERSION", "v7").env("NUM_AGENTS", "3").output().await?;
+    let digest = json(&tagged)?["built"][0]["digest"].clone();
+    let shown = json(&lab.image(&["show", "base:v7", "--json"]).await?)?;
+    ensure!(shown["digest"] == digest, "{digest} {shown}");
+
+    let logs = |args: &'static [&'static str]| {
+        let cache = cache.clone();
+        async move { helixctl(home, &[&["logs", "--cache-dir", &cache], args].concat()).await }
+    };
+    let all = json(&logs(&["--json"]).await?)?;
+    let pack = all["logs"].as_object().and_then(|logs| logs.keys().find(|name| !name.starts_with("pack-")).cloned());
+    let pack = pack.unwrap_or_default();
+    let shown = helixctl(home, &["logs", "--cache-dir", &cache, "--lines", "1", "--agents", "2", &pack]).await?;
+    ensure!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).lines().count() <= 1, "{}", words(&shown));
+    ensure!(words(&shown).contains("does not depend on it"), "{}", words(&shown));
+    refused(&logs(&["no-such-build"]).await?, 2, &["there is no log no-such-build", "there are: "])?;
+
+    let cleaned =
+        json(&helixctl(home, &["clean", "--force", "--verbose", "--cache-dir", &at("cache"), "--json"]).await?)?;
+    ensure!(cleaned["removed"].as_array().is_some_and(|parts| parts.contains(&"artifacts".into())), "{cleaned}");
+    ensure!(!dir.path().join("cache/artifacts/zed/zed").exists());
     Ok(())
 }

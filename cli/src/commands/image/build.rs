@@ -35,8 +35,8 @@ pub struct BuildArgs {
 /// How to build.
 #[derive(Debug, Clone, Args)]
 pub struct HowArgs {
-    /// Tag of what is built
-    #[arg(long, default_value = "latest", value_parser = parse_tag)]
+    /// Tag of what is built [env: DOCKER_TAG_VERSION]
+    #[arg(long, default_value = "latest", value_parser = parse_tag, env = "DOCKER_TAG_VERSION", hide_env = true)]
     pub tag: String,
     /// Make every layer anew
     #[arg(long)]
@@ -66,11 +66,6 @@ impl Builder {
     pub fn new(cache: &CacheArgs, how: HowArgs) -> Result<Self> {
         let path = how.key.clone().map_or_else(|| SigningKey::default_path(&process_env), Ok)?;
         Ok(Self { cache: cache.cache()?, key: Arc::new(SigningKey::load(&path)?), how })
-    }
-
-    /// Where it builds.
-    pub fn cache(&self) -> &Arc<Cache> {
-        &self.cache
     }
 
     /// Builds the recipe.

@@ -30,7 +30,7 @@ pub struct PushArgs {
 
 /// What `--json` tells.
 #[derive(Serialize)]
-struct Pushed {
+pub struct Pushed {
     digest: Digest,
     name: String,
     tag: String,
@@ -39,15 +39,29 @@ struct Pushed {
     sent_bytes: u64,
 }
 
-/// Pushes an image and sets its tag.
+/// Runs `image push`.
 pub async fn run(client: &Client, args: &PushArgs, ui: &Ui) -> Result<()> {
-    let store = args.cache.store()?;
-    let digest = store.resolve(&args.image)?;
+    let pushed = push(client, &args.cache.store()?, &args.image, args.named.as_ref(), ui).await?;
+    ui.answer(&pushed, || {
+        let Pushed { digest, name, tag, chunks, sent_chunks, sent_bytes } = &pushed;
+        ui.line(&format!("{name}:{tag} {digest} ({sent_chunks} of {chunks} chunks, {sent_bytes} bytes sent)"))
+    })
+}
+
+/// Pushes an image and sets its tag: `named`, or its own.
+pub async fn push(
+    client: &Client,
+    store: &Store,
+    image: &ImageRef,
+    named: Option<&ImageRef>,
+    ui: &Ui,
+) -> Result<Pushed> {
+    let digest = store.resolve(image)?;
     let signed = store.signed_manifest(&digest)?;
     let manifest = store.manifest(&digest)?;
-    let (name, tag) = match args.named.as_ref().unwrap_or(&args.image) {
+    let (name, tag) = match named.unwrap_or(image) {
         ImageRef::Tag { name, tag } => (name.clone(), tag.clone()),
-        ImageRef::Digest(_) if args.named.is_none() => (manifest.name.clone(), "latest".to_owned()),
+        ImageRef::Digest(_) if named.is_none() => (manifest.name.clone(), "latest".to_owned()),
         ImageRef::Digest(digest) => {
             return Err(CliError::new(Kind::Usage, "a digest is no name of an image").at(digest).next("--as NAME:TAG"));
         }
@@ -59,14 +73,10 @@ pub async fn run(client: &Client, args: &PushArgs, ui: &Ui) -> Result<()> {
     for list in chunks.chunks(MAX_CHUNK_LIST) {
         missing.extend(client.missing_chunks(list.to_vec()).await?);
     }
-    let sent_bytes = send(client, &store, &missing, ui).await?;
+    let sent_bytes = send(client, store, &missing, ui).await?;
     client.put_image(&digest, &signed).await?;
     client.set_image_tag(&name, &tag, digest).await?;
-    let pushed = Pushed { digest, name, tag, chunks: chunks.len(), sent_chunks: missing.len(), sent_bytes };
-    ui.answer(&pushed, || {
-        let Pushed { name, tag, chunks, sent_chunks, .. } = &pushed;
-        ui.line(&format!("{name}:{tag} {digest} ({sent_chunks} of {chunks} chunks, {sent_bytes} bytes sent)"))
-    })
+    Ok(Pushed { digest, name, tag, chunks: chunks.len(), sent_chunks: missing.len(), sent_bytes })
 }
 
 /// Sends these chunks; answers their bytes on the wire.

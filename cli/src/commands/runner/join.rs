@@ -11,7 +11,7 @@ mod machine;
 mod others;
 mod settings;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -60,6 +60,9 @@ pub struct JoinArgs {
     /// NATS as this machine reaches it, where that is not what the server says
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
+    /// Public half of the key whose images its sessions may run in (provision.key.pub of who builds them) [default: nobody's]
+    #[arg(long, value_name = "FILE")]
+    image_key: Option<PathBuf>,
     /// What it is called here: agentd@NAME.service [default: helix-external-zed-agent]
     #[arg(long, visible_alias = "container-name", value_name = "NAME")]
     name: Option<String>,
@@ -93,6 +96,7 @@ pub async fn run(global: &GlobalArgs, args: JoinArgs, ui: &Ui) -> Result<()> {
     if args.docker_image.is_some() {
         ui.warn("--docker-image: a runner is no container; nothing is made of it");
     }
+    let image_key = args.image_key.as_deref().map(read_key).transpose()?;
     let (within, asked) = (args.within, asked(global, args)?);
     let program = require_fit().await?;
     let name = ServiceName::parse(&asked.name)?;
@@ -100,7 +104,10 @@ pub async fn run(global: &GlobalArgs, args: JoinArgs, ui: &Ui) -> Result<()> {
     let _turn = turn(|| progress.now("waits for another join of this machine")).await?;
     let machine = Machine::look(&name)?;
     let before = machine.settings()?;
-    let (settings, token) = asked.over(before.as_ref(), &machine)?;
+    let (mut settings, token) = asked.over(before.as_ref(), &machine)?;
+    if let Some((text, place)) = image_key {
+        settings.trust(&text, &place, &machine)?;
+    }
     let join = Join { program, machine, settings, token, within };
     join.check().await?;
     let files = join.machine.files(&join.settings)?;
@@ -126,6 +133,18 @@ pub async fn run(global: &GlobalArgs, args: JoinArgs, ui: &Ui) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// A public key and where it is.
+fn read_key(path: &Path) -> Result<(String, String)> {
+    let place = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        CliError::new(Kind::Usage, "cannot read the key for images")
+            .at(&place)
+            .because(error)
+            .next("--image-key provision.key.pub, which helixctl key new makes beside the key")
+    })?;
+    Ok((text, place))
 }
 
 /// Flags, `-e` and the environment.

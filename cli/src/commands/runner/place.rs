@@ -211,6 +211,11 @@ impl ServiceName {
         format!("/etc/helix/{}.env", self.stem())
     }
 
+    /// Whose images its sessions run in, where a join was told.
+    pub fn image_signers(&self) -> String {
+        format!("/etc/helix/{}.image_signers", self.stem())
+    }
+
     /// Where it keeps everything, unless its settings say otherwise.
     pub fn state_dir(&self) -> String {
         format!("/var/lib/helix/{}", self.stem())

@@ -20,8 +20,6 @@ const EMPTY_DIRECTORIES: &[&str] = &[
     "etc/apt/sources.list.d",
     "var/lib/apt/lists",
     "var/cache/apt",
-    // Each begins with the times of the directories that it is about.
-    "var/cache/fontconfig",
     "var/cache/man",
     "var/cache/ldconfig",
     "root/.cache",

@@ -31,7 +31,7 @@ impl Drop for Staged {
 
 /// Files of a join, as they shall be and as they were.
 pub struct Files {
-    pub files: [Wanted; 3],
+    pub files: [Wanted; 4],
     pub workspace_dir: Option<String>,
 }
 

@@ -110,7 +110,11 @@ impl Machine {
             Err(error) => return Err(CliError::failed("cannot read the settings").at(&path).because(error)),
         };
         let environment = fs::read_to_string(self.name.environment()).unwrap_or_default();
-        Settings::read(&text, &environment).map(Some).ok_or_else(|| {
+        let with_keys = |mut settings: Settings| {
+            settings.image_keys = settings.image_signers.as_ref().and_then(|file| fs::read_to_string(file).ok());
+            settings
+        };
+        Settings::read(&text, &environment).map(with_keys).map(Some).ok_or_else(|| {
             CliError::failed(format!("agentd {} was not set up by a join", self.name.as_str()))
                 .at(&path)
                 .because("its settings are somebody's own, or of helixctl provision")
@@ -220,6 +224,7 @@ impl Machine {
             (self.name.settings(), Some(settings.text()?), 0o600),
             (self.name.environment(), environment, 0o600),
             (self.drop_in(), drop_in, 0o644),
+            (self.name.image_signers(), settings.image_keys.clone(), 0o644),
         ];
         let file = |(path, content, mode): (String, Option<String>, u32)| {
             let path = PathBuf::from(path);
@@ -235,7 +240,7 @@ impl Machine {
 
     /// Removes every file that a join made, and the directory of workspaces where it is empty.
     pub fn remove_files(&self, settings: &Settings) -> Result<()> {
-        for path in [self.name.settings(), self.name.environment(), self.drop_in()] {
+        for path in [self.name.settings(), self.name.environment(), self.drop_in(), self.name.image_signers()] {
             remove(Path::new(&path))?;
         }
         if let Some(dir) = &settings.workspace_dir {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use helix_protocol::RunnerId;
+use helix_protocol::image::SIGNATURE_NAMESPACE;
+use helix_protocol::image::signature::Signers;
 use serde::{Deserialize, Serialize};
 
 use super::machine::{Machine, check_workspace_dir};
@@ -46,6 +48,12 @@ pub struct Settings {
     pub nats_url: Option<String>,
     pub slot_user_first: u32,
     pub health_port: u16,
+    /// A file of its own: whose images its sessions may run in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_signers: Option<String>,
+    /// What is in it.
+    #[serde(skip)]
+    pub image_keys: Option<String>,
     #[serde(skip)]
     pub env: BTreeMap<String, String>,
 }
@@ -131,6 +139,8 @@ impl Asked {
             nats_url: take("NATS_URL").or_else(|| before?.nats_url.clone()),
             slot_user_first: machine.slots(before.map(|before| before.slot_user_first), concurrency)?,
             health_port: before.map_or_else(|| machine.free_health_port(), |before| before.health_port),
+            image_signers: before.and_then(|before| before.image_signers.clone()),
+            image_keys: before.and_then(|before| before.image_keys.clone()),
             env: {
                 env.extend(self.env);
                 env
@@ -142,6 +152,20 @@ impl Asked {
 }
 
 impl Settings {
+    /// Its sessions run in images that this key has signed, and in no others. `text` is the key's public half.
+    pub fn trust(&mut self, text: &str, place: &str, machine: &Machine) -> Result<()> {
+        let key = text.lines().find(|line| line.starts_with("ssh-ed25519 "));
+        let key = key.filter(|key| !Signers::parse(key).is_empty()).ok_or_else(|| {
+            CliError::new(Kind::Usage, "this is no public half of a signing key")
+                .at(place)
+                .because("a line that begins with ssh-ed25519 is looked for")
+                .next("--image-key provision.key.pub, which helixctl key new makes beside the key")
+        })?;
+        self.image_signers = Some(machine.name.image_signers());
+        self.image_keys = Some(format!("{MARK}\nimages namespaces=\"{SIGNATURE_NAMESPACE}\" {key}\n"));
+        Ok(())
+    }
+
     /// The server that enrols.
     pub fn server(&self) -> &str {
         self.api_host.first().map_or("", String::as_str)
@@ -185,6 +209,7 @@ fn number(name: &str, asked: Option<String>, before: Option<u32>, default: u32) 
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::place::ServiceName;
     use super::*;
 
     fn settings() -> Settings {
@@ -198,6 +223,8 @@ mod tests {
             nats_url: None,
             slot_user_first: 3,
             health_port: 3031,
+            image_signers: None,
+            image_keys: None,
             env: [("LOG_LEVEL".to_owned(), r#"a "b" \ c"#.to_owned())].into(),
         }
     }
@@ -218,6 +245,23 @@ mod tests {
         "#);
         assert_eq!(Settings::read(&text, &settings().environment()), Some(settings()));
         assert_eq!(Settings::read("runner_id = \"r1\"\n", ""), None);
+    }
+
+    #[test]
+    fn a_key_for_images_is_a_public_half_and_nothing_else() {
+        let name = ServiceName::parse("x").expect("a name");
+        let machine = Machine::look(&name).expect("a machine");
+        let mut trusting = settings();
+        for wrong in ["", "-----BEGIN OPENSSH PRIVATE KEY-----", "ssh-ed25519 nonsense", "ssh-rsa AAAA"] {
+            let error = trusting.trust(wrong, "FILE", &machine).expect_err(wrong);
+            assert!(error.kind == Kind::Usage && error.to_string().contains("provision.key.pub"), "{error}");
+        }
+        assert_eq!(trusting, settings());
+        let key = include_str!("../../../../../protocol/src/image/signature/key.pub");
+        trusting.trust(key, "FILE", &machine).expect("a key");
+        assert!(trusting.text().expect("text").contains("image_signers = \"/etc/helix/agentd-x.image_signers\""));
+        let keys = trusting.image_keys.expect("keys");
+        assert_eq!(Signers::parse(&keys).fingerprints(), Signers::parse(key).fingerprints());
     }
 
     #[test]

@@ -14,7 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 /// What the smallest root does not have: what tests add to it.
-const MORE: [&str; 2] = ["less", "jq"];
+const MORE: [&str; 4] = ["fontconfig", "jq", "less", "xterm"];
+/// Whose packages they are.
 pub const SUITE: &str = "bookworm";
 
 /// An archive at a port of this machine. Ends when it is dropped.
@@ -47,12 +48,22 @@ impl Archive {
         Ok(Self { dir: dir.to_owned(), port, task })
     }
 
+    /// Where it is: `debian`, and the key that signs it, `keys.gpg`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// `[from]` of a recipe.
     pub fn from(&self) -> String {
+        self.from_with(&self.dir.join("keys.gpg"))
+    }
+
+    /// The same with a copy of the key.
+    pub fn from_with(&self, keyring: &Path) -> String {
         format!(
             "[from]\ndistribution = \"debian\"\nsuite = \"{SUITE}\"\nmirror = \"http://127.0.0.1:{}/debian\"\nkeyring = \"{}\"\n",
             self.port,
-            self.dir.join("keys.gpg").display()
+            keyring.display()
         )
     }
 }
@@ -71,7 +82,8 @@ fn debs() -> Result<PathBuf> {
     fs::create_dir_all(&dir)?;
     let lock = fs::File::options().create(true).append(true).open(dir.join("lock"))?;
     lock.lock()?;
-    let debs = dir.join(SUITE);
+    // Other packages are another directory.
+    let debs = dir.join(format!("{SUITE}-{}", MORE.join("-")));
     if debs.is_dir() {
         return Ok(debs);
     }
@@ -102,6 +114,11 @@ fn mirror() -> Result<Option<String>> {
     ]))?;
     let mut mirrors = said.lines().filter_map(|line| line.strip_prefix("Debian "));
     Ok(mirrors.find(|mirror| !mirror.contains("security")).map(str::to_owned))
+}
+
+/// Makes one in `dir` that nobody serves yet.
+pub fn make_here(dir: &Path) -> Result<()> {
+    make(&debs()?, dir)
 }
 
 /// `debian/pool`, its lists, and a signature of them.
