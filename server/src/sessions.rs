@@ -9,6 +9,7 @@ mod amend;
 pub mod control;
 mod create;
 mod end;
+mod fork;
 pub mod grants;
 pub mod inherit;
 mod known;
@@ -329,6 +330,7 @@ fn claim(by: &Principal, seen: &ObservedSession) -> Result<SessionRecord> {
         desktop_of: None,
         continues: None,
         let_go: None,
+        work: helix_protocol::checkpoint::WorkRecord::default(),
     })
 }
 

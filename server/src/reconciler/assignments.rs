@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::assignment::{Assignment, DesiredSession};
+use helix_protocol::checkpoint::WorkRecord;
 use helix_protocol::external_agents::{RDP_USER, Task, TaskAgent};
 use helix_protocol::image::Digest;
 use helix_protocol::link::Nudge;
@@ -82,11 +83,13 @@ impl Reconciler {
             let image = entry.value.spec.image_digest();
             let image = image.map(|digest| ImageAsk { digest, arch: arches.get(&digest).map(String::as_str) });
             let (kind, pool) = (kind.as_ref(), entry.value.pool.as_ref());
-            let runner = entry.value.on_runner.as_ref();
+            let work = &entry.value.work;
+            let (runner, left) = (work.to.as_ref().or(entry.value.on_runner.as_ref()), work.left.as_ref());
             let spec = pool.and_then(|pool| pools.get(pool));
             let (selector, placement) =
                 (spec.map(|spec| &spec.selector), spec.map(|spec| spec.placement).unwrap_or_default());
-            let ask = Ask { kind, pool, selector, placement, runner, image, resources: *resources, reserve: *reserve };
+            let ask =
+                Ask { kind, pool, selector, placement, runner, left, image, resources: *resources, reserve: *reserve };
             let living_of_it = pool.and_then(|pool| living.get(pool)).copied().unwrap_or_default();
             let full = spec.and_then(|spec| spec.max).filter(|max| living_of_it >= *max);
             if let (Some(max), Some(pool)) = (full, pool) {
@@ -122,6 +125,29 @@ impl Reconciler {
             }
         }
         decisions
+    }
+
+    /// Whether a runner would take the session now that is not the one it has.
+    pub(super) fn fits_elsewhere(&self, record: &SessionRecord) -> bool {
+        let arches = self.image_arches();
+        let pool = record.pool.as_ref();
+        let spec = pool.and_then(|pool| self.store.pools.view().get(pool.as_str())).map(|entry| entry.value);
+        let sessions = self.store.sessions.view().read();
+        let observed = self.store.observed.view().read();
+        let SessionSpec { kind, resources, reserve, .. } = &record.spec;
+        let image = record.spec.image_digest();
+        let ask = Ask {
+            kind: kind.as_ref(),
+            pool,
+            selector: spec.as_ref().map(|pool| &pool.spec.selector),
+            placement: spec.as_ref().map(|pool| pool.spec.placement).unwrap_or_default(),
+            runner: record.on_runner.as_ref(),
+            left: record.assignment.as_ref().map(|of| &of.runner),
+            image: image.map(|digest| ImageAsk { digest, arch: arches.get(&digest).map(String::as_str) }),
+            resources: *resources,
+            reserve: *reserve,
+        };
+        place(&self.candidates(&sessions, &observed), ask).is_ok()
     }
 
     /// For which machines each image is.
@@ -177,6 +203,7 @@ impl Reconciler {
             assignments: entry.value.assignments.saturating_add(1),
             assignment: Some(assignment),
             cause: None,
+            work: WorkRecord { to: None, left: None, ..entry.value.work.clone() },
             ..(*entry.value).clone()
         };
         let written = self.store.sessions.update(record.id.as_str(), &record, entry.revision).await;
@@ -321,6 +348,7 @@ mod tests {
             control: Control::default(),
             grants: 0,
             deleted: false,
+            work: helix_protocol::checkpoint::WorkOrder::default(),
             access: None,
         };
         let labels = [("user_id", "u"), ("instance_id", "i"), ("thread_id", "t"), ("team", "web")];
