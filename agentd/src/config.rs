@@ -86,6 +86,8 @@ pub struct Config {
     pub max_tasks: u32,
     /// From Ready to a forced stop; zero = never.
     pub session_timeout: Duration,
+    /// Between two looks at the work of a session that is kept in checkpoints; zero = only when asked, and at its end.
+    pub checkpoint_interval: Duration,
     /// Where sessions' workspaces are made.
     pub workspace_dir: PathBuf,
     /// Ledger, token, session directories.

@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoint::Courier;
 use crate::config::{Backend, Config, Environment, OnExit};
 use crate::fence::{self, Fence};
 use crate::forward::host::Servers;
@@ -191,6 +192,7 @@ async fn serve<S: Supervisor>(
         tools: tools.clone(),
         notes: notes.clone(),
         uploads,
+        checkpoints: Courier::new(config.clone(), token.clone()),
         images: images.clone(),
         viewers: viewers.clone(),
     });

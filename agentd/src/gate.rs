@@ -128,6 +128,7 @@ mod tests {
             control: Control::default(),
             grants: 0,
             deleted: false,
+            work: helix_protocol::checkpoint::WorkOrder::default(),
             access: None,
         });
         assert_eq!((watched.borrow().epoch, grants.borrow().epoch), (0, 0), "another life of the session");

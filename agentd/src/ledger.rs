@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use helix_protocol::assignment::DesiredSession;
+use helix_protocol::checkpoint::WorkSeen;
 use helix_protocol::resources::Limits;
 use helix_protocol::session::{Cause, DirectPorts, Display, ObservedSession, SessionResult, TimelineStep, Unclaimed};
 use helix_protocol::{Generation, KindName, RecordingId, RunnerId, SessionId};
@@ -93,6 +94,9 @@ pub struct Entry {
     /// Workspace and logs are removed; kept until that is acknowledged.
     #[serde(default)]
     pub forgotten: bool,
+    /// Its checkpoints of this life.
+    #[serde(default)]
+    pub work: WorkSeen,
 }
 
 impl Entry {
@@ -101,6 +105,7 @@ impl Entry {
         let received = TimelineStep { step: "received".to_owned(), at: now, duration_ms: None, detail: None };
         let recorded = desired.spec.recording.is_some();
         let recording = recorded.then(|| RecordingId::of(&desired.session, desired.epoch));
+        let asked = desired.work.asked;
         Self {
             desired,
             received_at: now,
@@ -124,6 +129,8 @@ impl Entry {
             unclaimed: false,
             recording,
             forgotten: false,
+            // What was asked of a former life is done.
+            work: WorkSeen { asked, ..WorkSeen::default() },
         }
     }
 
@@ -159,6 +166,7 @@ impl Entry {
             direct: self.direct.clone(),
             frozen: self.frozen,
             forgotten: self.forgotten,
+            work: (self.work != WorkSeen::default()).then(|| self.work.clone()),
             unclaimed: self
                 .unclaimed
                 .then(|| Unclaimed { spec: self.desired.spec.clone(), received_at: self.received_at }),
@@ -360,6 +368,7 @@ mod tests {
             control: helix_protocol::control::Control::default(),
             grants: 0,
             deleted: false,
+            work: helix_protocol::checkpoint::WorkOrder::default(),
             access: None,
         };
         Entry::new(desired, KindName::parse("command").expect("valid kind"), Timestamp::UNIX_EPOCH)

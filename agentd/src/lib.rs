@@ -8,6 +8,7 @@
 pub mod beneath;
 pub mod bridge;
 pub mod cgroup;
+pub mod checkpoint;
 pub mod config;
 pub mod daemon;
 pub mod desktop;

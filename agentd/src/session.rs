@@ -8,6 +8,7 @@
 
 mod adjust;
 mod attach;
+mod checkpoint;
 mod direct;
 mod end;
 mod image;
@@ -37,6 +38,7 @@ use self::attach::Live;
 use self::plan::Host;
 use self::probe::ReadyLines;
 use self::state::{Event, Outcome, State};
+use crate::checkpoint::Courier;
 use crate::config::Config;
 use crate::forward::Reservation;
 use crate::forward::host::Servers;
@@ -89,6 +91,8 @@ pub struct Context<S> {
     pub notes: Notes,
     /// What takes recordings to the server.
     pub uploads: Uploads,
+    /// What takes their work to the server and brings it back.
+    pub checkpoints: Courier,
     /// Images that their agents run in.
     pub images: Images,
     /// Who serves the viewers that come to their ports.
@@ -190,6 +194,8 @@ impl SessionHandle {
             image: Mutex::new(image),
             outlet: watch_channel::Sender::new(false),
             reservation: Mutex::new(None),
+            asked: watch_channel::Sender::new(0),
+            saving: tokio::sync::Mutex::new(()),
         };
         let task = tokio::spawn(session.run(receiver).instrument(span));
         Self { orders, task }
@@ -236,6 +242,10 @@ struct Session<S> {
     outlet: watch_channel::Sender<bool>,
     /// Its port: nobody is given it by chance while its forward is not there.
     reservation: Mutex<Option<Reservation>>,
+    /// How many checkpoints were asked for.
+    asked: watch_channel::Sender<u64>,
+    /// Held while one is made.
+    saving: tokio::sync::Mutex<()>,
 }
 
 impl<S: Supervisor> Session<S> {
@@ -247,6 +257,7 @@ impl<S: Supervisor> Session<S> {
             never = self.let_in() => match never {},
             never = self.let_note() => match never {},
             never = self.open_ports() => match never {},
+            never = self.keep_work() => match never {},
         }
     }
 
@@ -314,6 +325,9 @@ impl<S: Supervisor> Session<S> {
             } else if order.desired.desired == Desired::Stopped {
                 // The end is reported under the epoch that ordered it.
                 self.change(|entry| take_order(entry, &order.desired));
+                if order.desired.work.moves {
+                    return Ending::stopped("moved", "it goes on elsewhere, or from a checkpoint");
+                }
                 return Ending::stopped("stopped_by_user", "stopped on request");
             } else if order.desired.epoch > own {
                 let message = format!("replaced by a newer assignment (epoch {})", order.desired.epoch);
@@ -470,6 +484,7 @@ fn take_order(entry: &mut Entry, order: &DesiredSession) {
     entry.desired.epoch = order.epoch;
     entry.desired.desired = order.desired;
     entry.desired.deleted = order.deleted;
+    (entry.desired.work.moves, entry.desired.work.keep) = (order.work.moves, order.work.keep);
 }
 
 /// Adds a step, unless a former agentd began it: then its time stays.

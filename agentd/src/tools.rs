@@ -11,10 +11,11 @@
 //! again at the next use; when agentd dies the unit comes again by itself, with its terminals.
 
 mod caller;
+pub(crate) mod checkpoint;
 mod exec;
 mod failure;
 mod files;
-mod frames;
+pub(crate) mod frames;
 pub mod host;
 mod program;
 mod ring;

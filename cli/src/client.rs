@@ -1,6 +1,7 @@
 //! HTTP client over `protocol::api`: one method per route, every failure a [`CliError`] with the right exit code.
 
 mod audit;
+mod checkpoints;
 mod desktop;
 mod files;
 mod images;

@@ -1,6 +1,7 @@
 //! Bodies of the canonical HTTP API, `/api/v1/*`. Unknown fields in requests are refused.
 
 pub mod audit;
+pub mod checkpoints;
 pub mod control;
 pub mod grants;
 pub mod images;

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::WorkOrder;
 use crate::control::Control;
 use crate::grant::Grant;
 use crate::ids::{Epoch, Generation, RunnerId, SessionId};
@@ -42,6 +43,9 @@ pub struct DesiredSession {
     /// Once ended: remove its workspace and logs too, and report `forgotten`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
+    /// What becomes of its workspace.
+    #[serde(default, skip_serializing_if = "WorkOrder::is_empty")]
+    pub work: WorkOrder,
     /// What its agent gets and nobody else sees: only in the reply to `sync`, never in the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<SessionAccess>,

@@ -82,6 +82,8 @@ codes! {
     ChunkNotFound = 404, "no such chunk";
     /// No such image, or no such tag of it; `detail` lists the tags.
     ImageNotFound = 404, "no such image";
+    /// The session has no checkpoint of that number, or none at all.
+    CheckpointNotFound = 404, "no such checkpoint";
     /// The session has no terminal of that name.
     TerminalNotFound = 404, "no such terminal";
     /// No such route.
@@ -124,6 +126,12 @@ codes! {
     NoRollback = 409, "there is nothing to roll back to";
     /// A tag, or a session, still uses the image.
     ImageInUse = 409, "the image is in use";
+    /// A part of the checkpoint is missing, or is not what its digest says; nothing was changed.
+    CheckpointDamaged = 409, "the checkpoint is damaged";
+    /// The session's runner could not make the checkpoint; `detail` says why. Nothing was changed.
+    CheckpointFailed = 409, "the checkpoint could not be made";
+    /// The session moves already.
+    SessionMoves = 409, "the session moves";
     /// The session is not unclaimed.
     NotUnclaimed = 409, "the session is not unclaimed";
     /// The clipboard holds more than can be told, or its owner does not give it.
@@ -170,6 +178,8 @@ codes! {
     DiskFull = 507, "the disk is full";
     /// The store of recordings is full; nothing was stored, and what is there stays.
     RecordingsFull = 507, "the store of recordings is full";
+    /// There is no room for checkpoints; nothing was stored, and what is there stays.
+    CheckpointsFull = 507, "the store of checkpoints is full";
     /// What was waited for did not come in time; the request itself stands.
     WaitTimeout = 504, "the wait timed out";
 }

@@ -8,6 +8,7 @@
 pub mod api;
 pub mod assignment;
 pub mod audit;
+pub mod checkpoint;
 pub mod control;
 pub mod desktop;
 pub mod error;

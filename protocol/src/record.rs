@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::images::TagRecord;
 use crate::assignment::Assignment;
+use crate::checkpoint::WorkRecord;
 use crate::control::{Control, Viewer};
 use crate::grant::Grants;
 use crate::ids::{Epoch, Generation, PoolName, RecordingId, RunnerId, SessionId, SpecTaskId, ThreadId};
@@ -87,6 +88,9 @@ pub struct SessionRecord {
     /// The session has a desktop that goes on under other names, and was itself stopped or deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub let_go: Option<LetGo>,
+    /// Its checkpoints and moves, as far as something was decided.
+    #[serde(default, skip_serializing_if = "WorkRecord::is_empty")]
+    pub work: WorkRecord,
 }
 
 /// How a session was let go whose desktop goes on under other names.

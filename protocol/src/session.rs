@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::WorkSeen;
 use crate::ids::{Epoch, Generation, KindName, RunnerId, SessionId};
 use crate::image::{Digest, ImageRef};
 use crate::recording::RecordingOptions;
@@ -366,6 +367,9 @@ pub struct ObservedSession {
     /// Last report: nothing of it is left on the runner, workspace and logs included (after `deleted`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forgotten: bool,
+    /// Its checkpoints, as far as there is something to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<WorkSeen>,
     /// Present when the session runs although the desired set does not name it: what an adoption needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unclaimed: Option<Unclaimed>,

@@ -33,6 +33,12 @@ pub const BUCKET_POOLS: &str = "helix_pools";
 pub const BUCKET_SECRETS: &str = "helix_secrets";
 /// KV: spec tasks, `<spec task>`.
 pub const BUCKET_SPEC_TASKS: &str = "helix_spec_tasks";
+/// Checkpoints of workspaces, by session.
+pub const BUCKET_CHECKPOINTS: &str = "helix_checkpoints";
+/// Packs and manifests of checkpoints.
+pub const STREAM_CHECKPOINTS: &str = "HELIX_CHECKPOINTS";
+/// Its subjects.
+pub const CHECKPOINTS_ALL: &str = "checkpoints.*.*";
 /// KV: recordings, `<recording>`.
 pub const BUCKET_RECORDINGS: &str = "helix_recordings";
 /// KV: images, `image.<hex>`; their names, `name.<name>`; `gc` while unneeded ones are removed.
@@ -126,6 +132,22 @@ pub fn recording_chunk(recording: &RecordingId, number: u32) -> String {
 /// A page of a recording's manifest.
 pub fn recording_page(recording: &RecordingId, page: u32) -> String {
     format!("recordings.{recording}.page.{page}")
+}
+
+/// A pack or a manifest of checkpoints.
+pub fn checkpoint_blob(family: &SessionId, digest: &Digest) -> String {
+    format!("checkpoints.{family}.{}", digest.hex())
+}
+
+/// All of them that a session and its forks have.
+pub fn checkpoints_of(family: &SessionId) -> String {
+    format!("checkpoints.{family}.*")
+}
+
+/// Splits `checkpoints.<family>.<hex>`.
+pub fn parse_checkpoint_blob(subject: &str) -> Option<(SessionId, Digest)> {
+    let (family, hex) = subject.strip_prefix("checkpoints.")?.split_once('.')?;
+    Some((SessionId::parse(family).ok()?, format!("sha256:{hex}").parse().ok()?))
 }
 
 /// A chunk of an image.

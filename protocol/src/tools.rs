@@ -88,6 +88,13 @@ pub fn head(kind: FrameKind, length: usize) -> [u8; HEAD_BYTES] {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Request {
+    /// From agentd: make a checkpoint of the workspace. What follows is between the two.
+    Checkpoint {},
+    /// From agentd, before anything else uses the workspace: fill it with a checkpoint.
+    Restore {
+        /// Its manifest.
+        manifest: crate::image::Digest,
+    },
     /// Answered by a [`FileEntry`].
     Stat {
         /// Which.

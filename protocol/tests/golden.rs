@@ -244,6 +244,7 @@ fn the_link() {
         control: helix_protocol::control::Control::default(),
         grants: 0,
         deleted: false,
+        work: helix_protocol::checkpoint::WorkOrder::default(),
         access: None,
     };
     let reply = Message { runner: runner(), body: Reply::DesiredSet { sessions: vec![desired], rotate: None } };

@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use crate::audit::Audit;
 use crate::bus::Bus;
 use crate::callout::Callout;
+use crate::checkpoints::Checkpoints;
 use crate::config::ServerConfig;
 use crate::desktop::Desktops;
 use crate::events::Events;
@@ -65,6 +66,8 @@ pub struct App {
     pub pools: Pools,
     /// Rules for recordings.
     pub recordings: Recordings,
+    /// Rules for checkpoints, and for sessions that move.
+    pub checkpoints: Checkpoints,
     /// Rules for images.
     pub images: Images,
     /// Viewers waiting for a runner to dial back.
@@ -120,6 +123,7 @@ impl App {
             tokens: Tokens::new(store.clone(), Arc::clone(&keys), &config.secrets),
             audit: Audit::new(events.clone()),
             recordings: Recordings::new(bus.clone(), store.clone(), events.clone()),
+            checkpoints: Checkpoints::new(bus.clone(), store.clone(), sessions.clone(), threads.clone()),
             images: Images::new(bus.clone(), store.clone(), config.image_signers.clone()),
             threads,
             desktops: Desktops::new(relay.clone(), shutdown.clone()),
@@ -163,6 +167,7 @@ impl App {
             threads: self.threads.clone(),
             spec_tasks: self.spec_tasks.clone(),
             recordings: self.recordings.clone(),
+            checkpoints: self.checkpoints.clone(),
             server_id: Arc::clone(&self.server_id),
             config: Arc::clone(&self.config),
         };

@@ -12,6 +12,7 @@
 mod access_log;
 mod assets;
 mod audit;
+mod checkpoints;
 mod control;
 mod desktop;
 mod dial;
@@ -107,6 +108,7 @@ fn registry(external_agents: bool) -> Registry {
     let registry = threads::routes(registry);
     let registry = thread_events::routes(registry);
     let registry = recordings::routes(registry);
+    let registry = checkpoints::routes(registry);
     let registry = images::routes(registry);
     let registry = dial::routes(registry);
     if external_agents { external_agents::routes(registry) } else { registry }

@@ -11,6 +11,7 @@ pub mod auth;
 pub mod backup;
 pub mod bus;
 pub mod callout;
+pub mod checkpoints;
 pub mod config;
 pub mod desktop;
 pub mod error;

@@ -9,6 +9,7 @@
 mod assignments;
 mod conversations;
 mod leases;
+mod moves;
 mod names;
 mod pools;
 mod removal;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::bus::Bus;
+use crate::checkpoints::Checkpoints;
 use crate::config::ServerConfig;
 use crate::error::Result;
 use crate::events::Events;
@@ -65,6 +67,8 @@ pub struct Reconciler {
     pub spec_tasks: SpecTasks,
     /// Recordings, whose time may be up.
     pub recordings: Recordings,
+    /// Checkpoints, whose sessions may be gone.
+    pub checkpoints: Checkpoints,
     /// Held while a conversation gets its last word, and while it is removed with its session: no word comes after that.
     pub last_words: Arc<tokio::sync::Mutex<()>>,
     /// Id of this process.
@@ -157,10 +161,14 @@ impl Reconciler {
         self.sessions.end_lapsed_grants(&self.tokens).await?;
         self.tokens.forget_ended().await?;
         let retry = self.keep_pools().await?;
+        self.begin_moves().await?;
+        self.finish_moves().await?;
+        self.restart_lost().await?;
         self.assign_waiting().await?;
         self.repair_projection().await?;
         self.remove_deleted().await?;
         self.recordings.expire().await?;
+        self.checkpoints.expire().await?;
         Ok(retry.map_or(due, |retry| due.min(retry)))
     }
 }

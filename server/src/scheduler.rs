@@ -79,6 +79,8 @@ pub struct Ask<'a> {
     pub placement: Placement,
     /// The one runner that it may run on.
     pub runner: Option<&'a RunnerId>,
+    /// The runner that it left.
+    pub left: Option<&'a RunnerId>,
     /// Image that its agent runs in.
     pub image: Option<ImageAsk<'a>>,
     /// Most that it may use.

@@ -11,6 +11,7 @@ mod create;
 mod end;
 mod explain;
 pub mod fleet;
+mod fork;
 pub mod grants;
 pub mod inherit;
 mod known;
@@ -331,6 +332,7 @@ fn claim(by: &Principal, seen: &ObservedSession) -> Result<SessionRecord> {
         desktop_of: None,
         continues: None,
         let_go: None,
+        work: helix_protocol::checkpoint::WorkRecord::default(),
     })
 }
 

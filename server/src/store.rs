@@ -8,6 +8,7 @@ pub mod jetstream;
 pub mod view;
 
 use helix_protocol::assignment::{DesiredSession, Lease};
+use helix_protocol::checkpoint::CheckpointsRecord;
 use helix_protocol::pool::PoolRecord;
 use helix_protocol::record::{
     ImageRecord, RecordingRecord, RunnerRecord, SecretRecord, SessionRecord, SpecTaskRecord, TicketRecord, TokenRecord,
@@ -48,6 +49,8 @@ pub struct Store {
     pub pools: Bucket<PoolRecord>,
     /// Recordings, by recording.
     pub recordings: Bucket<RecordingRecord>,
+    /// Checkpoints, by session.
+    pub checkpoints: Bucket<CheckpointsRecord>,
     /// Images and their names.
     pub images: Bucket<ImageRecord>,
 }
@@ -67,6 +70,7 @@ impl Store {
             spec_tasks: Bucket::open(bus, subject::BUCKET_SPEC_TASKS).await?,
             pools: Bucket::open(bus, subject::BUCKET_POOLS).await?,
             recordings: Bucket::open(bus, subject::BUCKET_RECORDINGS).await?,
+            checkpoints: Bucket::open(bus, subject::BUCKET_CHECKPOINTS).await?,
             images: Bucket::open(bus, subject::BUCKET_IMAGES).await?,
         };
         store.sessions.spawn_feed(tasks, shutdown);
@@ -79,6 +83,7 @@ impl Store {
         store.spec_tasks.spawn_feed(tasks, shutdown);
         store.pools.spawn_feed(tasks, shutdown);
         store.recordings.spawn_feed(tasks, shutdown);
+        store.checkpoints.spawn_feed(tasks, shutdown);
         store.images.spawn_feed(tasks, shutdown);
         Ok(store)
     }
@@ -96,6 +101,7 @@ impl Store {
             self.spec_tasks.view().synced(generation),
             self.pools.view().synced(generation),
             self.recordings.view().synced(generation),
+            self.checkpoints.view().synced(generation),
             self.images.view().synced(generation),
         );
     }

@@ -18,6 +18,7 @@ mod held;
 mod images;
 mod join;
 mod limits;
+mod moves;
 mod packages;
 mod provision;
 mod rdp;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         harness_tests::cases(),
         sessions::cases(),
         held::cases(),
+        moves::cases(),
         stops::cases(),
         adoption::cases(),
         limits::cases(),

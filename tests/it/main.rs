@@ -12,6 +12,7 @@ mod browser_threads;
 mod browser_tools;
 mod bus;
 mod chaos;
+mod checkpoints;
 mod cli;
 mod cli_conversations;
 mod conversation_chaos;

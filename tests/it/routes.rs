@@ -97,6 +97,9 @@ async fn every_route_refuses_without_the_right_token() -> Result<()> {
         "/api/v1/recordings",
         "/api/v1/recordings/some",
         "/api/v1/recordings/some/chunks/some",
+        "/api/v1/sessions/some/checkpoints",
+        "/api/v1/sessions/some/checkpoints/commit",
+        "/api/v1/sessions/some/move",
         "/api/v1/recordings/some/events",
         "/api/v1/recordings/some/heads",
         "/api/v1/spec-tasks",
@@ -156,6 +159,8 @@ async fn every_route_refuses_without_the_right_token() -> Result<()> {
                 || may.contains(&route.path.as_str()) && name == "enrolment"
                 // Runners read images.
                 || name == "runner" && route.method == Method::GET && route.path.ends_with(DIGEST)
+                // Only a runner brings what checkpoints are made of; the query says for which session of its.
+                || name == "runner" && route.path.starts_with("/api/v1/sessions/some/checkpoints/")
                 // Only a runner puts a chunk, and reads none; only a runner gets a new token, which begins with a body.
                 || name == "runner" && route.method == Method::PUT
                     && ["/api/v1/recordings/some/chunks/some", "/api/v1/runners/some/token"].contains(&route.path.as_str())

@@ -24,6 +24,7 @@ pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
         slots: number(values, "concurrency", 1, (1, MAX_SLOTS)),
         max_tasks: number(values, "max_tasks", 0, (0, u32::MAX)),
         session_timeout: duration(values, "session_timeout", Duration::from_hours(1)),
+        checkpoint_interval: duration(values, "checkpoint_interval", Duration::from_mins(5)),
         workspace_dir,
         state_dir,
         nats_url: nats_url(values),

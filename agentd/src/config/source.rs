@@ -24,6 +24,7 @@ const SETTINGS: &[(&str, &[&str])] = &[
     ("concurrency", &["CONCURRENCY", "AGENT_CONCURRENCY"]),
     ("max_tasks", &["MAX_TASKS", "AGENT_MAX_TASKS"]),
     ("session_timeout", &["SESSION_TIMEOUT"]),
+    ("checkpoint_interval", &[]),
     ("workspace_dir", &["WORKSPACE_DIR"]),
     ("nats_url", &["NATS_URL"]),
     ("nats_ca_file", &[]),

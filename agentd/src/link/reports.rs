@@ -138,6 +138,7 @@ mod tests {
             direct: None,
             frozen: false,
             forgotten: false,
+            work: None,
             unclaimed: None,
         }
     }

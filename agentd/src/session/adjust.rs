@@ -36,6 +36,12 @@ impl<S: Supervisor> Session<S> {
             })
             .await;
         }
+        // Done beside everything else.
+        self.asked.send_if_modified(|asked| {
+            let is_new = order.desired.work.asked > *asked;
+            *asked = order.desired.work.asked.max(*asked);
+            is_new
+        });
         if order.desired.control.epoch > self.entry().desired.control.epoch {
             // Enforced before it is reported: whoever took the desktop over waits for that.
             self.context.gates.set(&self.id(), &order.desired.control);

@@ -129,7 +129,11 @@ impl<S: Supervisor> Session<S> {
     }
 
     pub(super) fn plan(&self) -> Result<Plan, Ending> {
-        let entry = self.entry().clone();
+        let mut entry = self.entry().clone();
+        if entry.desired.work.restore.is_some() {
+            // What was cloned is in the checkpoint.
+            entry.desired.spec.project = None;
+        }
         let context = &self.context;
         let spool = entry.recording.as_ref().map(|recording| (recording, context.supervisor.spool(recording)));
         let image = entry.desired.spec.image_digest().map(|digest| self.inside(digest));

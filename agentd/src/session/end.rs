@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use helix_protocol::resources::OnLost;
 use helix_protocol::session::{Cause, Desired};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -34,6 +35,9 @@ impl<S: Supervisor> Session<S> {
                 // Its guest is gone, most likely; the kill below needs none.
                 tracing::debug!(unit = unit.as_str(), "unit not stopped politely: {error}");
                 break;
+            }
+            if unit == UnitName::App {
+                self.last_checkpoint().await;
             }
         }
         // What the agent had to say at its end is said.
@@ -120,11 +124,14 @@ impl<S: Supervisor> Session<S> {
     async fn forget(&self, order: &Order) {
         let (supervisor, id) = (&self.context.supervisor, self.id());
         loop {
-            let removed = match supervisor.kill(&id).await {
-                Ok(()) => supervisor.forget(&id).await,
-                error => error,
+            let removed = async {
+                supervisor.kill(&id).await.map_err(|error| error.to_string())?;
+                if order.desired.work.keep {
+                    self.keep_workspace().await.map_err(|error| error.to_string())?;
+                }
+                supervisor.forget(&id).await.map_err(|error| error.to_string())
             };
-            match removed {
+            match removed.await {
                 Ok(()) => break,
                 Err(error) => {
                     tracing::error!("a deleted session is not gone yet: {error}");
@@ -145,8 +152,12 @@ impl<S: Supervisor> Session<S> {
         // Nothing is removed while a process of the former life may still have it open.
         let (supervisor, id) = (&self.context.supervisor, self.id());
         let gone = async || {
-            supervisor.kill(&id).await?;
-            supervisor.forget(&id).await
+            supervisor.kill(&id).await.map_err(|error| error.to_string())?;
+            let may_live_on = order.desired.spec.on_lost == Some(OnLost::Restart);
+            if order.desired.work.restore.is_some() || may_live_on {
+                self.keep_workspace().await.map_err(|error| error.to_string())?;
+            }
+            supervisor.forget(&id).await.map_err(|error| error.to_string())
         };
         while let Err(error) = gone().await {
             tracing::error!("the former life of a session is not gone yet: {error}");

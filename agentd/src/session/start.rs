@@ -29,6 +29,7 @@ struct Step {
 /// Each part of a desktop is up within 0.1 s; a machine that is busy with many starts may need much longer.
 const DESKTOP: Duration = Duration::from_secs(30);
 const WORKSPACE: Step = Step { name: "workspace", unit: UnitName::Workspace, deadline: Duration::from_mins(5) };
+const RESTORE: Step = Step { name: "restore", unit: UnitName::Tools, deadline: Duration::from_mins(30) };
 const DISPLAY: Step = Step { name: "display", unit: UnitName::Display, deadline: DESKTOP };
 const DBUS: Step = Step { name: "dbus", unit: UnitName::Dbus, deadline: DESKTOP };
 const WINDOW_MANAGER: Step = Step { name: "window_manager", unit: UnitName::Wm, deadline: DESKTOP };
@@ -67,6 +68,7 @@ impl<S: Supervisor> Session<S> {
 
     async fn steps(&self, plan: &Plan, paths: &HostPaths, exits: &Exits) -> Result<(), Cause> {
         let workspace = async {
+            self.refill_workspace().await?;
             match &plan.workspace {
                 Some(unit) => self.step(WORKSPACE, self.fill_workspace(unit, exits)).await,
                 None => Ok(()),
@@ -116,6 +118,18 @@ impl<S: Supervisor> Session<S> {
             }
         })
         .await
+    }
+
+    /// With a checkpoint, unless an agentd before this one has done so and gone on.
+    async fn refill_workspace(&self) -> Result<(), Cause> {
+        let began = async |name| {
+            let units = self.context.supervisor.units(&self.id()).await.unwrap_or_default();
+            units.iter().any(|unit| unit.name == name)
+        };
+        if self.entry().desired.work.restore.is_none() || began(UnitName::App).await {
+            return Ok(());
+        }
+        self.step(RESTORE, self.restore_work()).await
     }
 
     async fn fill_workspace(&self, unit: &UnitSpec, exits: &Exits) -> Result<(), Cause> {

@@ -40,7 +40,7 @@ struct Args {
 }
 
 /// Directory of the workspace with what of HOME is kept there.
-const KEPT: &str = ".helix-home";
+pub(crate) const KEPT: &str = ".helix-home";
 
 /// Arguments of the unit, after the program's own path.
 pub(super) fn arguments(

@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, statat};
 use rustix::io::Errno;
 
-use self::upload::PARTS;
+pub(super) use self::upload::PARTS;
 use super::failure::{of_file, of_io};
 use super::frames::write_json_blocking;
 use crate::beneath::Beneath;
@@ -64,9 +64,12 @@ impl Files {
             Request::Write(write) => self.write(stream, &write),
             Request::Upload { path, upload } => answer(stream, self.upload_state(&path, &upload)),
             Request::Delete { path, recursive } => answer(stream, self.delete(&path, recursive).map(|()| Done {})),
-            Request::Exec(_) | Request::Terminal { .. } | Request::Terminals {} | Request::EndTerminal { .. } => {
-                Err(io::ErrorKind::InvalidInput.into())
-            }
+            Request::Exec(_)
+            | Request::Terminal { .. }
+            | Request::Terminals {}
+            | Request::EndTerminal { .. }
+            | Request::Checkpoint {}
+            | Request::Restore { .. } => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 

@@ -17,12 +17,12 @@ fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 /// JSON of the server's.
-pub(super) fn parse<T: DeserializeOwned>(payload: &[u8]) -> io::Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(payload: &[u8]) -> io::Result<T> {
     serde_json::from_slice(payload).map_err(io::Error::from)
 }
 
 /// Reads one frame into `payload`. None at the end of the stream. Not cancel safe.
-pub(super) async fn read(
+pub(crate) async fn read(
     stream: &mut (impl AsyncRead + Unpin),
     payload: &mut Vec<u8>,
 ) -> io::Result<Option<FrameKind>> {
@@ -38,7 +38,7 @@ pub(super) async fn read(
 }
 
 /// Writes one frame. Not cancel safe.
-pub(super) async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: FrameKind, payload: &[u8]) -> io::Result<()> {
+pub(crate) async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: FrameKind, payload: &[u8]) -> io::Result<()> {
     let mut frame = Vec::with_capacity(HEAD_BYTES + payload.len());
     frame.extend_from_slice(&head(kind, payload.len()));
     frame.extend_from_slice(payload);
@@ -46,7 +46,7 @@ pub(super) async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: FrameKin
 }
 
 /// Writes one frame of JSON.
-pub(super) async fn write_json(
+pub(crate) async fn write_json(
     stream: &mut (impl AsyncWrite + Unpin),
     kind: FrameKind,
     value: &impl Serialize,
@@ -55,12 +55,12 @@ pub(super) async fn write_json(
 }
 
 /// The whole answer to a request that was refused.
-pub(super) async fn refuse(stream: &mut (impl AsyncWrite + Unpin), failure: &Failure) -> io::Result<()> {
+pub(crate) async fn refuse(stream: &mut (impl AsyncWrite + Unpin), failure: &Failure) -> io::Result<()> {
     write_json(stream, FrameKind::Failed, failure).await
 }
 
 /// The same as [`read`], for a thread. At the end of the stream: an error of kind `UnexpectedEof`.
-pub(super) fn read_blocking(stream: &mut impl Read, payload: &mut Vec<u8>) -> io::Result<FrameKind> {
+pub(crate) fn read_blocking(stream: &mut impl Read, payload: &mut Vec<u8>) -> io::Result<FrameKind> {
     let mut bytes = [0; HEAD_BYTES];
     stream.read_exact(&mut bytes)?;
     let (kind, length) = parse_head(bytes).ok_or_else(no_frame)?;
@@ -70,7 +70,7 @@ pub(super) fn read_blocking(stream: &mut impl Read, payload: &mut Vec<u8>) -> io
 }
 
 /// The same as [`write_json`], for a thread.
-pub(super) fn write_json_blocking(stream: &mut impl Write, kind: FrameKind, value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write_json_blocking(stream: &mut impl Write, kind: FrameKind, value: &impl Serialize) -> io::Result<()> {
     let payload = json(value)?;
     stream.write_all(&[&head(kind, payload.len())[..], &payload].concat())
 }

@@ -26,7 +26,7 @@ use tokio::task::LocalSet;
 
 use super::files::Files;
 use super::terminals::Terminals;
-use super::{CONTROL, exec, frames, tty};
+use super::{CONTROL, checkpoint, exec, frames, tty};
 use crate::file_events;
 
 /// For the first frame of a stream.
@@ -73,6 +73,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
         .build()?;
     let unit = Rc::new(Unit {
         socket: args.socket,
+        workspace: args.workspace,
         files: Arc::new(files),
         terminals: Rc::default(),
         streams: Cell::new(0),
@@ -84,6 +85,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
 
 struct Unit {
     socket: PathBuf,
+    workspace: PathBuf,
     files: Arc<Files>,
     terminals: Rc<Terminals>,
     /// Streams that are open.
@@ -159,8 +161,13 @@ impl Unit {
             request => {
                 let stream = stream.into_std()?;
                 stream.set_nonblocking(false)?;
-                let files = self.files.clone();
-                tokio::task::spawn_blocking(move || files.serve(stream, request)).await.map_err(io::Error::other)?
+                let (files, workspace) = (self.files.clone(), self.workspace.clone());
+                let serve = move || match request {
+                    Request::Checkpoint {} => checkpoint::make(&workspace, stream),
+                    Request::Restore { manifest } => checkpoint::fill(&workspace, manifest, stream),
+                    request => files.serve(stream, request),
+                };
+                tokio::task::spawn_blocking(serve).await.map_err(io::Error::other)?
             }
         }
     }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use helix_agentd::checkpoint::Courier;
 use helix_agentd::config::{Config, Environment, RunArgs};
 use helix_agentd::daemon;
 use helix_agentd::desktop::Desktops;
@@ -141,6 +142,7 @@ impl Runner {
             tools: Board::default(),
             notes: notes.clone(),
             uploads: Uploads::new(&self.config.state_dir),
+            checkpoints: self.courier(),
             images: self.images(),
             viewers: Viewers::new(self.supervisor.clone(), self.gates.clone(), notes, false),
         });
@@ -154,6 +156,10 @@ impl Runner {
             let failed = reconciler.run().await;
             panic!("{failed}");
         }));
+    }
+
+    fn courier(&self) -> Courier {
+        Courier::new(self.config.clone(), OwnToken::open(&self.config.state_dir).expect("a token"))
     }
 
     fn images(&self) -> Images {
@@ -208,6 +214,7 @@ impl Runner {
             control: helix_protocol::control::Control::default(),
             grants: 0,
             deleted: false,
+            work: helix_protocol::checkpoint::WorkOrder::default(),
             access: self.access.clone().filter(|_| desired == Desired::Running),
         };
         self.edit(|set| {

@@ -1,4 +1,4 @@
-//! `helixctl session …`: create, list, show, explain, prompt, chat, limit, stop, delete, logs, open, vnc, rdp, grant, control; inside it: cp,
+//! `helixctl session …`: create, list, show, explain, prompt, chat, limit, stop, delete, logs, open, vnc, rdp, grant, control; its work: checkpoint, restore, fork, move; inside it: cp,
 //! exec, shell; its desktop: screenshot, input, clipboard, windows, display, cursor, wait.
 
 mod chat;
@@ -21,6 +21,7 @@ mod shell;
 mod view;
 mod vnc;
 pub mod wait;
+pub mod work;
 
 use std::process::ExitCode;
 
@@ -95,6 +96,19 @@ pub enum SessionCommand {
     },
     /// Wait until the desktop has come to rest, or until it changes
     Wait(desktop::WaitArgs),
+    /// Keep the session's work in a checkpoint now; prints its number
+    Checkpoint(work::CheckpointArgs),
+    /// List the checkpoints of a session's work, newest first
+    Checkpoints {
+        /// Session id
+        id: SessionId,
+    },
+    /// Have a session begin again from one of its checkpoints
+    Restore(work::RestoreArgs),
+    /// Make another session that begins from a checkpoint of this one; prints its id
+    Fork(work::ForkArgs),
+    /// Move a session to another runner, with its work; prints the runner
+    Move(work::MoveArgs),
     /// Copy files and directories between this machine and a session's workspace
     Cp(cp::CpArgs),
     /// Run a command in a session; its streams and its exit code are the command's
@@ -186,6 +200,11 @@ pub async fn run(client: &Client, command: SessionCommand, ui: &Ui) -> Result<Ex
         SessionCommand::Windows(command) => desktop::windows(client, command, ui).await?,
         SessionCommand::Display(args) => desktop::display(client, args, ui).await?,
         SessionCommand::Cursor { id } => desktop::cursor(client, &id, ui).await?,
+        SessionCommand::Checkpoint(args) => work::checkpoint(client, args, ui).await?,
+        SessionCommand::Checkpoints { id } => work::checkpoints(client, &id, ui).await?,
+        SessionCommand::Restore(args) => work::restore(client, args, ui).await?,
+        SessionCommand::Fork(args) => work::fork(client, args, ui).await?,
+        SessionCommand::Move(args) => work::move_on(client, args, ui).await?,
         SessionCommand::Wait(args) => desktop::wait(client, args, ui).await?,
         SessionCommand::Cp(args) => Box::pin(cp::run(client, args, ui)).await?,
         SessionCommand::Exec(args) => return Box::pin(exec::run(client, args, ui)).await,

@@ -137,7 +137,7 @@ pub fn names() -> Vec<String> {
     names.sort_by_key(|name| match name.as_str() {
         // What proves recordings, before what says how far they are, before their chunks.
         subject::STREAM_EXTERNAL_AGENTS => 0,
-        subject::STREAM_IMAGES | subject::STREAM_RECORDINGS => 2,
+        subject::STREAM_IMAGES | subject::STREAM_RECORDINGS | subject::STREAM_CHECKPOINTS => 2,
         name if name.starts_with("OBJ_") => 2,
         _ => 1,
     });
@@ -163,6 +163,7 @@ fn configs(Wanted { replicas, recordings, .. }: Wanted) -> Vec<Config> {
         subject::BUCKET_SECRETS,
         subject::BUCKET_SPEC_TASKS,
         subject::BUCKET_RECORDINGS,
+        subject::BUCKET_CHECKPOINTS,
     ];
     let mut all: Vec<Config> = buckets.into_iter().map(bucket).collect();
     all.push(Config { max_age: TICKET_TTL, ..bucket(subject::BUCKET_TICKETS) });
@@ -173,6 +174,12 @@ fn configs(Wanted { replicas, recordings, .. }: Wanted) -> Vec<Config> {
     // Many sessions' events go to the disk together.
     all.push(Config { allow_atomic_publish: true, ..stream(subject::STREAM_THREADS, &[subject::THREADS_ALL]) });
     all.push(Config { max_messages_per_subject: 1, ..stream(subject::STREAM_IMAGES, &[subject::IMAGE_CHUNKS_ALL]) });
+    // Bounded by the servers, which ask how full it is: a reservation would need room on every laptop.
+    all.push(Config {
+        max_messages_per_subject: 1,
+        discard: DiscardPolicy::New,
+        ..stream(subject::STREAM_CHECKPOINTS, &[subject::CHECKPOINTS_ALL])
+    });
     // A store that is full refuses a chunk, which its runner keeps; it drops none that it has. The bound is its own: what
     // fills JetStream's would stop every session with it.
     all.push(Config {

@@ -101,6 +101,11 @@ fn what_each_route_needs() {
     Read: GET /api/v1/sessions/{id}
     Change: PATCH /api/v1/sessions/{id}
     Change: POST /api/v1/sessions/{id}/adopt
+    Read: GET /api/v1/sessions/{id}/checkpoints
+    Change: POST /api/v1/sessions/{id}/checkpoints
+    Runner: GET /api/v1/sessions/{id}/checkpoints/blobs/{digest}
+    Runner: PUT /api/v1/sessions/{id}/checkpoints/blobs/{digest}
+    Runner: POST /api/v1/sessions/{id}/checkpoints/commit
     Drive: GET /api/v1/sessions/{id}/clipboard
     Drive: PUT /api/v1/sessions/{id}/clipboard
     Drive: DELETE /api/v1/sessions/{id}/control
@@ -117,16 +122,19 @@ fn what_each_route_needs() {
     Change: PUT /api/v1/sessions/{id}/files
     Change: GET /api/v1/sessions/{id}/files/list
     Change: GET /api/v1/sessions/{id}/files/upload
+    Change: POST /api/v1/sessions/{id}/fork
     Change: GET /api/v1/sessions/{id}/grants
     Change: POST /api/v1/sessions/{id}/grants
     Change: DELETE /api/v1/sessions/{id}/grants/{grant}
     Drive: POST /api/v1/sessions/{id}/input
     Change: POST /api/v1/sessions/{id}/links
     Read: GET /api/v1/sessions/{id}/logs
+    Operate: POST /api/v1/sessions/{id}/move
     Read: GET /api/v1/sessions/{id}/placement
     Watch: GET /api/v1/sessions/{id}/pointer
     Change: GET /api/v1/sessions/{id}/rdp-connection
     Drive: GET /api/v1/sessions/{id}/rdp/proxy
+    Change: POST /api/v1/sessions/{id}/restore
     Read: GET /api/v1/sessions/{id}/screenshot
     Change: POST /api/v1/sessions/{id}/stop
     Ticket: GET /api/v1/sessions/{id}/streams/rdp
@@ -149,6 +157,7 @@ fn what_each_route_needs() {
     Read: POST /api/v1/sessions/{id}/wait
     Read: GET /api/v1/sessions/{id}/windows
     Drive: POST /api/v1/sessions/{id}/windows/{window}/{action}
+    Read: GET /api/v1/sessions/{id}/work
     Fleet: GET /api/v1/spec-tasks
     Change: POST /api/v1/spec-tasks
     Change: DELETE /api/v1/spec-tasks/{id}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::assignment::{Assignment, DesiredSession};
+use helix_protocol::checkpoint::WorkRecord;
 use helix_protocol::external_agents::{RDP_USER, Task, TaskAgent};
 use helix_protocol::link::Nudge;
 use helix_protocol::record::SessionRecord;
@@ -16,6 +17,7 @@ use super::names::has_desktop;
 use super::{CONCURRENCY, Reconciler};
 use crate::error::Result;
 use crate::scheduler::pass::{Verdict, pass};
+use crate::scheduler::{Ask, place};
 use crate::sessions::fleet::{self, Rules};
 use crate::sessions::list::waits;
 use crate::sessions::view::{desired_of, has_ended};
@@ -85,6 +87,15 @@ impl Reconciler {
         verdicts.into_iter().filter_map(decide).collect()
     }
 
+    /// Whether a runner would take the session now that is not the one it has.
+    pub(super) fn fits_elsewhere(&self, record: &SessionRecord) -> bool {
+        let rules = Rules::read(&self.store);
+        let (sessions, observed) = (self.store.sessions.view().read(), self.store.observed.view().read());
+        let left = record.assignment.as_ref().map(|of| &of.runner);
+        let ask = Ask { runner: record.on_runner.as_ref(), left, ..rules.applicant(record).ask };
+        place(&fleet::candidates(&self.store, &sessions, &observed), ask).is_ok()
+    }
+
     async fn carry_out(&self, decision: Decision) -> Result<()> {
         match decision {
             Decision::Assign(entry, runner, epoch) => self.assign(entry, runner, epoch).await,
@@ -106,6 +117,7 @@ impl Reconciler {
             assignments: entry.value.assignments.saturating_add(1),
             assignment: Some(assignment),
             cause: None,
+            work: WorkRecord { to: None, left: None, ..entry.value.work.clone() },
             ..(*entry.value).clone()
         };
         let written = self.store.sessions.update(record.id.as_str(), &record, entry.revision).await;
@@ -235,6 +247,7 @@ mod tests {
             control: Control::default(),
             grants: 0,
             deleted: false,
+            work: helix_protocol::checkpoint::WorkOrder::default(),
             access: None,
         };
         let labels = [("user_id", "u"), ("instance_id", "i"), ("thread_id", "t"), ("team", "web")];

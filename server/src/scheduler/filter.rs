@@ -18,6 +18,9 @@ pub enum Unfit {
     /// Operator's will.
     #[error("is cordoned")]
     Cordoned,
+    /// The session left it.
+    #[error("is the one that it left")]
+    Left,
     /// Its own will.
     #[error("is draining")]
     Draining,
@@ -93,7 +96,9 @@ impl Unfit {
     /// True for what ends by itself or by an operator's word, without a change of the runner.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Unregistered | Self::Silent | Self::Cordoned | Self::Draining | Self::Full { .. } => true,
+            Self::Unregistered | Self::Silent | Self::Cordoned | Self::Left | Self::Draining | Self::Full { .. } => {
+                true
+            }
             Self::Memory { needed, total, .. } => needed <= total,
             Self::Cpu { needed, total, .. } => needed <= total,
             Self::OtherPool
@@ -150,6 +155,9 @@ pub fn fit(candidate: &Candidate, ask: Ask<'_>) -> Result<(), Unfit> {
     }
     if candidate.cordoned {
         return Err(Unfit::Cordoned);
+    }
+    if ask.left == Some(&candidate.id) {
+        return Err(Unfit::Left);
     }
     if candidate.draining {
         return Err(Unfit::Draining);

@@ -51,6 +51,7 @@ fn runner(id: &str, used: u32, slots: u32) -> Candidate {
 }
 
 const ANY: Ask<'static> = Ask {
+    left: None,
     kind: None,
     pool: None,
     selector: None,

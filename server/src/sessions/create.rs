@@ -117,6 +117,7 @@ impl Sessions {
             desktop_of: None,
             continues,
             let_go: None,
+            work: helix_protocol::checkpoint::WorkRecord::default(),
         };
         match self.inner.store.sessions.create(id.as_str(), &record).await {
             Ok(revision) => {
@@ -163,6 +164,7 @@ impl Sessions {
             desktop_of: None,
             continues: None,
             let_go: None,
+            work: helix_protocol::checkpoint::WorkRecord::default(),
         })
     }
 

@@ -140,7 +140,8 @@ impl Sessions {
         });
         for seen in unwanted {
             set.retain(|desired| desired.session != seen.session);
-            set.push(desired_of_deleted(seen));
+            let lives_elsewhere = sessions.get(seen.session.as_str()).is_some_and(|entry| !entry.value.deleted);
+            set.push(desired_of_deleted(seen, lives_elsewhere));
         }
         Ok(set)
     }
@@ -271,6 +272,7 @@ mod tests {
             direct: None,
             frozen: false,
             forgotten: false,
+            work: None,
             unclaimed: None,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use helix_protocol::api::{Endpoints, SessionView, SyncStatus};
 use helix_protocol::assignment::{Assignment, DesiredSession, Lease};
+use helix_protocol::checkpoint::WorkOrder;
 use helix_protocol::control::Control;
 use helix_protocol::record::SessionRecord;
 use helix_protocol::resources::Usage;
@@ -74,6 +75,8 @@ impl Known<'_> {
         match (&record.assignment, seen) {
             (None, _) if stopping => SessionPhase::Stopped,
             (None, _) => SessionPhase::Pending,
+            // It has ended there, and begins elsewhere in a moment.
+            (Some(_), Some(phase)) if phase.is_terminal() && ends_to_move(record) => SessionPhase::Stopping,
             (Some(_), Some(phase)) if phase.is_terminal() => phase,
             (Some(_), seen) => {
                 let running = if stopping { SessionPhase::Stopping } else { seen.unwrap_or(SessionPhase::Assigned) };
@@ -264,8 +267,14 @@ pub fn observed_of<'a>(record: &SessionRecord, observed: &'a Content<ObservedSes
 pub fn has_ended(record: &SessionRecord, observed: &Content<ObservedSession>) -> bool {
     match record.assignment {
         None => record.desired == Desired::Stopped,
-        Some(_) => observed_of(record, observed).is_some_and(|seen| seen.phase.is_terminal()),
+        Some(_) if ends_to_move(record) => false,
+        Some(_) => has_ended_there(record, observed),
     }
+}
+
+/// True once its runner has said that nothing of it runs there.
+pub fn has_ended_there(record: &SessionRecord, observed: &Content<ObservedSession>) -> bool {
+    observed_of(record, observed).is_some_and(|seen| seen.phase.is_terminal())
 }
 
 /// True for a session of which it is not decided yet whether it gets a desktop of its own: see `spec_tasks`.
@@ -280,7 +289,9 @@ pub fn is_unsettled(record: &SessionRecord) -> bool {
 /// disk must not start it a second time.
 pub fn desired_of(record: &SessionRecord, ended: bool) -> Option<DesiredSession> {
     let assignment = record.assignment.as_ref()?;
-    let desired = if ended { Desired::Stopped } else { record.desired };
+    // What moves ends where it is first.
+    let moves = ends_to_move(record);
+    let desired = if ended || moves { Desired::Stopped } else { record.desired };
     Some(DesiredSession {
         session: record.id.clone(),
         epoch: assignment.epoch,
@@ -290,8 +301,23 @@ pub fn desired_of(record: &SessionRecord, ended: bool) -> Option<DesiredSession>
         control: if desired == Desired::Stopped { Control::default() } else { record.control.clone() },
         grants: if desired == Desired::Stopped { 0 } else { record.grants.epoch },
         deleted: record.deleted,
+        work: if desired == Desired::Stopped { stop_order(record) } else { start_order(record) },
         access: None,
     })
+}
+
+/// It ends where it is, to go on from there.
+fn ends_to_move(record: &SessionRecord) -> bool {
+    record.desired == Desired::Running && record.work.moving.as_ref().is_some_and(|moving| moving.ends)
+}
+
+fn stop_order(record: &SessionRecord) -> WorkOrder {
+    let moves = ends_to_move(record);
+    WorkOrder { moves, ..WorkOrder::default() }
+}
+
+fn start_order(record: &SessionRecord) -> WorkOrder {
+    WorkOrder { asked: record.work.asked, restore: record.work.restore.clone(), ..WorkOrder::default() }
 }
 
 /// What an order to end says of the spec: a runner ends a session by what it noted at the start. The rest would go out
@@ -300,8 +326,10 @@ fn spec_to_end(spec: &SessionSpec) -> SessionSpec {
     SessionSpec { input: None, env: BTreeMap::new(), ..spec.clone() }
 }
 
-/// Order to end and forget a session that was deleted while its runner could not be heard.
-pub fn desired_of_deleted(seen: &ObservedSession) -> DesiredSession {
+/// Order to end and forget a session that was deleted while its runner could not be heard, or that lives elsewhere: what
+/// of its work is in no checkpoint is kept there then.
+pub fn desired_of_deleted(seen: &ObservedSession, lives_elsewhere: bool) -> DesiredSession {
+    let work = WorkOrder { keep: lives_elsewhere, ..WorkOrder::default() };
     DesiredSession {
         session: seen.session.clone(),
         epoch: seen.epoch,
@@ -311,6 +339,7 @@ pub fn desired_of_deleted(seen: &ObservedSession) -> DesiredSession {
         control: Control::default(),
         grants: 0,
         deleted: true,
+        work,
         access: None,
     }
 }

@@ -413,6 +413,7 @@ impl SimRunner {
             direct: None,
             frozen: false,
             forgotten: false,
+            work: None,
             unclaimed: None,
         }
     }

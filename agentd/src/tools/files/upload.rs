@@ -25,7 +25,7 @@ use super::{Files, PATIENCE, Result, entry, name_of, of_file, of_io};
 use crate::tools::frames::{read_blocking, write_json_blocking};
 
 /// Directory of the parts.
-pub(super) const PARTS: &str = ".helix-parts";
+pub(crate) const PARTS: &str = ".helix-parts";
 /// How long a part is kept that nobody goes on with.
 const KEPT: Duration = Duration::from_hours(24);
 /// How long a refused writer may take to notice.

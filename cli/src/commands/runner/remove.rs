@@ -145,7 +145,8 @@ async fn empty(
 ) -> Result<()> {
     if let Some(view) = view.filter(|view| view.liveness == Liveness::Online) {
         let within = if args.force { Duration::ZERO } else { args.timeout };
-        let drained = drain(client, &DrainArgs { id: view.id.clone(), within, stop: args.force }, ui).await;
+        let drained =
+            drain(client, &DrainArgs { id: view.id.clone(), within, stop: args.force, moves: false }, ui).await;
         return match drained {
             Ok(_) => Ok(()),
             // The script on the machine ends what is left.

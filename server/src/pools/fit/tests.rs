@@ -47,6 +47,7 @@ fn fit(pool: &str, asked: &str, named: bool, takes_prompts: bool) -> bool {
         desktop_of: None,
         continues: None,
         let_go: None,
+        work: helix_protocol::checkpoint::WorkRecord::default(),
     };
     let seen = ObservedSession {
         session: id,
@@ -68,6 +69,7 @@ fn fit(pool: &str, asked: &str, named: bool, takes_prompts: bool) -> bool {
         direct: None,
         frozen: false,
         forgotten: false,
+        work: None,
         unclaimed: None,
     };
     let default_kind = kind("command");

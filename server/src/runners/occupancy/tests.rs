@@ -92,6 +92,7 @@ fn session(id: &str, kind: Option<KindName>, reserve: Reserve) -> SessionRecord 
         desktop_of: None,
         continues: None,
         let_go: None,
+        work: helix_protocol::checkpoint::WorkRecord::default(),
     }
 }
 
@@ -117,6 +118,7 @@ fn seen(id: &str, phase: SessionPhase) -> ObservedSession {
         direct: None,
         frozen: false,
         forgotten: false,
+        work: None,
         unclaimed: Some(Unclaimed { spec, received_at: Timestamp::UNIX_EPOCH }),
     }
 }

@@ -43,6 +43,7 @@ fn record(assigned: Option<u64>, desired: Desired) -> SessionRecord {
         desktop_of: None,
         continues: None,
         let_go: None,
+        work: helix_protocol::checkpoint::WorkRecord::default(),
     }
 }
 
@@ -67,6 +68,7 @@ fn seen(epoch: u64, phase: SessionPhase) -> ObservedSession {
         direct: None,
         frozen: false,
         forgotten: false,
+        work: None,
         unclaimed: None,
     }
 }
@@ -234,7 +236,7 @@ fn an_order_to_end_carries_neither_input_nor_environment() {
         assert_eq!(ending, kept);
     }
     let unclaimed = Some(Unclaimed { spec: running, received_at: Timestamp::UNIX_EPOCH });
-    let deleted = desired_of_deleted(&ObservedSession { unclaimed, ..seen(1, SessionPhase::Stopped) }).spec;
+    let deleted = desired_of_deleted(&ObservedSession { unclaimed, ..seen(1, SessionPhase::Stopped) }, false).spec;
     assert!(deleted.input.is_none() && deleted.env.is_empty());
 }
 

@@ -1,0 +1,105 @@
+//! Sessions that go on elsewhere, on whole systems: a runner is cut off and comes back, and one is drained.
+
+use anyhow::{Context, Result, ensure};
+use helix_protocol::session::SessionPhase;
+use helix_tests::eventually::{eventually, secs};
+use serde_json::json;
+
+use crate::fleet::{Fleet, RunnerSettings};
+use crate::harness::{Boot, Case, Host};
+
+const IDS: [&str; 3] = ["r1", "r2", "r3"];
+const WORKSPACES: &str = "/var/lib/helix/agentd/workspaces";
+
+/// All of them.
+pub fn cases() -> Vec<Case> {
+    vec![Case::always("a_cut_off_session_goes_on_elsewhere", a_cut_off_session_goes_on_elsewhere)]
+}
+
+async fn three() -> Result<(Fleet, Vec<Host>)> {
+    let fleet = Fleet::start().await?;
+    let mut hosts = Vec::new();
+    for id in IDS {
+        let host = Boot::container().start().await?;
+        let settings = RunnerSettings { id, more: "checkpoint_interval = \"1s\"", ..RunnerSettings::default() };
+        fleet.join(&host, &settings).await?;
+        hosts.push(host);
+    }
+    Ok((fleet, hosts))
+}
+
+fn place(runner: &str) -> Result<usize> {
+    IDS.iter().position(|id| *id == runner).context("no such runner")
+}
+
+async fn a_cut_off_session_goes_on_elsewhere() -> Result<()> {
+    let (fleet, hosts) = three().await?;
+    let api = fleet.api()?;
+    // Its agent is alive as long as it counts; what it counts is its work.
+    let input = "git init -q . && while :; do echo . >>ticks; sleep 0.2; done";
+    let body = json!({ "id": "moves", "kind": "command", "input": input, "on_lost": "restart" });
+    let first = fleet.ready(&body, secs(60)).await?;
+    let from = first.runner.clone().context("no runner")?.to_string();
+    let old = &hosts[place(&from)?];
+    let checkpoints = async || -> Result<usize> {
+        let list = api.get("/api/v1/sessions/moves/checkpoints").await?.expect(200)?;
+        Ok(list["checkpoints"]
+            .as_array()
+            .context("no list")?
+            .iter()
+            .filter(|one| one["entries"].as_u64() > Some(5))
+            .count())
+    };
+    eventually("its work is in a checkpoint", secs(60), || async {
+        ensure!(checkpoints().await? > 0);
+        Ok(())
+    })
+    .await?;
+    old.partition()?;
+    let there = fleet
+        .until("moves", "goes on elsewhere", secs(120), |view| {
+            view.phase == SessionPhase::Ready && view.runner.as_ref().is_some_and(|runner| runner.as_str() != from)
+        })
+        .await?;
+    let new = &hosts[place(there.runner.as_ref().context("no runner")?.as_str())?];
+    let path = format!("{WORKSPACES}/moves");
+    new.run_ok(&format!("test -s {path}/ticks -a -d {path}/.git")).await?;
+    // While the other one counts, the first stands still, or it would not be fenced.
+    let slice = "systemctl list-units --plain --no-legend 'helix-s*-app.service' | wc -l";
+    let count = async |host: &Host, at: &str| host.run_ok(&format!("stat -c %s {at}/ticks")).await;
+    let (before, mine) = (count(old, &path).await?, count(new, &path).await?.parse::<u64>()?);
+    eventually("the new one counts", secs(30), || async {
+        ensure!(count(new, &path).await?.parse::<u64>()? > mine + 3);
+        Ok(())
+    })
+    .await?;
+    ensure!(count(old, &path).await? == before, "two copies are at work");
+    old.heal()?;
+    eventually("the one that comes back has ended, and its workspace is kept", secs(90), || async {
+        ensure!(old.run_ok(slice).await? == "0", "it lives");
+        old.run_ok(&format!("test ! -e {path} && test -s {path}.kept-*/ticks")).await?;
+        Ok(())
+    })
+    .await?;
+    ensure!(new.run_ok(slice).await? == "1");
+    let now = api.session("moves").await?;
+    ensure!(now.epoch == there.epoch && now.phase == SessionPhase::Ready, "{now:?}");
+    // On purpose: all of its work is there, and nothing stays behind.
+    api.post_empty("/api/v1/sessions/moves/move").await?.expect(200)?;
+    let last = fleet
+        .until("moves", "is elsewhere again", secs(120), |view| {
+            view.phase == SessionPhase::Ready && view.epoch > there.epoch
+        })
+        .await?;
+    let last = &hosts[place(last.runner.as_ref().context("no runner")?.as_str())?];
+    last.run_ok(&format!("test -s {path}/ticks")).await?;
+    eventually("nothing is left", secs(60), || async {
+        new.run_ok(&format!("test -z \"$(ls -A {WORKSPACES})\"")).await?;
+        Ok(())
+    })
+    .await?;
+    for host in hosts {
+        host.stop().await?;
+    }
+    fleet.stop().await
+}
