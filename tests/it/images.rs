@@ -6,6 +6,7 @@ mod rootless;
 mod zed;
 
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(400);
 
 /// One archive, and one cache that most tests share: layers are built once.
 struct Lab {
-    _dir: tempfile::TempDir,
+    _remover: std::process::ChildStdin,
     archive: Archive,
     root: PathBuf,
 }
@@ -38,10 +39,10 @@ async fn lab() -> Result<&'static Lab> {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let dir = tempfile::Builder::new().prefix("helix-images-").tempdir()?;
-                let archive = Archive::serve(&dir.path().join("archive")).await;
-                let root = dir.path().to_owned();
-                let _ = made.send(archive.map(|archive| Lab { _dir: dir, archive, root }));
+                let root = tempfile::Builder::new().prefix("helix-images-").tempdir()?.keep();
+                let remover = remove_at_the_end(&root)?;
+                let archive = Archive::serve(&root.join("archive")).await;
+                let _ = made.send(archive.map(|archive| Lab { _remover: remover, archive, root }));
                 std::future::pending::<Result<()>>().await
             })
         });
@@ -52,6 +53,17 @@ async fn lab() -> Result<&'static Lab> {
         Ok(lab)
     })
     .await
+}
+
+/// What is static is never dropped: a process removes the directory once this one has ended, however it did.
+fn remove_at_the_end(dir: &Path) -> Result<std::process::ChildStdin> {
+    let mut remover = std::process::Command::new("sh")
+        .args(["-c", "cat >/dev/null; exec rm -rf -- \"$1\"", "sh"])
+        .arg(dir)
+        .stdin(std::process::Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    remover.stdin.take().context("no pipe")
 }
 
 impl Lab {
