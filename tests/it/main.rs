@@ -29,6 +29,7 @@ mod gpui;
 mod health;
 mod hostile;
 mod images;
+mod machine_images;
 mod nats_cluster;
 mod packages;
 mod pools;
