@@ -89,6 +89,12 @@ tar                                                  tar"
 images_test_packages="
 gpg                                                  gnupg
 dpkg-deb                                             dpkg"
+# What boots the disks of machine images; qemu-img also writes qcow2 for them.
+machines_test_packages="
+qemu-system-x86_64                                   qemu-system-x86
+qemu-img                                             qemu-utils
+/usr/share/OVMF/OVMF_CODE_4M.fd                      ovmf
+mformat                                              mtools"
 # What the building of images is compared with.
 images_bench_packages="
 debootstrap                                          debootstrap

@@ -7,7 +7,7 @@
 #   build     compiler, Node.js with npm, headers for the GPUI probe
 #   mesa      what Zed draws with: Mesa's Vulkan driver for the processor, 25 or newer; with an older one Zed stays black
 #                                                        (without arguments: runtime build mesa)
-#   test      what the tests drive: a browser, an ACP agent from npm, curl, jq, ffmpeg, VNC and RDP clients, Debian 12's own Mesa (brings the three above, too)
+#   test      what the tests drive: a browser, an ACP agent from npm, curl, jq, ffmpeg, VNC and RDP clients, QEMU, Debian 12's own Mesa (brings the three above, too)
 #   bench     the programs that `make bench` compares with        (brings runtime and build, too)
 #   images    what `helixctl image build` builds with
 #   package   what `make package` packs with
@@ -145,6 +145,7 @@ if wants bench; then note_missing "$bench_packages"; fi
 if wants package; then note_missing "$package_packages"; fi
 if wants images; then note_missing "$images_packages"; fi
 if wants test; then note_missing "$images_test_packages"; fi
+if wants test; then note_missing "$machines_test_packages"; fi
 if wants bench; then note_missing "$images_bench_packages"; fi
 if wants ansible; then note_missing "$ansible_packages"; fi
 if wants test-hosts; then note_missing "$hosts_packages"; fi
@@ -274,6 +275,13 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
   as_root apt-get update -q
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+  # Debian 12's QEMU goes together with a qemu-img of its own version alone: apt takes a newer one of the backports away.
+  missing=()
+  if wants test; then note_missing "$machines_test_packages"; fi
+  if [ ${#missing[@]} -gt 0 ]; then
+    say "packages that went for others, to install again: ${missing[*]}"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+  fi
 fi
 if [ "$need_instances" = yes ]; then echo $instances_wanted | as_root tee $instances >/dev/null; fi
 if [ "$need_sockets" = yes ]; then as_root install -d -m 1777 -o root -g root /tmp/.X11-unix; fi

@@ -12,6 +12,7 @@ pub mod artifacts;
 pub mod build;
 pub mod cache;
 pub mod contents;
+pub mod disk;
 pub mod export;
 pub mod inputs;
 pub mod pack;

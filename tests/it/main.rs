@@ -30,6 +30,7 @@ mod gpui;
 mod health;
 mod hostile;
 mod images;
+mod machine_images;
 mod nats_cluster;
 mod packages;
 mod pools;

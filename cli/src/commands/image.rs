@@ -45,7 +45,7 @@ pub enum ImageCommand {
     Gc(gc::GcArgs),
     /// Let a tag name again what it named before, at once
     Rollback(list::RollbackArgs),
-    /// Write an image as a tar or as a directory
+    /// Write an image as a tar, as a directory, or as a bootable disk
     Export(export::ExportArgs),
     /// Bring an image of this machine to the server, as much of it as the server lacks, and set its tag there
     Push(push::PushArgs),

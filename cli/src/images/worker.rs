@@ -2,6 +2,7 @@
 //!
 //! It is process 1 of its namespace, so whatever a step leaves running ends with it.
 
+mod disk;
 mod fonts;
 mod packages;
 mod root;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::root::Root;
 pub use self::root::is_file_target;
+use super::disk::DiskJob;
 use super::pack::{Packed, pack};
 use super::plan::Step;
 use super::sbom;
@@ -43,6 +45,8 @@ pub enum Job {
         /// Where.
         to: PathBuf,
     },
+    /// Make a bootable disk of an image.
+    Disk(Box<DiskJob>),
 }
 
 /// One layer.
@@ -129,6 +133,7 @@ fn run(job: &Job) -> Result<Answer> {
             super::export::unpack(&Store::open(store)?, image, to)?;
             Ok(Answer::Done)
         }
+        Job::Disk(job) => disk::make(job).map(|()| Answer::Done),
     }
 }
 

@@ -131,6 +131,11 @@ impl Program {
         let sha256 = hex(digest(&SHA256, &content).as_ref());
         Some(Self { glibc: needs_glibc(&content), arch, sha256, content })
     }
+
+    /// Its digest, in hex.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
 }
 
 /// The newest version of glibc that a program names among those of the functions it is linked with.

@@ -23,19 +23,28 @@ async fn five(fleet: &Fleet, app: &App) {
     let terminal = KindName::parse("terminal").expect("valid kind");
     let runner = SimRunner::enrol(fleet, app, "r1").await;
     runner.register_as(2, |facts| facts.kinds.push(terminal.clone())).await;
-    for (session, by, kind, labels) in [
+    // In turn: where others wait, too, owners take turns.
+    let assigned =
+        async |count| eventually("assigned", async || Some(runner.sync().await).filter(|set| set.len() == count)).await;
+    for (number, (session, by, kind, labels)) in [
         ("a", admin(), Some(terminal), &[("team", "web"), ("stage", "test")][..]),
         ("b", admin(), None, &[("team", "web")]),
         ("c", user(), None, &[("team", "web"), ("stage", "live")]),
         ("d", admin(), None, &[("team", "bus")]),
         ("e", admin(), None, &[]),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let labels: BTreeMap<_, _> =
             labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         app.sessions.create(&by, CreateSession { kind, labels, ..command(session, "make") }).await.expect("created");
+        if number < 2 {
+            assigned(number + 1).await;
+        }
     }
-    let orders = eventually("two are assigned", async || Some(runner.sync().await).filter(|set| set.len() == 2)).await;
-    let order = orders.iter().find(|order| order.session == id("b")).expect("the oldest are assigned first");
+    let orders = assigned(2).await;
+    let order = orders.iter().find(|order| order.session == id("b")).expect("it has a runner");
     runner.report(&runner.seen("b", order.epoch.0, 1, SessionPhase::Ready)).await;
 }
 

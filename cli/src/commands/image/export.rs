@@ -1,14 +1,18 @@
-//! `helixctl image export`: an image as a tar or as a directory.
+//! `helixctl image export`: an image as a tar, as a directory, or as a bootable disk.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use helix_protocol::image::ImageRef;
+use helix_protocol::image::{Digest, ImageRef};
+use helix_protocol::resources::Bytes;
 
+use super::super::provision;
 use super::{CacheArgs, found};
 use crate::error::{CliError, Kind, Result};
+use crate::images::cache::Cache;
+use crate::images::disk::{self, Format, JoinWords};
 use crate::images::export;
 use crate::images::sandbox::{self, Rights};
 use crate::images::worker::Job;
@@ -20,19 +24,44 @@ pub struct ExportArgs {
     /// NAME, NAME:TAG or digest
     image: ImageRef,
     /// Tar that is written, - for standard output; with --directory a directory that is not there yet
-    out: PathBuf,
+    #[arg(required_unless_present = "disk")]
+    out: Option<PathBuf>,
     /// Unpack it, owners and all; as root
     #[arg(long)]
     directory: bool,
+    /// Bootable disk that is written instead, with agentd, which enrols at its first boot; of an image like `machine`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "directory"])]
+    disk: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArgs,
     #[command(flatten)]
     cache: CacheArgs,
+}
+
+/// What a disk shall be.
+#[derive(Debug, Args)]
+struct MachineArgs {
+    /// How the disk is written [default: qcow2 for FILE.qcow2, else raw]
+    #[arg(long, requires = "disk")]
+    format: Option<Format>,
+    /// How large it is, for example 20GiB [default: the image and 2 GiB of room]
+    #[arg(long, requires = "disk")]
+    size: Option<Bytes>,
+    /// File with lines like API_HOST=URL, API_TOKEN=TOKEN, LABELS=pool=ci that every machine of the disk is told; what is not
+    /// in it comes from a seed disk or a credential
+    #[arg(long, requires = "disk", value_name = "FILE")]
+    join: Option<PathBuf>,
 }
 
 /// Runs `image export`.
 pub async fn run(args: &ExportArgs, ui: &Ui) -> Result<ExitCode> {
     let cache = args.cache.cache()?;
     let (digest, manifest) = found(&cache.store, &args.image)?;
-    let out = &args.out;
+    if let Some(to) = &args.disk {
+        return disk(args, &cache, digest, to, ui).await;
+    }
+    // One of both is required.
+    let out = args.out.as_deref().unwrap_or(Path::new("-"));
     let failed = |error: io::Error| CliError::failed("cannot export the image").at(out.display()).because(error);
     if args.directory {
         if sandbox::rights()? != Rights::Root {
@@ -62,6 +91,28 @@ pub async fn run(args: &ExportArgs, ui: &Ui) -> Result<ExitCode> {
     }
     let answer = serde_json::json!({ "digest": digest, "out": out, "tar_bytes": manifest.tar_bytes });
     ui.answer(&answer, || ui.line(&super::shown(out)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn disk(args: &ExportArgs, cache: &Cache, image: Digest, to: &Path, ui: &Ui) -> Result<ExitCode> {
+    let machine = &args.machine;
+    let ends_in_qcow2 = to.extension().is_some_and(|ending| ending == "qcow2");
+    let join = machine.join.as_deref().map(JoinWords::read).transpose()?.unwrap_or_default();
+    let agentd = provision::agentd()?;
+    let request = disk::Request {
+        image,
+        to: to.to_owned(),
+        format: machine.format.unwrap_or(if ends_in_qcow2 { Format::Qcow2 } else { Format::Raw }),
+        size: machine.size.map(|size| size.0),
+        join,
+    };
+    let progress = ui.progress();
+    let made = disk::make(cache, request, &agentd, &|what| progress.now(what)).await?;
+    drop(progress);
+    ui.answer(&made, || ui.line(&super::shown(to)))?;
+    if made.has_token && !ui.json {
+        ui.note("an enrolment token is in this disk: keep it to yourself; each machine forgets it when it is enrolled");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

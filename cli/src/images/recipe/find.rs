@@ -10,10 +10,11 @@ const DIRECTORIES: [&str; 2] = ["images", "/etc/helix/images.d"];
 /// No recipe has more ancestors.
 const MOST_PARENTS: usize = 16;
 /// The recipes that this program brings.
-const SHIPPED: [(&str, &str); 4] = [
+const SHIPPED: [(&str, &str); 5] = [
     ("base", include_str!("../../../../images/base.toml")),
     ("browser", include_str!("../../../../images/browser.toml")),
     ("dev", include_str!("../../../../images/dev.toml")),
+    ("machine", include_str!("../../../../images/machine.toml")),
     ("zed", include_str!("../../../../images/zed.toml")),
 ];
 

@@ -57,6 +57,13 @@ impl Root {
         Ok(root)
     }
 
+    /// A tree that is nobody else's, as it is; what is written stays in it.
+    pub fn tree(path: PathBuf, work: &Path, source_date: u64) -> Result<Self> {
+        let root = Self { path, source_date };
+        root.furnish(work)?;
+        Ok(root)
+    }
+
     fn overlay(layers: &Path, names: &[String], work: &Path, top: Option<&str>) -> Result<Self> {
         let path = work.join("root");
         make(&path)?;
