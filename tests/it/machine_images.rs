@@ -66,6 +66,29 @@ fn new_runners(all: Vec<RunnerView>) -> Vec<RunnerView> {
     all.into_iter().filter(|runner| runner.facts.is_some() && runner.liveness == Liveness::Online).collect()
 }
 
+/// What cannot be a disk is said so, and nothing is written.
+async fn refusals(dir: &Path) -> Result<()> {
+    let disk = dir.join("none.raw").display().to_string();
+    let wrong = dir.join("wrong.env");
+    std::fs::write(&wrong, "API_HOST=https://a\nAPI_TOKNE=x\n")?;
+    let wrong = wrong.display().to_string();
+    for (args, code, words) in [
+        (vec!["machien", "--disk", &disk], 1, vec!["machien", "image list"]),
+        (vec!["machine", "--disk", &disk, "--size", "64MiB"], 2, vec!["does not fit", "--size"]),
+        (vec!["machine", "--disk", &disk, "--join", &wrong], 2, vec!["line 2", "API_TOKNE", "API_TOKEN"]),
+        (vec!["machine", "--disk", &disk, "--format", "vmdk"], 2, vec!["vmdk", "qcow2"]),
+    ] {
+        let output = image(&[&["export"], &args[..]].concat()).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(code), "{args:?}: {:?} {said}", output.status);
+        for word in words {
+            ensure!(said.contains(word), "{args:?}: {word} is missing: {said}");
+        }
+    }
+    ensure!(!Path::new(&disk).exists());
+    Ok(())
+}
+
 #[tokio::test]
 async fn two_clones_of_a_disk_become_two_runners_that_run_sessions() -> Result<()> {
     machine().await?;
@@ -79,6 +102,7 @@ async fn two_clones_of_a_disk_become_two_runners_that_run_sessions() -> Result<(
         &join,
         format!("API_HOST=http://{HOST}:{port}\nNATS_URL=nats://{HOST}:{nats}\nLABELS=pool=clones\nCONCURRENCY=2\n"),
     )?;
+    refusals(dir.path()).await?;
     let disk = dir.path().join("machine.qcow2");
     let (disk_text, join_text) = (disk.display().to_string(), join.display().to_string());
     succeeded(&image(&["export", "machine", "--disk", &disk_text, "--join", &join_text, "--size", "6GiB"]).await?)?;
@@ -126,5 +150,19 @@ async fn two_clones_of_a_disk_become_two_runners_that_run_sessions() -> Result<(
     }
     one.stop()?;
     two.stop()?;
+
+    // A token that is good for nothing is told on the console, with what to do, and not tried for ever.
+    let seed = Seed::Credential("API_TOKEN=no-token-of-anybody\n".to_owned());
+    let three = Vm::start(dir.path(), "three", &disk, Firmware::Bios, &seed)?;
+    eventually("the refusal is told", BOOT, || async {
+        three.lives()?;
+        let said = three.console();
+        ensure!(said.contains("this machine is no runner yet") && said.contains("helixctl token create"), "{said}");
+        Ok(())
+    })
+    .await?;
+    ensure!(!three.console().contains("no-token-of-anybody"), "{}", three.console());
+    ensure!(api.runners().await?.len() == 2, "{:?}", api.runners().await?);
+    three.stop()?;
     cluster.shutdown().await
 }

@@ -27,7 +27,7 @@ seed() {
   device=$(blkid -L cidata || blkid -L CIDATA) || return 0
   mkdir -p "$work/cidata"
   mount -o ro,nosuid,nodev,noexec "$device" "$work/cidata" || stop 78 "the seed disk $device cannot be mounted" "make it a FAT or ISO 9660 labelled cidata"
-  sed -n 's/^local-hostname: *//p' "$work/cidata/meta-data" 2>/dev/null | tr -d "\"'\r" >"$work/name" || true
+  sed -n 's/^local-hostname: *//p' "$work/cidata/meta-data" 2>/dev/null | tr -cd 'A-Za-z0-9.\n-' >"$work/name" || true
   if head -n 1 "$work/cidata/user-data" 2>/dev/null | grep -q '^#helix'; then
     cat "$work/cidata/user-data" >"$work/seed"
   else
@@ -51,7 +51,8 @@ while IFS= read -r line || [ -n "$line" ]; do
   name=${line%%=*} value=${line#*=}
   case $known in *" $name "*) ;; *) stop 78 "it was told ${name%%[!A-Z_]*}…, which is none of:$known" "write NAME=VALUE" ;; esac
   case $value in \"*\") value=${value#\"} value=${value%\"} ;; esac
-  case $value in *[\"\\]*) stop 78 "$name has a quote or backslash in it" "write NAME=VALUE" ;; esac
+  # What follows is read by a shell.
+  case $value in *[\"\\\$\`]*) stop 78 "$name has a quote, backslash, \$ or \` in it" "write NAME=VALUE" ;; esac
   case $name in
     API_TOKEN) token=$value; continue ;;
     LABELS) labels=$value; continue ;;
