@@ -215,27 +215,24 @@ impl Checkpoints {
     async fn under_way(&self, session: &SessionId) -> Result<SessionId> {
         for _ in 0..MAX_TRIES {
             let now = Timestamp::now();
-            let written = match self.store.checkpoints.get(session.as_str()).await? {
-                Lookup::Found(entry) => {
-                    let record = (*entry.value).clone();
-                    // Often enough for whoever looks what is on its way.
-                    if now.duration_since(record.at) < jiff::SignedDuration::from_mins(10) {
-                        return Ok(record.family);
-                    }
-                    let family = record.family.clone();
-                    let noted = CheckpointsRecord { at: now, ..record };
-                    self.store.checkpoints.update(session.as_str(), &noted, entry.revision).await.map(|_| family)
+            let written = if let Lookup::Found(entry) = self.store.checkpoints.get(session.as_str()).await? {
+                let record = (*entry.value).clone();
+                // Often enough for whoever looks what is on its way.
+                if now.duration_since(record.at) < jiff::SignedDuration::from_mins(10) {
+                    return Ok(record.family);
                 }
-                _ => {
-                    let record = CheckpointsRecord {
-                        session: session.clone(),
-                        family: session.clone(),
-                        last: 0,
-                        list: Vec::new(),
-                        at: now,
-                    };
-                    self.store.checkpoints.create(session.as_str(), &record).await.map(|_| record.family)
-                }
+                let family = record.family.clone();
+                let noted = CheckpointsRecord { at: now, ..record };
+                self.store.checkpoints.update(session.as_str(), &noted, entry.revision).await.map(|_| family)
+            } else {
+                let record = CheckpointsRecord {
+                    session: session.clone(),
+                    family: session.clone(),
+                    last: 0,
+                    list: Vec::new(),
+                    at: now,
+                };
+                self.store.checkpoints.create(session.as_str(), &record).await.map(|_| record.family)
             };
             match written {
                 Err(error) if error.code == ErrorCode::Conflict => {}

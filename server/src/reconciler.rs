@@ -96,7 +96,7 @@ impl Reconciler {
         tasks.spawn(guarded(close, shutdown.clone(), failed.clone()).instrument(span));
         let stop = shutdown.clone();
         let reconcile =
-            async move { stop.run_until_cancelled(self.run(leading.subscribe())).await.unwrap_or_default() };
+            async move { stop.run_until_cancelled(Box::pin(self.run(leading.subscribe()))).await.unwrap_or_default() };
         let span = tracing::info_span!("reconciler");
         tasks.spawn(guarded(reconcile, shutdown.clone(), failed.clone()).instrument(span));
     }

@@ -21,11 +21,11 @@ use tokio::process::Command;
 use self::vm::{Firmware, Seed, Vm};
 
 /// For a build that has everything to fetch, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 /// A processor that is emulated boots in half a minute of another one's time.
 const BOOT: Duration = Duration::from_secs(400);
 /// Of a step of a session there.
-const SESSION: Duration = Duration::from_secs(180);
+const SESSION: Duration = Duration::from_mins(3);
 /// This machine's loopback, as a guest sees it.
 const HOST: &str = "10.0.2.2";
 
@@ -129,23 +129,23 @@ async fn two_clones_of_a_disk_become_two_runners_that_run_sessions() -> Result<(
     // A session on each, of the pool by their label alone. What it sees: who the machine is, a root file system that has
     // grown (the clone is larger than the disk), and nothing that it was told.
     let script = "cat /etc/machine-id; hostname; df --output=size -m / | tail -n 1; ls /etc/helix 2>&1; cat /etc/helix/* /proc/cmdline 2>&1";
-    let mut seen = Vec::new();
+    let mut outputs = Vec::new();
     for (number, runner) in runners.iter().enumerate() {
         let id = format!("on-clone-{number}");
         let body = json!({ "id": id, "kind": "command", "pool": "clones", "runner": runner.id, "input": script });
         api.create(&body).await?;
         api.wait_phase(&id, SessionPhase::Ready, SESSION).await?;
         let view = api.wait_result(&id, SESSION).await?;
-        seen.push(view.result.context("no result")?.output_tail);
+        outputs.push(view.result.context("no result")?.output_tail);
         api.delete_session(&id, SESSION).await?;
     }
-    println!("{seen:?}");
-    let lines: Vec<Vec<&str>> = seen.iter().map(|text| text.lines().map(str::trim).collect()).collect();
-    ensure!(lines.iter().all(|lines| lines.len() > 3 && lines[0].len() == 32), "{seen:?}");
-    ensure!(lines[0][0] != lines[1][0] && lines[0][1] != lines[1][1], "clones are one machine: {seen:?}");
-    ensure!(seen.iter().all(|text| !text.contains(&token) && !text.contains("join.env")), "{seen:?}");
+    println!("{outputs:?}");
+    let lines: Vec<Vec<&str>> = outputs.iter().map(|text| text.lines().map(str::trim).collect()).collect();
+    ensure!(lines.iter().all(|lines| lines.len() > 3 && lines[0].len() == 32), "{outputs:?}");
+    ensure!(lines[0][0] != lines[1][0] && lines[0][1] != lines[1][1], "clones are one machine: {outputs:?}");
+    ensure!(outputs.iter().all(|text| !text.contains(&token) && !text.contains("join.env")), "{outputs:?}");
     for lines in &lines {
-        let size: u64 = lines[2].parse().with_context(|| format!("{seen:?}"))?;
+        let size: u64 = lines[2].parse().with_context(|| format!("{outputs:?}"))?;
         ensure!(size > 7000, "the root file system has {size} MiB of a disk with 8 GiB");
     }
     one.stop()?;

@@ -154,7 +154,7 @@ impl<S: Supervisor> Session<S> {
     }
 
     /// Puts the workspace aside, unless all of it is in a checkpoint. Nothing of the session runs any more.
-    pub(super) async fn keep_workspace(&self) -> io::Result<()> {
+    pub(super) fn keep_workspace(&self) -> io::Result<()> {
         let (epoch, complete) = {
             let entry = self.entry();
             // Under which it ran, whatever epoch ordered its end.
@@ -170,7 +170,7 @@ impl<S: Supervisor> Session<S> {
         let kept = PathBuf::from(kept);
         match fs::rename(&workspace, &kept) {
             Ok(()) => {
-                tracing::warn!(path = %kept.display(), "the workspace of a session that lives elsewhere is kept here");
+                tracing::warn!("the session lives elsewhere; its workspace here is kept: {}", kept.display());
                 self.change(|entry| entry.work.kept_at = Some(kept.to_string_lossy().into_owned()));
                 Ok(())
             }

@@ -127,7 +127,7 @@ impl<S: Supervisor> Session<S> {
             let removed = async {
                 supervisor.kill(&id).await.map_err(|error| error.to_string())?;
                 if order.desired.work.keep {
-                    self.keep_workspace().await.map_err(|error| error.to_string())?;
+                    self.keep_workspace().map_err(|error| error.to_string())?;
                 }
                 supervisor.forget(&id).await.map_err(|error| error.to_string())
             };
@@ -155,7 +155,7 @@ impl<S: Supervisor> Session<S> {
             supervisor.kill(&id).await.map_err(|error| error.to_string())?;
             let may_live_on = order.desired.spec.on_lost == Some(OnLost::Restart);
             if order.desired.work.restore.is_some() || may_live_on {
-                self.keep_workspace().await.map_err(|error| error.to_string())?;
+                self.keep_workspace().map_err(|error| error.to_string())?;
             }
             supervisor.forget(&id).await.map_err(|error| error.to_string())
         };

@@ -73,7 +73,7 @@ pub enum Answer {
 /// Makes a checkpoint. An error: the stream broke off.
 pub(super) fn make(workspace: &Path, mut stream: UnixStream) -> io::Result<()> {
     prepare(&stream)?;
-    match Maker::new(workspace).and_then(|mut maker| maker.run(&mut stream)) {
+    match Maker::new(workspace).run(&mut stream) {
         Ok(()) => Ok(()),
         Err(error) => fail(&mut stream, &format!("the workspace cannot be read: {error}")),
     }
@@ -104,10 +104,10 @@ struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    fn new(workspace: &'a Path) -> io::Result<Self> {
+    fn new(workspace: &'a Path) -> Self {
         let before = State::load();
         let packer = Packer::new(before.pieces());
-        Ok(Self { workspace, before, packer })
+        Self { workspace, before, packer }
     }
 
     fn run(&mut self, stream: &mut UnixStream) -> io::Result<()> {

@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::hash::BuildHasher;
 
 use helix_protocol::SessionId;
 use jiff::Timestamp;
@@ -40,7 +41,7 @@ impl Quotas {
 }
 
 /// Places in `waiting`, the next one first. `running` is how many sessions each owner has now.
-pub fn order<'a>(waiting: &[Waiting<'a>], running: &HashMap<&str, u32>) -> Vec<usize> {
+pub fn order<'a, S: BuildHasher>(waiting: &[Waiting<'a>], running: &HashMap<&str, u32, S>) -> Vec<usize> {
     let class = |one: &Waiting<'_>| (one.is_warm, Reverse(one.priority));
     let mut sorted: Vec<_> = (0..waiting.len()).collect();
     sorted.sort_unstable_by_key(|&index| (class(&waiting[index]), waiting[index].since, waiting[index].id));
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     fn ids(count: usize) -> Vec<SessionId> {
-        (0..count).map(|number| SessionId::parse(&format!("s{number:03}")).expect("valid")).collect()
+        (0..count).map(|number| SessionId::parse(format!("s{number:03}")).expect("valid")).collect()
     }
 
     fn at(second: i64) -> Timestamp {

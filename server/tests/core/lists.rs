@@ -56,7 +56,7 @@ fn ids(page: &SessionPage) -> String {
 async fn pages_follow_each_other_without_hole_or_repeat() {
     let fleet = Fleet::start().await;
     let app = fleet.server().await;
-    five(&fleet, &app).await;
+    Box::pin(five(&fleet, &app)).await;
     let walk = async |by: &Principal, filter: Filter| {
         let mut filter = filter;
         let mut pages = Vec::new();
@@ -90,7 +90,7 @@ async fn pages_follow_each_other_without_hole_or_repeat() {
 async fn each_filter_leaves_what_it_names() {
     let fleet = Fleet::start().await;
     let app = fleet.server().await;
-    five(&fleet, &app).await;
+    Box::pin(five(&fleet, &app)).await;
     let address = fleet.serve(&app).await;
     for (query, expected) in [
         ("", "edcba"),

@@ -24,23 +24,15 @@ pub async fn run(client: &Client, id: &SessionId, ui: &Ui) -> Result<()> {
 /// One line: what it does, where it stands in the queue, why.
 fn standing(placement: &PlacementView) -> String {
     let PlacementView { id, phase, runner, cause, queue_position, priority, assigned_at, .. } = placement;
-    let mut line = format!("{id} is {phase}");
-    if let Some(runner) = runner {
-        line.push_str(&format!(" on {runner}"));
-    }
-    if let Some(at) = assigned_at {
-        line.push_str(&format!(" since {}", at.strftime("%Y-%m-%dT%H:%M:%SZ")));
-    }
-    if let Some(place) = queue_position {
-        line.push_str(&format!(", place {place} in the queue"));
-    }
-    if *priority != 0 {
-        line.push_str(&format!(", priority {priority}"));
-    }
-    if let Some(cause) = cause {
-        line.push_str(&format!(": {}", cause.message));
-    }
-    line
+    let parts = [
+        Some(format!("{id} is {phase}")),
+        runner.as_ref().map(|runner| format!(" on {runner}")),
+        assigned_at.map(|at| format!(" since {}", at.strftime("%Y-%m-%dT%H:%M:%SZ"))),
+        queue_position.map(|place| format!(", place {place} in the queue")),
+        (*priority != 0).then(|| format!(", priority {priority}")),
+        cause.as_ref().map(|cause| format!(": {}", cause.message)),
+    ];
+    parts.into_iter().flatten().collect()
 }
 
 fn row(verdict: &RunnerVerdict) -> Vec<String> {

@@ -92,7 +92,8 @@ impl JoinWords {
 
     /// As it stands on the disk.
     pub fn text(&self) -> String {
-        self.0.iter().map(|(name, value)| format!("{name}=\"{value}\"\n")).collect()
+        let lines: Vec<_> = self.0.iter().map(|(name, value)| format!("{name}=\"{value}\"\n")).collect();
+        lines.concat()
     }
 }
 

@@ -52,9 +52,8 @@ pub fn make(job: &DiskJob) -> Result<()> {
         "agentd does not run in this image: it needs a newer C library, or a static agentd",
     )?;
     run("systemd-sysusers", &["helix.conf", "helix-slots.conf"], "the users of sessions cannot be made")?;
-    for service in ["helix-first-boot.service"] {
-        run("systemctl", &["enable", "--quiet", service], "the first boot cannot be prepared")?;
-    }
+    let enable = ["enable", "--quiet", "helix-first-boot.service"];
+    run("systemctl", &enable, "the first boot cannot be prepared")?;
     let file = Disk { root: &root, job };
     file.partition()?;
     file.root()?;
