@@ -339,7 +339,8 @@ async fn a_killed_build_leaves_no_process_and_no_mount_and_the_next_one_cleans_u
         .await?;
         let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())).context("a pid")?;
         rustix::process::kill_process(pid, signal)?;
-        child.wait().await?;
+        // A shell's background jobs ignore SIGINT, and so would this one.
+        tokio::time::timeout(PATIENCE, child.wait()).await.context("it goes on: is SIGINT ignored here?")??;
         eventually("everything of it is gone", secs(20), || async {
             ensure!(sleeps().is_empty(), "{:?}", sleeps());
             Ok(())
