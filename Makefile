@@ -13,6 +13,8 @@ HELIX_CHAOS_TURNS ?= 2000
 # Desktops in use at once, and for how many seconds.
 HELIX_SOAK_DESKTOPS ?= 50
 HELIX_SOAK_SECONDS ?= 600
+# Worlds that the scheduler is simulated in.
+HELIX_SIM_SEEDS ?= 100000
 # Times that it kills `helixctl provision`; each takes some seconds.
 HELIX_PROVISION_KILLS ?= 200
 # Times that it kills agentd on a host with five sessions; each takes a second or two.
@@ -81,6 +83,7 @@ test-hosts: setup-test web ## Boot real systemd hosts and run the host suites
 
 soak: setup-test web ## The long form of the tests of kills and of use
 	$(CARGO) build --locked --workspace
+	HELIX_SIM_SEEDS=$(HELIX_SIM_SEEDS) $(CARGO) test --locked --workspace --lib -- scheduler::tests::sim --nocapture
 	HELIX_CHAOS_ROUNDS=$(HELIX_CHAOS_ROUNDS) $(CARGO) test --locked --workspace --test it -- nothing_is_lost_or_left --nocapture
 	HELIX_CHAOS_TURNS=$(HELIX_CHAOS_TURNS) $(CARGO) test --locked --workspace --test it -- conversations_survive --nocapture
 	HELIX_SOAK_DESKTOPS=$(HELIX_SOAK_DESKTOPS) HELIX_SOAK_SECONDS=$(HELIX_SOAK_SECONDS) \

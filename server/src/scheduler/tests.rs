@@ -5,6 +5,8 @@ use helix_protocol::session::Geometry;
 
 use super::*;
 
+mod sim;
+
 fn kind(name: &str) -> KindName {
     KindName::parse(name).expect("valid kind")
 }
