@@ -8,6 +8,7 @@
 
 mod adjust;
 mod attach;
+mod causes;
 mod checkpoint;
 mod direct;
 mod end;
@@ -49,7 +50,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::link::reports::Reports;
 use crate::recorder::notes::Notes;
 use crate::recorder::upload::Uploads;
-use crate::supervisor::{Supervisor, UnitName, UnitStatus};
+use crate::supervisor::{Supervisor, UnitStatus};
 use crate::tools::host::Board;
 use crate::viewers::Viewers;
 
@@ -440,42 +441,6 @@ impl<S: Supervisor> Session<S> {
 
     fn report(&self, entry: &Entry) {
         self.context.reports.put(entry.observed(&self.context.config.runner));
-    }
-
-    async fn display_died(&self, exit: Exit) -> Ending {
-        let message = format!("the display ended ({exit})");
-        self.cause(exit.code_or("display_died"), message, UnitName::Display).await.into()
-    }
-
-    /// A process of the session was killed at its memory limit: told at once, though the session may well go on.
-    fn note_out_of_memory(&self) {
-        let limit = self.entry().limits.as_ref().and_then(|limits| limits.resources.memory);
-        let limit = limit.map_or_else(|| "its memory limit".to_owned(), |limit| format!("its memory limit of {limit}"));
-        let message = format!(
-            "a process was killed because the session had used up {limit}; \
-             give it more: helixctl session limit {} --memory SIZE",
-            self.id()
-        );
-        tracing::warn!(message, "out of memory");
-        self.note_cause(Cause::new(OUT_OF_MEMORY, message));
-    }
-
-    /// Tells a cause of a session that goes on, once.
-    fn note_cause(&self, cause: Cause) {
-        if self.entry().cause.as_ref() != Some(&cause) {
-            self.change(|entry| entry.cause = Some(cause));
-        }
-    }
-
-    /// A cause with the last lines of the unit that it is about.
-    async fn cause(&self, code: &str, message: impl Into<String>, unit: UnitName) -> Cause {
-        let mut cause = Cause::new(code, message);
-        cause.unit = Some(unit.as_str().to_owned());
-        match self.context.supervisor.logs(&self.id(), Some(unit), LOG_TAIL_LINES).await {
-            Ok(lines) => cause.log_tail = lines.into_iter().map(|line| line.text).collect(),
-            Err(error) => tracing::warn!("cannot read the log of a unit: {error}"),
-        }
-        cause
     }
 }
 
