@@ -103,7 +103,7 @@ async fn sources(from: &From, keyring: &Path) -> Result<Vec<String>> {
         let mirror = mirror.replace("{snapshot}", from.snapshot.as_deref().unwrap_or_default());
         vec![(mirror, suite.clone())]
     } else {
-        let (main, security) = machine_mirrors(from.distribution).await?;
+        let (main, security) = machine_mirrors(from.distribution, suite).await?;
         vec![(main.clone(), suite.clone()), (main, format!("{suite}-updates")), (security, format!("{suite}-security"))]
     };
     let components =
@@ -114,8 +114,9 @@ async fn sources(from: &From, keyring: &Path) -> Result<Vec<String>> {
     Ok(places.into_iter().map(line).collect())
 }
 
-/// The archive that this machine's own apt uses, and the one of security updates.
-async fn machine_mirrors(distribution: Distribution) -> Result<(String, String)> {
+/// The archive that this machine's own apt uses, and the one of security updates; on a machine of another distribution
+/// those that mmdebstrap knows.
+async fn machine_mirrors(distribution: Distribution, suite: &str) -> Result<(String, String)> {
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"])
         .env("LC_ALL", "C")
@@ -130,15 +131,46 @@ async fn machine_mirrors(distribution: Distribution) -> Result<(String, String)>
     };
     let known: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(origin)).collect();
     let main = known.iter().find(|mirror| !mirror.contains("security")).map(|mirror| (*mirror).to_owned());
+    if main.is_none()
+        && let Some(known) = mirrors_of_mmdebstrap(suite).await
+    {
+        return Ok(known);
+    }
     let main = main.ok_or_else(|| {
         CliError::failed(format!("no archive of {} is known", distribution.name()))
             .at("apt-get indextargets")
-            .because("this machine's apt uses none, or has no lists yet (apt-get update)")
+            .because("this machine's apt uses none, or has no lists yet (apt-get update), and mmdebstrap knows none")
             .next("name one in the recipe: mirror = \"http://HOST/PATH\" in [from]")
     })?;
     let security = known.iter().find(|mirror| mirror.contains("security")).map(|mirror| (*mirror).to_owned());
     // Ubuntu has both in one place.
     Ok((main.clone(), security.unwrap_or(main)))
+}
+
+/// What mmdebstrap takes for a suite where it is told nothing: it writes its sources, and is stopped then.
+async fn mirrors_of_mmdebstrap(suite: &str) -> Option<(String, String)> {
+    let dir = tempfile::tempdir().ok()?;
+    let list = dir.path().join("sources.list");
+    let mode = if rustix::process::geteuid().is_root() { "--mode=root" } else { "--mode=chrootless" };
+    let hook = format!("--setup-hook=cp \"$1\"/etc/apt/sources.list '{}'; exit 1", list.display());
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--quiet", mode, "--variant=custom", &hook, suite, "/dev/null"]).stdin(Stdio::null());
+    command.output().await.ok()?;
+    mirrors_in(&std::fs::read_to_string(list).ok()?, suite)
+}
+
+/// The archive of a suite and the one of its security updates.
+fn mirrors_in(list: &str, suite: &str) -> Option<(String, String)> {
+    let mirror = |wanted: &str| {
+        list.lines().find_map(|line| {
+            let mut words = line.strip_prefix("deb ")?.split_whitespace().skip_while(|word| word.starts_with('['));
+            let mirror = words.next()?;
+            (words.next()? == wanted).then(|| mirror.to_owned())
+        })
+    };
+    let main = mirror(suite)?;
+    let security = mirror(&format!("{suite}-security")).unwrap_or_else(|| main.clone());
+    Some((main, security))
 }
 
 async fn fetch(cache: &Cache, from: &From, sources: &[String], arch: &str) -> Result<Archive> {
@@ -232,6 +264,8 @@ fn signed(lists: &Path) -> Result<(Digest, u64)> {
 /// Seconds since 1970 of `Sat, 17 May 2025 08:54:31 UTC`.
 fn release_time(text: &str) -> Option<u64> {
     let text = text.trim().replace(" UTC", " +0000").replace(" GMT", " +0000");
+    // Ubuntu writes hours before ten with a blank.
+    let text = text.replace("  ", " 0");
     let time: Timestamp = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(&text).ok()?;
     u64::try_from(time.as_second()).ok()
 }
@@ -269,9 +303,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn mirrors_are_found_in_a_list_of_sources() {
+        let list = "deb [signed-by=\"/a.gpg\"] http://a/debian trixie main\ndeb http://a/debian trixie-updates main\n\
+                    deb [signed-by=\"/a.gpg\"] http://s/debian-security trixie-security main\n";
+        let pair = |main: &str, security: &str| Some((main.to_owned(), security.to_owned()));
+        assert_eq!(mirrors_in(list, "trixie"), pair("http://a/debian", "http://s/debian-security"));
+        assert_eq!(mirrors_in("deb http://u/ubuntu noble main\n", "noble"), pair("http://u/ubuntu", "http://u/ubuntu"));
+        assert_eq!(mirrors_in(list, "noble"), None);
+    }
+
+    #[test]
     fn moments_are_read_as_archives_write_them() {
         assert_eq!(snapshot_time("20250520T000000Z"), Some(1_747_699_200));
         assert_eq!(release_time("Sat, 17 May 2025 08:54:31 UTC"), Some(1_747_472_071));
+        assert_eq!(release_time("Sun, 29 Nov 2026  3:21:46 UTC"), Some(1_795_922_506));
         for bad in ["", "2025", "20251320T000000Z", "20250520T000000"] {
             assert_eq!(snapshot_time(bad), None, "{bad}");
         }
