@@ -8,6 +8,7 @@ use helix_protocol::subject::BUCKET_TOKENS;
 use helix_protocol::thread::TurnState;
 use helix_tests::Cluster;
 use helix_tests::browser::Browser;
+use helix_tests::eventually::{eventually, secs};
 use helix_tests::random::secret_hex;
 use helix_tests::zed_peer::{Dialect, Fate};
 use serde_json::json;
@@ -94,6 +95,14 @@ async fn who_comes_later_sees_the_agents_own_events_and_chooses_its_model() -> R
         run.says(&format!("entry {number}."));
     }
     peer.quiet().await?;
+    // What the peer has written the server need not have read yet.
+    let path = format!("/api/v1/sessions/s/threads/{}?last=1", asked.thread);
+    eventually("the server knows every entry", secs(20), || async {
+        let answer = talk.api.get(&path).await?;
+        ensure!(answer.text.contains("entry 519."), "the last one is missing");
+        Ok(())
+    })
+    .await?;
 
     // A long thread is read from its end.
     let mut browser = Browser::start(cluster.dir()).await?;

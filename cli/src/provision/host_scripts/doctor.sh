@@ -60,12 +60,14 @@ for unit in agentd helix-server helix-nats nats-server; do
     say sick "$unit.service $state $(said "$unit.service" '-1 day' | tail -n 2 | tr '\n' ' ')"
   fi
 done
-# What NATS fails to write it fails at until it is started anew, and nobody is answered.
+# What NATS fails to write it fails at until it is started anew, and nobody is answered. Of this start alone: a journal
+# that is asked by time would tell of the second that it was started in, and so of the one before.
 for unit in helix-nats nats-server; do
-  started=$(systemctl show "$unit.service" -p ActiveEnterTimestamp --value --timestamp=unix 2>/dev/null)
-  case $started in
-    @*) if journal "$unit.service" "$started" | grep -q 'no space left on device'; then say nats_full "$unit"; fi ;;
-  esac
+  start=$(systemctl show "$unit.service" -p InvocationID --value 2>/dev/null)
+  if [ -n "$start" ] &&
+    journalctl -o cat --no-pager _SYSTEMD_INVOCATION_ID="$start" 2>/dev/null | grep -q 'no space left on device'; then
+    say nats_full "$unit"
+  fi
 done
 if has nats-server; then say nats_version "$(timeout 5 nats-server --version 2>/dev/null | sed 's/[^0-9]*\([0-9.]*\).*/\1/')"; fi
 
