@@ -18,6 +18,7 @@ mod event;
 mod input;
 mod keyboard;
 mod keys;
+mod reader;
 mod size;
 pub mod stream;
 mod watch;

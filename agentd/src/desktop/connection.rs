@@ -24,7 +24,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use x11rb::protocol::xproto::{QueryExtensionRequest, Setup, Window};
-use x11rb::protocol::{damage, randr, shm, xfixes, xtest};
+use x11rb::protocol::{damage, randr, res, shm, xfixes, xtest};
 use x11rb::reexports::x11rb_protocol::x11_utils::{ReplyRequest, Request, TryParse as _, VoidRequest};
 
 use super::DesktopError;
@@ -68,6 +68,7 @@ type Askers = Arc<Mutex<VecDeque<(u16, Asker)>>>;
 struct Opcodes {
     damage: u8,
     randr: u8,
+    res: u8,
     shm: u8,
     xfixes: u8,
     xtest: u8,
@@ -79,6 +80,7 @@ impl Opcodes {
             None => return Some(0),
             Some(damage::X11_EXTENSION_NAME) => self.damage,
             Some(randr::X11_EXTENSION_NAME) => self.randr,
+            Some(res::X11_EXTENSION_NAME) => self.res,
             Some(shm::X11_EXTENSION_NAME) => self.shm,
             Some(xfixes::X11_EXTENSION_NAME) => self.xfixes,
             Some(xtest::X11_EXTENSION_NAME) => self.xtest,
@@ -139,9 +141,10 @@ impl Connection {
 
     async fn find_extensions(&mut self) -> Result<()> {
         let find = async |name: &str| self.ask(QueryExtensionRequest { name: name.as_bytes().into() }).await;
-        let (damage, randr, shm, xfixes, xtest) = tokio::try_join!(
+        let (damage, randr, res, shm, xfixes, xtest) = tokio::try_join!(
             find(damage::X11_EXTENSION_NAME),
             find(randr::X11_EXTENSION_NAME),
+            find(res::X11_EXTENSION_NAME),
             find(shm::X11_EXTENSION_NAME),
             find(xfixes::X11_EXTENSION_NAME),
             find(xtest::X11_EXTENSION_NAME),
@@ -150,11 +153,17 @@ impl Connection {
         self.opcodes = Opcodes {
             damage: damage.major_opcode,
             randr: randr.major_opcode,
+            res: res.major_opcode,
             shm: shm.major_opcode,
             xfixes: xfixes.major_opcode,
             xtest: xtest.major_opcode,
         };
         Ok(())
+    }
+
+    /// Whether it tells whose a window is.
+    pub fn knows_clients(&self) -> bool {
+        self.opcodes.res != 0
     }
 
     /// An id for something that we make on the display.

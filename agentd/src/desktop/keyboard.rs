@@ -3,15 +3,14 @@
 //! A character without a key gets one of the *spare* keys, which mean nothing on the keyboard. It keeps it: a program
 //! reads the keyboard's map when it handles the news of a change, which may be after the key was pressed, and must
 //! still find there what was meant. So the spare that has rested longest is given another meaning, and not before
-//! [`REST`]; all of them are given back when the desktop is not driven any more. A spare key means one
-//! character beyond ASCII, with and without Shift, as no key of a keyboard does: that is how an agentd that comes after
-//! a killed one knows them again.
+//! the program has read it ([`super::reader`]); all of them are given back when the desktop is not driven any more. A
+//! spare key means one character beyond ASCII, with and without Shift, as no key of a keyboard does: that is how an
+//! agentd that comes after a killed one knows them again.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use tokio::sync::broadcast;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use x11rb::NONE;
 use x11rb::protocol::xproto::{ChangeKeyboardMappingRequest, GetKeyboardMappingRequest, Keycode};
 use xkeysym::key;
@@ -19,10 +18,8 @@ use xkeysym::key;
 use super::connection::Connection;
 use super::event::Event;
 use super::keys::Sym;
-use super::{DesktopError, Result};
+use super::{DesktopError, Result, reader};
 
-/// A spare key keeps its meaning for so long after it was pressed.
-const REST: Duration = Duration::from_millis(100);
 /// Meanings that a spare key is given: without and with Shift, in both groups.
 const COLUMNS: usize = 4;
 
@@ -46,13 +43,15 @@ struct Spare {
 pub(super) struct Keyboard {
     keys: HashMap<Sym, Key>,
     spares: Vec<Spare>,
+    /// What was pressed before this has been read.
+    read: Instant,
     events: broadcast::Receiver<Event>,
 }
 
 impl Keyboard {
     pub async fn new(x: &Connection) -> Result<Self> {
-        let mut keyboard = Self { keys: HashMap::new(), spares: Vec::new(), events: x.events() };
-        keyboard.read(x).await?;
+        let mut keyboard = Self { keys: HashMap::new(), spares: Vec::new(), read: Instant::now(), events: x.events() };
+        keyboard.refill(x).await?;
         Ok(keyboard)
     }
 
@@ -66,10 +65,10 @@ impl Keyboard {
                 Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => break,
             }
         }
-        if stale { self.read(x).await } else { Ok(()) }
+        if stale { self.refill(x).await } else { Ok(()) }
     }
 
-    async fn read(&mut self, x: &Connection) -> Result<()> {
+    async fn refill(&mut self, x: &Connection) -> Result<()> {
         let (first, last) = (x.setup.min_keycode, x.setup.max_keycode);
         let request = GetKeyboardMappingRequest { first_keycode: first, count: (last - first).saturating_add(1) };
         let map = x.ask(request).await?;
@@ -88,18 +87,21 @@ impl Keyboard {
             spare.pressed = Instant::now();
             return Ok(Key { code: spare.code, shifted: false });
         }
-        let spare = self.spares.iter_mut().min_by_key(|spare| (spare.sym != 0, spare.pressed));
-        let spare = spare.ok_or_else(|| {
+        let longest = |(_, spare): &(usize, &Spare)| (spare.sym != 0, spare.pressed);
+        let (place, longest) = self.spares.iter().enumerate().min_by_key(longest).ok_or_else(|| {
             DesktopError::Unsupported(
                 "its keyboard has no key for a character of the text, and none to spare".to_owned(),
             )
         })?;
-        if spare.sym != 0 {
-            sleep_until(spare.pressed + REST).await;
+        if longest.sym != 0 && longest.pressed >= self.read {
+            let now = Instant::now();
+            reader::has_read(x).await?;
+            self.read = now;
         }
-        x.tell(mapping(spare.code, sym)).await?;
-        (spare.sym, spare.pressed) = (sym, Instant::now());
-        Ok(Key { code: spare.code, shifted: false })
+        let code = longest.code;
+        x.tell(mapping(code, sym)).await?;
+        self.spares[place] = Spare { code, sym, pressed: Instant::now() };
+        Ok(Key { code, shifted: false })
     }
 
     /// The key that is Shift.

@@ -137,6 +137,7 @@ impl Stage {
 
 on_every_display! {
     a_text_in_any_script_arrives_as_it_was_typed,
+    a_program_that_is_slow_to_read_gets_what_was_typed,
     spare_keys_are_given_back_and_none_stays_down,
     what_is_drawn_is_seen_and_nothing_new_is_told_without_a_picture,
     pictures_come_in_every_format,
@@ -147,28 +148,58 @@ on_every_display! {
     a_wait_ends_with_a_change_with_rest_or_with_its_time,
 }
 
-async fn a_text_in_any_script_arrives_as_it_was_typed(stage: Stage) {
-    // More characters that the keyboard lacks than it has keys to spare, and some of them again.
-    let text = "Grüße, ¿qué? ABC abc {}~\\\"'\n\
-                Привет, мир! Съешь же ещё этих мягких французских булок, да выпей чаю\n\
-                日本語のテキスト, 汉字, 한국어, العربية, ελληνικά, 😀🦀 €100 ½ ©\n";
+// More characters that a keyboard lacks than it has keys to spare, and some of them again.
+const SCRIPTS: &str = "Grüße, ¿qué? ABC abc {}~\\\"'\n\
+                       Привет, мир! Съешь же ещё этих мягких французских булок, да выпей чаю\n\
+                       日本語のテキスト, 汉字, 한국어, العربية, ελληνικά, 😀🦀 €100 ½ ©\n";
+
+/// Has a program that writes what it reads to the file whose name this gives.
+async fn typewriter(stage: &Stage) -> std::path::PathBuf {
     let file = stage.runner.workspace("s").join("typed.txt");
     stage.input(r#"{"type": "text", "text": "cat > typed.txt\n"}"#).await.expect("typed");
     // The shell has given the terminal to it: what is typed before that goes through the shell's own editor.
     eventually("the program reads", async || file.exists()).await;
-    let action = serde_json::json!({"type": "text", "text": text});
-    let end = r#"{"type": "key", "key": "ctrl+d"}"#;
-    assert_eq!(stage.input(&format!("{action}, {end}")).await.expect("typed"), 2);
+    file
+}
+
+/// Waits until the file has what was typed.
+async fn has_arrived(file: &std::path::Path) {
     let mut last = String::new();
     let arrived = async {
         eventually("the text is there", async || {
-            last = std::fs::read_to_string(&file).unwrap_or_default();
-            last.len() >= text.len()
+            last = std::fs::read_to_string(file).unwrap_or_default();
+            last.len() >= SCRIPTS.len()
         })
         .await;
     };
     let arrived = tokio::time::timeout(Duration::from_secs(20), arrived).await.is_ok();
-    assert_eq!(last, text, "arrived: {arrived}");
+    assert_eq!(last, SCRIPTS, "arrived: {arrived}");
+}
+
+/// Types it, and an end of file.
+fn scripts() -> String {
+    let action = serde_json::json!({"type": "text", "text": SCRIPTS});
+    format!(r#"{action}, {{"type": "key", "key": "ctrl+d"}}"#)
+}
+
+async fn a_text_in_any_script_arrives_as_it_was_typed(stage: Stage) {
+    let file = typewriter(&stage).await;
+    assert_eq!(stage.input(&scripts()).await.expect("typed"), 2);
+    has_arrived(&file).await;
+}
+
+/// A key that is given another meaning before the program has read what it meant types that.
+async fn a_program_that_is_slow_to_read_gets_what_was_typed(stage: Stage) {
+    let file = typewriter(&stage).await;
+    let terminal = stage.runner.unit_pid("s", UnitName::App.as_str()).await.expect("a terminal");
+    hold(terminal);
+    let scripts = scripts();
+    let mut typed = std::pin::pin!(stage.input(&scripts));
+    let early = tokio::time::timeout(Duration::from_millis(800), &mut typed).await;
+    go_on(terminal);
+    assert!(early.is_err(), "it was not waited for");
+    assert_eq!(typed.await.expect("typed"), 2);
+    has_arrived(&file).await;
 }
 
 async fn spare_keys_are_given_back_and_none_stays_down(stage: Stage) {
