@@ -24,7 +24,8 @@ pub use render::{Context, RenderError, Rendered, render, sync_url};
 
 use crate::supervisor::SessionPaths;
 
-const SHIPPED: [(&str, &str); 9] = [
+const SHIPPED: [(&str, &str); 10] = [
+    ("browser", include_str!("../../packaging/kinds/browser.toml")),
     ("claude", include_str!("../../packaging/kinds/claude.toml")),
     ("codex", include_str!("../../packaging/kinds/codex.toml")),
     ("command", include_str!("../../packaging/kinds/command.toml")),

@@ -107,6 +107,27 @@ fn agents_without_an_editor_name_what_brings_them() {
     assert!(rendered("gemini", "do it").argv.contains(&"/state/s/0123456789abcdef/".to_owned()));
 }
 
+/// Each file is a kind that this program brings.
+#[test]
+fn every_kind_of_the_source_is_shipped() {
+    let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/kinds")).unwrap();
+    let mut names: Vec<_> =
+        files.map(|file| file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    names.sort();
+    assert_eq!(SHIPPED.map(|(name, _)| name.to_owned()).to_vec(), names);
+}
+
+/// Its profile is the session's own; only as root, which no session under systemd is, it runs without its sandbox.
+#[test]
+fn the_browser_kind_begins_where_the_session_says() {
+    let browser: KindFile = toml::from_str(shipped("browser")).unwrap();
+    assert!(browser.own_sandbox);
+    let plain = rendered("browser", "");
+    insta::assert_snapshot!(plain.argv.join("\n"));
+    let there = BTreeMap::from([("HELIX_BROWSER_URL".to_owned(), "https://example.org/a b".to_owned())]);
+    assert_eq!(rendered_with("browser", "", &there).argv.last().unwrap(), "https://example.org/a b");
+}
+
 #[test]
 fn the_terminal_kind_runs_the_users_shell() {
     insta::assert_snapshot!(rendered("terminal", "").argv.join(" "));

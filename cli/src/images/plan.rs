@@ -136,7 +136,7 @@ pub struct Plan {
     pub suite: String,
     /// Machine.
     pub arch: String,
-    /// Of the whole chain.
+    /// Of the whole chain, the child's before its parents': the first is that of a session which names none.
     pub kinds: Vec<KindName>,
     /// Of the whole chain, the last word being the child's.
     pub labels: BTreeMap<String, String>,
@@ -215,9 +215,7 @@ impl Plan {
             layers.push(Layer { key, step, recipe: named, inputs, url });
             below = key;
         }
-        let mut kinds: Vec<KindName> = chain.iter().flat_map(|found| found.recipe.kinds.clone()).collect();
-        kinds.sort();
-        kinds.dedup();
+        let kinds = kinds_of(chain);
         let mut labels = BTreeMap::new();
         for found in chain {
             labels.extend(found.recipe.labels.clone());
@@ -238,6 +236,16 @@ impl Plan {
             labels,
         })
     }
+}
+
+fn kinds_of(chain: &Chain) -> Vec<KindName> {
+    let mut kinds = Vec::new();
+    for kind in chain.iter().rev().flat_map(|found| &found.recipe.kinds) {
+        if !kinds.contains(kind) {
+            kinds.push(kind.clone());
+        }
+    }
+    kinds
 }
 
 /// A step without its key.
@@ -317,4 +325,20 @@ fn beside(found: &Found, path: &std::path::Path) -> Result<PathBuf> {
         CliError::new(Kind::Usage, "a shipped recipe names no files of this machine").at(&found.place)
     })?;
     Ok(dir.join(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::recipe;
+
+    /// A session that names no kind has the first: what the image was made for, not what its parent has, too.
+    #[test]
+    fn a_recipes_own_kinds_come_before_its_parents() {
+        for (name, first) in [("base", "command"), ("dev", "command"), ("zed", "zed"), ("browser", "browser")] {
+            let kinds = kinds_of(&recipe::chain(name).expect(name));
+            assert_eq!(kinds.first().map(KindName::as_str), Some(first), "{name}: {kinds:?}");
+            assert!(kinds.iter().any(|kind| kind.as_str() == "terminal"), "{name}: {kinds:?}");
+        }
+    }
 }

@@ -45,6 +45,7 @@ const SHIPPED: &[(&str, &str)] = shipped![
     "packaging/agentd.toml.example"
     "packaging/external-zed-agent.env.example"
     "docs/systemd.md"
+    "packaging/kinds/browser.toml"
     "packaging/kinds/claude.toml"
     "packaging/kinds/codex.toml"
     "packaging/kinds/command.toml"

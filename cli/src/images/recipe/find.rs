@@ -118,6 +118,20 @@ mod tests {
         }
     }
 
+    /// What a recipe says that it is for must be there to be started.
+    #[test]
+    fn kinds_of_shipped_recipes_are_shipped() {
+        let kinds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/kinds");
+        for (name, _) in SHIPPED {
+            for kind in find(name, None).expect(name).recipe.kinds {
+                assert!(
+                    kinds.join(format!("{kind}.toml")).is_file(),
+                    "{name} is for {kind}, which no file says what it is"
+                );
+            }
+        }
+    }
+
     #[test]
     fn parents_in_a_circle_are_told_with_their_way() {
         let dir = tempfile::tempdir().expect("a directory");
