@@ -41,6 +41,7 @@ mod refusals;
 mod replicas;
 mod routes;
 mod sessions;
+mod test_agents;
 mod tls;
 mod tools;
 mod units;

@@ -1,8 +1,9 @@
-//! `helixctl test-agents`: a session per kind and image, its start and its own check.
+//! `helixctl test-agents`: a session per kind and image, its start and its own check ([`check`]).
 //!
 //! On the server that every command talks to; with `--scratch`, or where no server is known, on a Helix of its own
 //! ([`scratch`]), which gets the images that were built here and is ended afterwards. Sessions are ended whatever was found.
 
+mod check;
 mod scratch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use helix_protocol::image::{Digest, ImageRef};
 use helix_protocol::{KindName, RunnerId};
 use serde::Serialize;
 
+use self::check::{COMMAND, Checks};
 use self::scratch::Scratch;
 use super::image::CacheArgs;
 use super::session::wait::{Goal, Watch};
@@ -26,8 +28,6 @@ use crate::settings::{self, process_env};
 use crate::ui::{Hosts, Ui, span};
 use crate::up::supervise::Signals;
 
-/// The kind that needs no model and no key: its task proves the way of a prompt.
-const COMMAND: &str = "command";
 /// Sessions at once: more of them make each one slow.
 const AT_ONCE: usize = 4;
 
@@ -244,19 +244,27 @@ async fn start(client: &Client, case: &Case, args: &TestAgentsArgs, ui: &Ui, tes
     tested.kind = created.kind.or(created.spec.kind);
     let quiet = Ui::new(ui.json, !args.verbose);
     let checked = async {
-        watch.until(&id, Goal::Ready, &quiet).await?;
+        let ready = watch.until(&id, Goal::Ready, &quiet).await?;
         tested.ready_ms = Some(begun.elapsed().as_millis());
+        // What was left open is the runner's word.
+        tested.kind = ready.kind.or(tested.kind.take());
         if is_command {
             let session = watch.until(&id, Goal::Result, &quiet).await?;
             let status = session.result.map(|result| result.exit_status);
             let wrong = || CliError::failed(format!("the command ended with {status:?}")).at(format!("session {id}"));
             return if status == Some(0) { Ok("a command ran".to_owned()) } else { Err(wrong()) };
         }
-        let windows = client.windows(&id).await?.windows.len();
-        if windows == 0 {
-            return Err(CliError::failed("no window is on the desktop").at(format!("session {id}")));
-        }
-        Ok(format!("{windows} windows"))
+        let mut stage = "";
+        let kind = tested.kind.as_ref().map_or("", KindName::as_str);
+        let checks = Checks { client, id: &id };
+        let left = Duration::from_secs(args.timeout).saturating_sub(begun.elapsed());
+        let found = tokio::time::timeout(left, checks.of(kind, &mut stage)).await;
+        found.unwrap_or_else(|_elapsed| {
+            Err(CliError::failed(stage)
+                .at(format!("session {id}"))
+                .because(format!("{} s are over since it was asked for", args.timeout))
+                .next(format!("helixctl session logs {id}; --timeout SECONDS waits longer")))
+        })
     };
     let checked = checked.await;
     // It goes whatever was found; what it said is in the error.
