@@ -150,6 +150,7 @@ async fn serve<S: Supervisor>(
         config.images_keep,
         no_images.clone(),
     );
+    tokio::spawn(images.clone().keep_room());
     let facts = RunnerFacts {
         image_keys: images.keys(),
         no_images,

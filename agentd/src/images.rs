@@ -11,16 +11,19 @@
 //! One task per image on its way ([`pull`]), however many sessions wait for it; it outlives the session that asked. What a
 //! `kill -9` interrupts goes on with the chunks that are here. Nothing is used before a key that this machine trusts has
 //! signed it: no key, no image. An image that a session has ([`Hold`]) is never removed; of the others the last
-//! `images_keep` stay, and none where a pull needs their room. Removing waits until nothing is on its way.
+//! `images_keep` stay, beside those that pools want here ([`ahead`]), and none where a pull needs their room or the disk is
+//! nearly full ([`room`]). Removing waits until nothing is on its way.
 
+mod ahead;
 pub mod enter;
 mod fetch;
 mod place;
 mod pull;
+mod room;
 pub mod root;
 mod unpack;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +32,7 @@ use helix_protocol::image::signature::Signers;
 use helix_protocol::runner::{ImagePull, RunnerImages};
 use tokio::sync::watch;
 
+use self::ahead::Ahead;
 pub use self::fetch::Fetcher;
 use self::place::Place;
 pub use self::pull::PullError;
@@ -60,6 +64,17 @@ struct State {
     pulls: BTreeMap<Digest, watch::Receiver<Progress>>,
     /// Those whose servers stayed away: the next pull goes on with the chunks that have come.
     broken_off: BTreeSet<Digest>,
+    /// Those that pools want here.
+    ahead: BTreeMap<Digest, Ahead>,
+}
+
+/// Which unused images stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spare {
+    /// Those that pools want here.
+    Wanted,
+    /// None.
+    Nothing,
 }
 
 /// How far an image is.
@@ -86,6 +101,12 @@ impl State {
     /// A pull has ended.
     fn ended(&mut self, digest: Digest, done: &Result<(), PullError>) {
         self.pulls.remove(&digest);
+        if let Some(ahead) = self.ahead.get_mut(&digest) {
+            match done {
+                Ok(()) => *ahead = Ahead::default(),
+                Err(error) => ahead.failed(error.to_string()),
+            }
+        }
         match done {
             Err(PullError::Unreachable { .. }) => {
                 self.broken_off.insert(digest);
@@ -163,7 +184,8 @@ impl Images {
             match &done {
                 Ok(()) => tracing::info!(image = %digest, "image is here"),
                 Err(error) => {
-                    tracing::error!("image {digest} cannot be had: {error}");
+                    // A session tells of it itself; nobody waits for one that is had ahead.
+                    tracing::warn!("image {digest} cannot be had: {error}");
                     if let Err(error) = images.inner.place.abandon(digest) {
                         tracing::warn!("what was unpacked of it cannot be removed: {error}");
                     }
@@ -184,15 +206,18 @@ impl Images {
             ImagePull { digest: *digest, bytes, total }
         });
         let pulls = pulls.collect();
-        RunnerImages { present: self.inner.place.complete().into_iter().map(|(digest, _)| digest).collect(), pulls }
+        let present: Vec<_> = self.inner.place.complete().into_iter().map(|(digest, _)| digest).collect();
+        let lacks = state.ahead.iter().filter(|(digest, _)| !present.contains(digest));
+        let lacking = lacks.filter_map(|(digest, ahead)| ahead.lacking(*digest)).collect();
+        RunnerImages { present, pulls, lacking }
     }
 
     /// Removes images beyond those that are kept, and chunks that no image has.
     async fn tidy(&self) {
         let (images, keep) = (self.clone(), self.inner.keep);
         let tidied = tokio::task::spawn_blocking(move || {
-            images.evict(|unused| unused.saturating_sub(keep))?;
-            images.inner.place.remove_chunks(|| images.state().needs_no_more())
+            images.evict(Spare::Wanted, |unused| unused.saturating_sub(keep))?;
+            images.inner.place.remove_chunks(&HashSet::new(), || images.state().needs_no_more())
         });
         match tidied.await {
             Ok(Ok(())) => {}
@@ -201,20 +226,32 @@ impl Images {
         }
     }
 
-    /// Removes as many unused images as `how_many` says of their number, those first that were needed longest ago.
-    fn evict(&self, how_many: impl FnOnce(usize) -> usize) -> std::io::Result<()> {
-        let mut unused = self.inner.place.complete();
-        {
+    /// Removes as many unused images as `how_many` says of their number: those first that no pool wants here, and of those
+    /// the ones that were needed longest ago.
+    fn evict(&self, spare: Spare, how_many: impl FnOnce(usize) -> usize) -> std::io::Result<()> {
+        let mut unused: Vec<_> = {
+            let complete = self.inner.place.complete();
             let state = self.state();
-            unused.retain(|(digest, _)| !state.held.contains_key(digest) && !state.pulls.contains_key(digest));
-        }
-        unused.sort_by_key(|(_, needed)| *needed);
+            let free = complete
+                .into_iter()
+                .filter(|(digest, _)| !state.held.contains_key(digest) && !state.pulls.contains_key(digest));
+            free.map(|(digest, needed)| (state.ahead.contains_key(&digest), needed, digest)).collect()
+        };
+        unused.retain(|(wanted, ..)| !wanted || spare == Spare::Nothing);
+        unused.sort_unstable();
         let number = how_many(unused.len());
-        for (digest, _) in unused.into_iter().take(number) {
+        for (_, _, digest) in unused.into_iter().take(number) {
             // Under the lock: a session may have come for it.
             let out_of_the_way = {
-                let state = self.state();
-                if state.held.contains_key(&digest) { None } else { Some(self.inner.place.retire(digest)?) }
+                let mut state = self.state();
+                if state.held.contains_key(&digest) {
+                    None
+                } else {
+                    if let Some(ahead) = state.ahead.get_mut(&digest) {
+                        ahead.failed("it was removed: its room was needed".to_owned());
+                    }
+                    Some(self.inner.place.retire(digest)?)
+                }
             };
             if let Some(retired) = out_of_the_way {
                 tracing::info!(image = %digest, "image removed");

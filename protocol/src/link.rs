@@ -10,6 +10,7 @@ use crate::assignment::DesiredSession;
 use crate::control::Viewer;
 use crate::error::ErrorCode;
 use crate::ids::{Epoch, RunnerId, SessionId};
+use crate::image::Digest;
 use crate::runner::{Heartbeat, RunnerFacts};
 use crate::session::ObservedSession;
 
@@ -104,6 +105,9 @@ pub enum Reply {
         /// A new token of the runner's own is wanted of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rotate: Option<RotateToken>,
+        /// Images of pools whose agents may be placed on the runner: to be had ahead.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        images: Vec<Digest>,
     },
     /// The report is in JetStream, or a newer one already is.
     ReportAck {

@@ -103,6 +103,9 @@ pub struct RunnerImages {
     /// Those on their way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pulls: Vec<ImagePull>,
+    /// Those of pools that it could not have ahead; it tries again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<LackingImage>,
 }
 
 /// An image on its way to a runner.
@@ -117,10 +120,20 @@ pub struct ImagePull {
     pub total: u64,
 }
 
+/// An image of a pool that a runner could not have ahead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LackingImage {
+    /// Which.
+    pub digest: Digest,
+    /// Why, for people.
+    pub reason: String,
+}
+
 impl RunnerImages {
     /// True for none at all.
     pub fn is_empty(&self) -> bool {
-        self.present.is_empty() && self.pulls.is_empty()
+        self.present.is_empty() && self.pulls.is_empty() && self.lacking.is_empty()
     }
 }
 

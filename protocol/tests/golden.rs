@@ -247,7 +247,10 @@ fn the_link() {
         work: helix_protocol::checkpoint::WorkOrder::default(),
         access: None,
     };
-    let reply = Message { runner: runner(), body: Reply::DesiredSet { sessions: vec![desired], rotate: None } };
+    let reply = Message {
+        runner: runner(),
+        body: Reply::DesiredSet { sessions: vec![desired], rotate: None, images: Vec::new() },
+    };
     golden!("link_desired_set", round_trip(reply));
     let dial = Dial {
         url: "http://127.0.0.1:8080".to_owned(),

@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::pools::ahead;
 use crate::sessions::report::Recorded;
 
 /// Messages answered at once; more wait in NATS's buffer.
@@ -100,10 +101,11 @@ impl Link {
             // Its connection may outlive its removal for a moment.
             Request::Sync {} => {
                 let record = self.app.runners.known(runner).await?;
-                let mut sessions = self.app.sessions.desired_set(runner).await?;
+                let ahead = ahead::wanted(&self.app.store, &record);
+                let (mut sessions, images) = tokio::try_join!(self.app.sessions.desired_set(runner), ahead)?;
                 self.app.sessions.give_access(&mut sessions);
                 let rotate = record.rotation.as_ref().map(|rotation| RotateToken { next: rotation.next.clone() });
-                Ok(Reply::DesiredSet { sessions, rotate })
+                Ok(Reply::DesiredSet { sessions, rotate, images })
             }
             Request::Report { observed } => {
                 self.app.runners.known(runner).await?;
@@ -217,7 +219,7 @@ mod tests {
     fn an_answer_that_nats_does_not_carry_is_a_refusal() {
         let reply = || Message {
             runner: RunnerId::parse("a").expect("valid id"),
-            body: Reply::DesiredSet { sessions: Vec::new(), rotate: None },
+            body: Reply::DesiredSet { sessions: Vec::new(), rotate: None, images: Vec::new() },
         };
         let whole = encode(reply(), 1024).expect("encoded");
         assert_eq!(encode(reply(), whole.len()).expect("encoded"), whole);

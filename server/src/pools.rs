@@ -6,6 +6,7 @@
 //! never make more than may be. An agent is a session without an owner's name that anybody could have, with the mark
 //! `warm`; a session takes it with one revision-checked write ([`claim`]), which removes the mark.
 
+pub mod ahead;
 pub mod claim;
 pub mod fit;
 pub mod plan;

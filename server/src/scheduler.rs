@@ -102,6 +102,11 @@ pub struct ImageAsk<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal(pub String);
 
+/// Whether a runner could take it at any time, had it nothing else to do.
+pub fn could_take(candidate: &Candidate, ask: Ask<'_>) -> bool {
+    filter::fit(candidate, ask).is_ok()
+}
+
 /// What each runner says to a session: those that can take it first, the best one at the top, then the others by id.
 pub fn explain<'a>(runners: &'a [Candidate], ask: Ask<'_>) -> Vec<(&'a Candidate, Result<(), Unfit>)> {
     let mut all: Vec<_> = runners.iter().map(|candidate| (candidate, filter::fit(candidate, ask))).collect();

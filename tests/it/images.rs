@@ -1,6 +1,7 @@
 //! Images: real roots built by mmdebstrap and apt from an archive that the tests serve; equal digests, exact
 //! invalidation, and what bad input, kills and full disks leave.
 
+mod ahead;
 mod own;
 mod rootless;
 mod zed;

@@ -114,9 +114,10 @@ impl Place {
         Ok(())
     }
 
-    /// Removes chunks that no image has, and drafts of chunks. Nothing where `may` is false in between: a pull has begun.
-    pub fn remove_chunks(&self, may: impl Fn() -> bool) -> io::Result<()> {
-        let mut needed = HashSet::new();
+    /// Removes chunks that no image has and that are not among `also`, and drafts of chunks. Nothing where `may` is false in
+    /// between: a pull has begun.
+    pub fn remove_chunks(&self, also: &HashSet<Digest>, may: impl Fn() -> bool) -> io::Result<()> {
+        let mut needed = also.clone();
         for (digest, _) in self.complete() {
             let signed: SignedManifest = serde_json::from_slice(&fs::read(self.image(digest).join(MANIFEST))?)?;
             let manifest = signed.read().map_err(io::Error::other)?;

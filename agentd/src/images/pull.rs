@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::image::signature::SignatureError;
@@ -17,8 +16,6 @@ use super::{Images, Progress};
 
 /// Chunks on their way at once.
 const AT_ONCE: usize = 8;
-/// Left free on the disk.
-const MARGIN: u64 = 64 << 20;
 
 /// Why an image cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +119,7 @@ impl Images {
         }
         place.make()?;
         let chunks = self.index(&manifest).await?;
-        self.make_room(&manifest, &chunks).await?;
+        self.make_room(digest, &manifest, &chunks).await?;
         progress.send_modify(|progress| progress.total = manifest.tar_bytes);
 
         let mut again = BTreeSet::new();
@@ -217,37 +214,4 @@ impl Images {
         }
         Err(PullError::Damaged(format!("chunk {digest} came damaged twice")))
     }
-
-    /// Sees to it that all of it fits, if need be at the cost of images that nobody uses.
-    async fn make_room(&self, manifest: &ImageManifest, chunks: &[Chunk]) -> Result<(), PullError> {
-        let place = self.inner.place.clone();
-        let lacking: u64 =
-            chunks.iter().filter(|chunk| !place.has_chunk(chunk.digest)).map(|chunk| u64::from(chunk.bytes)).sum();
-        let needed = manifest.tar_bytes.saturating_add(lacking).saturating_add(MARGIN);
-        loop {
-            if free(place.make()?)? >= needed {
-                return Ok(());
-            }
-            let before = place.complete().len();
-            let images = self.clone();
-            let evicted = tokio::task::spawn_blocking(move || images.evict(|unused| unused.min(1)));
-            evicted.await.map_err(io::Error::other)??;
-            if place.complete().len() == before {
-                return Err(self.disk_full(needed));
-            }
-        }
-    }
-
-    fn disk_full(&self, needed: u64) -> PullError {
-        let place = self.inner.place.make();
-        let free = place.as_ref().map_or(0, |place| free(place).unwrap_or(0));
-        let place = place.map_or_else(|_| "its state directory".to_owned(), |place| place.display().to_string());
-        PullError::DiskFull { free: Bytes(free), needed: Bytes(needed.max(free + 1)), place }
-    }
-}
-
-/// Bytes that are free where this is.
-fn free(dir: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(dir)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

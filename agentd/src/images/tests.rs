@@ -172,10 +172,10 @@ async fn the_last_images_stay_and_those_in_use_always() {
     left.sort_unstable();
     assert_eq!(present(&images), left, "the one in use, and the last of the others");
     // A disk that is full: all that nobody uses.
-    images.evict(|unused| unused).unwrap();
+    images.evict(Spare::Wanted, |unused| unused).unwrap();
     assert_eq!(present(&images), [digests[0]]);
     drop(hold);
-    images.evict(|unused| unused).unwrap();
+    images.evict(Spare::Wanted, |unused| unused).unwrap();
     assert!(present(&images).is_empty());
 }
 
@@ -222,4 +222,37 @@ async fn a_server_that_stays_away_is_told_and_what_is_here_stays() {
     drop(images.hold(Digest::of(b"image")));
     images.tidy().await;
     assert!(place.has_chunk(chunks[0].digest));
+}
+
+/// What pools want here stays beside the last ones, and goes when its room is needed, after all others.
+#[tokio::test]
+async fn what_pools_want_stays_until_its_room_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, digests) = images(dir.path(), 0, &["wanted", "other"]);
+    images.have_ahead(&digests[..1]);
+    images.tidy().await;
+    assert_eq!(images.report().present, [digests[0]], "images_keep says none");
+    images.evict(Spare::Wanted, |unused| unused).unwrap();
+    assert_eq!(images.report().present, [digests[0]]);
+    images.evict(Spare::Nothing, |unused| unused).unwrap();
+    let report = images.report();
+    assert!(report.present.is_empty() && report.lacking[0].reason.contains("its room was needed"), "{report:?}");
+    // Not at once, or it would come and go.
+    images.have_ahead(&digests[..1]);
+    assert!(images.report().pulls.is_empty());
+    images.have_ahead(&[]);
+    assert!(images.report().lacking.is_empty());
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_had_ahead_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, _) = images(dir.path(), 1, &[]);
+    let wanted = Digest::of(b"image");
+    images.have_ahead(&[wanted]);
+    // Whoever comes meanwhile has the same pull.
+    let mut pull = images.pull(wanted);
+    pull.wait_for(|progress| progress.done.is_some()).await.unwrap();
+    let lacking = images.report().lacking;
+    assert!(lacking[0].digest == wanted && lacking[0].reason.contains("trusts no key"), "{lacking:?}");
 }

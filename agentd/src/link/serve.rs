@@ -182,7 +182,8 @@ impl Serving<'_> {
         loop {
             self.when_registered(&mut registered).await;
             match self.connection.request(Request::Sync {}).await {
-                Ok(Reply::DesiredSet { sessions, rotate }) => {
+                Ok(Reply::DesiredSet { sessions, rotate, images }) => {
+                    self.link.images.have_ahead(&images);
                     self.link.rotate.send_if_modified(|old| std::mem::replace(old, rotate.clone()) != rotate);
                     let sessions = Arc::new(sessions);
                     self.link.desired.send_if_modified(|old| {

@@ -87,6 +87,9 @@ fn show(ui: &Ui, status: &Status) -> Result<()> {
         for pull in &runner.images.pulls {
             ui.line(&format!("{} fetches image {}", runner.id, super::runner::show::far(pull)))?;
         }
+        for lacking in &runner.images.lacking {
+            ui.warn(&format!("{} lacks image {}", runner.id, super::runner::show::lack(lacking)));
+        }
     }
     ui.line("")?;
     if !status.fleet.pools.is_empty() {

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{Lab, command, helixctl, json, lab, refused, words};
 
 /// What kind `command` needs, and a tool that is nowhere else.
-fn desk(name: &str, more: &str) -> String {
+pub fn desk(name: &str, more: &str) -> String {
     format!(
         "name = \"{name}\"\ndescription = \"x\"\nparent = \"base.toml\"\npackages = [\"xterm\"]\nkinds = [\"command\"]\n{more}\
          [[files]]\npath = \"/usr/local/bin/only-here\"\nmode = \"0755\"\ncontent = \"#!/bin/sh\\necho from the image\\n\"\n"
@@ -23,7 +23,7 @@ fn desk(name: &str, more: &str) -> String {
 }
 
 /// helixctl in a home of one's own, with the lab's cache.
-async fn own(home: &Path, lab: &Lab, args: &[&str]) -> Result<std::process::Output> {
+pub async fn own(home: &Path, lab: &Lab, args: &[&str]) -> Result<std::process::Output> {
     let cache = lab.cache();
     helixctl(home, &args.iter().copied().chain(["--cache-dir", &cache]).collect::<Vec<_>>()).await
 }

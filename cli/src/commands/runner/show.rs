@@ -2,7 +2,7 @@
 
 use helix_protocol::RunnerId;
 use helix_protocol::api::RunnerView;
-use helix_protocol::runner::ImagePull;
+use helix_protocol::runner::{ImagePull, LackingImage};
 
 use super::list::{kinds, label_list, status_word};
 use crate::client::Client;
@@ -26,6 +26,11 @@ pub fn far(pull: &ImagePull) -> String {
         0 => digest.to_string(),
         total => format!("{digest} {} %", bytes * 100 / total),
     }
+}
+
+/// An image of a pool that is not here, and why.
+pub fn lack(LackingImage { digest, reason }: &LackingImage) -> String {
+    format!("{digest}: {reason}")
 }
 
 fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
@@ -75,6 +80,7 @@ fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
     }
     rows.extend(runner.images.present.iter().map(|image| ("image", image.to_string())));
     rows.extend(runner.images.pulls.iter().map(|pull| ("fetches image", far(pull))));
+    rows.extend(runner.images.lacking.iter().map(|lacking| ("lacks image", lack(lacking))));
     rows.extend(label_list(runner).into_iter().map(|label| ("label", label)));
     session::facts(ui, &rows)
 }
