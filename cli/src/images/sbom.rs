@@ -35,6 +35,7 @@ pub fn of_root(root: &Path, image: &str, source_date: u64, tar: &Digest) -> Resu
     }
     packages.sort();
     packages.dedup();
+    let vendor = vendor(root);
     let created = jiff::Timestamp::from_second(i64::try_from(source_date).unwrap_or(0)).unwrap_or_default();
     let document = serde_json::json!({
         "spdxVersion": "SPDX-2.3",
@@ -43,7 +44,7 @@ pub fn of_root(root: &Path, image: &str, source_date: u64, tar: &Digest) -> Resu
         "name": image,
         "documentNamespace": format!("https://helix.invalid/images/{image}/{}", tar.hex()),
         "creationInfo": { "created": created.to_string(), "creators": ["Tool: helixctl"] },
-        "packages": packages.iter().map(spdx).collect::<Vec<_>>(),
+        "packages": packages.iter().map(|package| spdx(package, &vendor)).collect::<Vec<_>>(),
         "relationships": packages.iter().map(|package| serde_json::json!({
             "spdxElementId": "SPDXRef-DOCUMENT",
             "relationshipType": "DESCRIBES",
@@ -110,9 +111,16 @@ fn npm_packages(dir: &Path) -> Vec<Package> {
     found
 }
 
-fn spdx(package: &Package) -> serde_json::Value {
+/// Whose packages they are, as the root itself says: names of packages mean something else in Ubuntu.
+fn vendor(root: &Path) -> String {
+    let text = fs::read_to_string(root.join("usr/lib/os-release")).unwrap_or_default();
+    let id = text.lines().find_map(|line| line.strip_prefix("ID=")).map(|id| id.trim_matches('"'));
+    id.unwrap_or("debian").to_owned()
+}
+
+fn spdx(package: &Package, vendor: &str) -> serde_json::Value {
     let Package { kind, name, version, arch } = package;
-    let vendor = if kind == "deb" { "debian/" } else { "" };
+    let vendor = if kind == "deb" { format!("{vendor}/") } else { String::new() };
     let arch = arch.as_ref().map(|arch| format!("?arch={arch}")).unwrap_or_default();
     let encoded = |text: &str| text.replace('%', "%25").replace('+', "%2B").replace(':', "%3A").replace('@', "%40");
     serde_json::json!({
@@ -162,5 +170,9 @@ mod tests {
         assert_eq!(words, ["deb git 1:2.39.5-0+deb12u2", "npm @a/b 1.2.3"]);
         assert_eq!(list[0].arch.as_deref(), Some("amd64"));
         assert!(text.contains("2023-11-14T22:13:20Z"), "{text}");
+        assert!(text.contains("pkg:deb/debian/git@"), "{text}");
+        write("usr/lib/os-release", "NAME=\"Ubuntu\"\nID=ubuntu\nID_LIKE=debian\n");
+        let text = of_root(root.path(), "dev", 1_700_000_000, &Digest::of(b"")).expect("listed");
+        assert!(text.contains("pkg:deb/ubuntu/git@") && text.contains("pkg:npm/"), "{text}");
     }
 }
