@@ -1,9 +1,11 @@
 //! Images: real roots built by mmdebstrap and apt from an archive that the tests serve; equal digests, exact
 //! invalidation, and what bad input, kills and full disks leave.
 
+mod agents;
 mod ahead;
 mod own;
 mod rootless;
+mod verbs;
 mod zed;
 
 use std::os::unix::fs::MetadataExt as _;
@@ -13,7 +15,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use helix_tests::archive::{Archive, SUITE};
+use helix_tests::archive::{Archive, SNAPSHOT, SUITE};
 use helix_tests::eventually;
 use helix_tests::eventually::secs;
 use helix_tests::programs;
@@ -74,12 +76,14 @@ impl Lab {
 
     /// A directory of recipes: `base` from the archive, and more.
     fn recipes(&self, name: &str, more: &[(&str, &str)]) -> Result<PathBuf> {
+        self.recipes_from(name, &self.archive.from(), more)
+    }
+
+    /// The same with a `base` from somewhere else.
+    fn recipes_from(&self, name: &str, from: &str, more: &[(&str, &str)]) -> Result<PathBuf> {
         let dir = self.root.join("recipes").join(name);
         std::fs::create_dir_all(&dir)?;
-        std::fs::write(
-            dir.join("base.toml"),
-            format!("name = \"base\"\ndescription = \"the smallest\"\n{}", self.archive.from()),
-        )?;
+        std::fs::write(dir.join("base.toml"), format!("name = \"base\"\ndescription = \"the smallest\"\n{from}"))?;
         for (file, text) in more {
             let path = dir.join(file);
             std::fs::create_dir_all(path.parent().context("a parent")?)?;
@@ -169,17 +173,22 @@ const TOOLS: &str = "name = \"tools\"\ndescription = \"tools\"\nparent = \"base.
 #[tokio::test]
 async fn the_same_inputs_are_the_same_image_and_a_change_rebuilds_what_depends_on_it() -> Result<()> {
     let lab = lab().await?;
-    let dir = lab.recipes("same", &[("tools.toml", TOOLS), ("in.txt", "in\n"), ("a.txt", "a\n")])?;
+    // Of a moment of the archive, as whoever wants the same image next year writes it.
+    let from = lab.archive.from_snapshot(SNAPSHOT);
+    let files = [("tools.toml", TOOLS), ("in.txt", "in\n"), ("a.txt", "a\n")];
+    let dir = lab.recipes_from("same", &from, &files)?;
     let first = lab.built(&dir.join("tools.toml")).await?;
     ensure!(made(&first).len() >= 4, "{first}");
 
     // Another clone at another place and time, another cache.
-    let clone =
-        lab.recipes("same-but-elsewhere/deep", &[("tools.toml", TOOLS), ("in.txt", "in\n"), ("a.txt", "a\n")])?;
+    let clone = lab.recipes_from("same-but-elsewhere/deep", &from, &files)?;
     let other = lab.root.join("other cache-2").display().to_string().replace(' ', "-");
     let second = json(&lab.build(&other, &clone.join("tools.toml"), &[]).await?)?;
     ensure!(second["packed"]["tar"] == first["packed"]["tar"], "tars differ: {first}\n{second}");
     ensure!(digest(&second)? == digest(&first)?, "digests differ:\n{first}\n{second}");
+
+    let shown = json(&lab.image(&["show", &digest(&first)?, "--json"]).await?)?;
+    ensure!(shown["source_date"] == 1_747_699_200, "not of that moment: {}", shown["source_date"]);
 
     // Nothing changed.
     let begun = Instant::now();
@@ -268,6 +277,7 @@ async fn recipes_that_are_wrong_are_told_and_change_nothing() -> Result<()> {
             ("package.toml", &format!("{base}packages = [\"no-such-package\"]\n")),
             ("broken.toml", &format!("{base}[[commands]]\nrun = \"echo before; echo it broke >&2; exit 3\"\n")),
             ("suite.toml", &format!("name = \"y\"\n{}", lab.archive.from().replace(SUITE, "bookwurm"))),
+            ("moment.toml", &format!("name = \"z\"\n{}", lab.archive.from_snapshot("20200101T000000Z"))),
             ("input.toml", &format!("{base}[[files]]\npath = \"/etc/x\"\nsource = \"is-not-there\"\n")),
             ("a.toml", "name = \"a\"\nparent = \"b.toml\"\n"),
             ("b.toml", "name = \"b\"\nparent = \"a.toml\"\n"),
@@ -289,11 +299,12 @@ async fn recipes_that_are_wrong_are_told_and_change_nothing() -> Result<()> {
         ],
     )?;
     let built = lab.built(&dir.join("base.toml")).await?;
-    let cases: [(&str, i32, &[&str]); 9] = [
+    let cases: [(&str, i32, &[&str]); 10] = [
         ("typo.toml", 2, &["typo.toml, line 4, column 1", "did you mean `packages`?"]),
         ("package.toml", 2, &["there is no package no-such-package", "recipe x"]),
         ("broken.toml", 1, &["it broke", "exit status: 3", ".log"]),
         ("suite.toml", 2, &["no suite \"bookwurm\""]),
+        ("moment.toml", 2, &["20200101T000000Z/debian", "correct suite, snapshot or mirror"]),
         ("input.toml", 2, &["is-not-there"]),
         ("a.toml", 2, &["a → b → a"]),
         ("nowhere.toml", 2, &["cannot read the recipe"]),
@@ -338,6 +349,9 @@ async fn a_killed_build_leaves_no_process_and_no_mount_and_the_next_one_cleans_u
             Ok(())
         })
         .await?;
+        // Nothing of what it is about to use may go.
+        let gc = helixctl(&lab.root, &["image", "gc", "--cache-dir", &cache]).await?;
+        refused(&gc, 1, &["the store is being used", "a build, a push or a pull runs"])?;
         let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())).context("a pid")?;
         rustix::process::kill_process(pid, signal)?;
         // A shell's background jobs ignore SIGINT, and so would this one.

@@ -17,6 +17,12 @@ use tokio::task::JoinHandle;
 const MORE: [&str; 4] = ["fontconfig", "jq", "less", "xterm"];
 /// Whose packages they are.
 pub const SUITE: &str = "bookworm";
+/// The same packages under another label: as an archive of Ubuntu is laid out.
+pub const UBUNTU_SUITE: &str = "noble";
+/// The one moment that the archive is kept of.
+pub const SNAPSHOT: &str = "20250520T000000Z";
+/// Every archive: its directory and origin, the suite, the part of it.
+const LABELS: [(&str, &str, &str); 2] = [("debian", "Debian", SUITE), ("ubuntu", "Ubuntu", UBUNTU_SUITE)];
 
 /// An archive at a port of this machine. Ends when it is dropped.
 pub struct Archive {
@@ -51,6 +57,22 @@ impl Archive {
     /// Where it is: `debian`, and the key that signs it, `keys.gpg`.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where a file of its directory is served.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/{path}", self.port)
+    }
+
+    /// `[from]` of a recipe of this moment, which is there if it is [`SNAPSHOT`].
+    pub fn from_snapshot(&self, moment: &str) -> String {
+        self.from().replace("/debian\"", "/{snapshot}/debian\"") + &format!("snapshot = \"{moment}\"\n")
+    }
+
+    /// `[from]` of a recipe of Ubuntu.
+    pub fn from_ubuntu(&self) -> String {
+        let label = self.from().replace("\"debian\"", "\"ubuntu\"").replace("/debian\"", "/ubuntu\"");
+        label.replace(SUITE, UBUNTU_SUITE) + "components = [\"main\"]\n"
     }
 
     /// `[from]` of a recipe.
@@ -121,13 +143,11 @@ pub fn make_here(dir: &Path) -> Result<()> {
     make(&debs()?, dir)
 }
 
-/// `debian/pool`, its lists, and a signature of them.
+/// `debian/pool`, lists of it under each label, and signatures of them.
 fn make(debs: &Path, dir: &Path) -> Result<()> {
-    let (pool, lists) = (dir.join("debian/pool"), dir.join("debian/dists").join(SUITE));
+    let pool = dir.join("debian/pool");
     let arch = said(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned();
-    let binary = format!("main/binary-{arch}");
     fs::create_dir_all(&pool)?;
-    fs::create_dir_all(lists.join(&binary))?;
     let mut packages = String::new();
     for entry in fs::read_dir(debs)? {
         let path = entry?.path();
@@ -137,32 +157,60 @@ fn make(debs: &Path, dir: &Path) -> Result<()> {
         let (size, sum) = (fs::metadata(&path)?.len(), sha256(&path)?);
         writeln!(packages, "{}\nFilename: pool/{name}\nSize: {size}\nSHA256: {sum}\n", fields.trim_end())?;
     }
-    let list = lists.join(&binary).join("Packages");
-    fs::write(&list, &packages)?;
-    let release = format!(
-        "Origin: Debian\nSuite: {SUITE}\nCodename: {SUITE}\nDate: Sat, 17 May 2025 08:54:31 UTC\nArchitectures: {arch}\n\
-         Components: main\nSHA256:\n {} {} {binary}/Packages\n",
-        sha256(&list)?,
-        packages.len()
-    );
-    fs::write(lists.join("Release"), release)?;
-    sign(dir, &lists)
+    let key = Key::make(dir)?;
+    for (label, origin, suite) in LABELS {
+        let lists = dir.join(label).join("dists").join(suite);
+        let binary = format!("main/binary-{arch}");
+        fs::create_dir_all(lists.join(&binary))?;
+        if !dir.join(label).join("pool").exists() {
+            std::os::unix::fs::symlink(&pool, dir.join(label).join("pool"))?;
+        }
+        let list = lists.join(&binary).join("Packages");
+        fs::write(&list, &packages)?;
+        let release = format!(
+            "Origin: {origin}\nSuite: {suite}\nCodename: {suite}\nDate: Sat, 17 May 2025 08:54:31 UTC\nArchitectures: {arch}\n\
+             Components: main\nSHA256:\n {} {} {binary}/Packages\n",
+            sha256(&list)?,
+            packages.len()
+        );
+        fs::write(lists.join("Release"), release)?;
+        key.sign(&lists)?;
+    }
+    key.leave(&dir.join("keys.gpg"))
 }
 
-fn sign(dir: &Path, lists: &Path) -> Result<()> {
-    let home = dir.join("gpg");
-    fs::create_dir(&home)?;
-    fs::set_permissions(&home, fs::Permissions::from_mode(0o700))?;
-    let gpg = || {
+/// What signs the archives.
+struct Key {
+    home: PathBuf,
+}
+
+impl Key {
+    fn make(dir: &Path) -> Result<Self> {
+        let home = dir.join("gpg");
+        fs::create_dir(&home)?;
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o700))?;
+        let key = Self { home };
+        said(key.gpg().args(["--quick-gen-key", "archive@test", "ed25519", "sign", "never"]))?;
+        Ok(key)
+    }
+
+    fn gpg(&self) -> Command {
         let mut gpg = Command::new("gpg");
-        gpg.arg("--homedir").arg(&home).args(["--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]);
+        gpg.arg("--homedir").arg(&self.home);
+        gpg.args(["--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]);
         gpg
-    };
-    said(gpg().args(["--quick-gen-key", "archive@test", "ed25519", "sign", "never"]))?;
-    said(gpg().arg("--output").arg(lists.join("InRelease")).arg("--clearsign").arg(lists.join("Release")))?;
-    said(gpg().arg("--output").arg(dir.join("keys.gpg")).args(["--export", "archive@test"]))?;
-    // Its agent would outlive the test.
-    said(Command::new("gpgconf").arg("--homedir").arg(&home).args(["--kill", "all"])).map(drop)
+    }
+
+    fn sign(&self, lists: &Path) -> Result<()> {
+        let (from, to) = (lists.join("Release"), lists.join("InRelease"));
+        said(self.gpg().arg("--output").arg(to).arg("--clearsign").arg(from)).map(drop)
+    }
+
+    /// Its public part; its agent would outlive the test.
+    fn leave(&self, public: &Path) -> Result<()> {
+        said(self.gpg().arg("--output").arg(public).args(["--export", "archive@test"]))?;
+        said(Command::new("gpgconf").arg("--homedir").arg(&self.home).args(["--kill", "all"])).map(drop)
+    }
 }
 
 fn sha256(path: &Path) -> Result<String> {
@@ -182,7 +230,9 @@ async fn answer(stream: TcpStream, root: &Path) -> Result<()> {
             line.clear();
         }
         let path = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
-        let path = path.replace("%2b", "+").replace("%7e", "~").replace("%25", "%");
+        let path = path.replace("%2b", "+").replace("%7e", "~").replace("%2F", "/").replace("%25", "%");
+        // A moment of the archive is the archive as it is.
+        let path = path.strip_prefix(SNAPSHOT).and_then(|path| path.strip_prefix('/')).unwrap_or(&path);
         let body = if path.contains("..") { None } else { fs::read(root.join(path)).ok() };
         let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
         let body = body.unwrap_or_default();

@@ -107,6 +107,35 @@ async fn up_takes_images_of_its_users_own_key_and_no_others() -> Result<()> {
     machine.close()
 }
 
+/// Where the kernel gives no namespaces, the runner says that it runs no images, and a session in one why it waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_namespaces_says_that_it_runs_no_images() -> Result<()> {
+    let lab = lab().await?;
+    let dir = lab.recipes("without", &[])?;
+    lab.built(&dir.join("base.toml")).await?;
+    let machine = Machine::new()?;
+    let told = machine.up_without_namespaces().await?;
+    let api = machine.api(&told)?;
+    let state = machine.state_dir().display().to_string();
+    let why = "this backend needs user and mount namespaces";
+    let shown = words(&machine.helixctl(&["runner", "show", "local", "--state-dir", &state]).await?);
+    ensure!(shown.contains(&format!("images: {why}")) && shown.contains("run agentd as a systemd service"), "{shown}");
+    json(&own(&lab.root, lab, &["image", "push", "base", "--state-dir", &state, "--json"]).await?)?;
+    api.create(&json!({ "id": "inside", "kind": "command", "image": "base", "input": "true" })).await?;
+    let waits = eventually("it says why it waits", secs(20), || async {
+        let view = api.session("inside").await?;
+        let cause = view.cause.context("no cause")?;
+        ensure!(view.phase == SessionPhase::Pending, "{cause:?}");
+        Ok(cause.message)
+    })
+    .await?;
+    ensure!(waits.contains(why), "{waits}");
+    let down = machine.down().await?;
+    ensure!(down.status.success(), "{}", words(&down));
+    machine.nothing_runs()?;
+    machine.close()
+}
+
 /// Processes that were started in this home.
 fn of_home(home: &Path) -> Vec<String> {
     let wanted = format!("HOME={}", home.display());

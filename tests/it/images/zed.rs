@@ -53,6 +53,30 @@ async fn zed_is_built_with_its_feature_or_taken_once_it_was_looked_at() -> Resul
         &["would not do", "/nowhere"],
     )?;
     ensure!(Path::new(&program).is_file());
+    // From a repository, by its revision: what is checked out is that, whatever the branch says now.
+    let git = |args: &[&str]| -> Result<String> {
+        let output = std::process::Command::new("git").arg("-C").arg(&source).args(args).output()?;
+        ensure!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    };
+    let commit = ["-c", "user.name=t", "-c", "user.email=t@test", "commit", "-q", "-m"];
+    git(&["init", "-q", "-b", "fork"])?;
+    git(&["add", "-A"])?;
+    git(&[&commit[..], &["good"]].concat())?;
+    git(&["tag", "good"])?;
+    std::fs::remove_file(dir.path().join("zed-source/Cargo.toml"))?;
+    git(&[&commit[..], &["no crate any more", "-a"]].concat())?;
+    let url = format!("file://{source}");
+    let from_git = async |rev: &str| {
+        let args =
+            ["build", "zed", "--source", &url, "--rev", rev, "--profile", "dev", "--cache-dir", &cache, "--json"];
+        helixctl(&home, &args).await
+    };
+    let built = json(&from_git("good").await?)?;
+    ensure!(built["notes"].to_string().contains("external_websocket_sync is in it"), "{built}");
+    refused(&from_git("fork").await?, 2, &["no source of Zed", "Cargo.toml"])?;
+    refused(&from_git("no-such-rev").await?, 1, &["cannot be fetched", "no-such-rev", "--binary PATH"])?;
+    git(&["checkout", "-q", "good"])?;
     let broken = dir.path().join("zed-source/src/main.rs");
     std::fs::write(broken, "fn main() { this does not compile }\n")?;
     refused(
@@ -87,7 +111,7 @@ async fn build_all_names_a_zed_that_it_cannot_build_and_builds_the_rest() -> Res
 }
 
 /// A program with windows that starts, with the word that tells of the feature.
-fn program(dir: &Path) -> Result<PathBuf> {
+pub fn program(dir: &Path) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let openbox = std::env::split_paths(&path).map(|dir| dir.join("openbox")).find(|file| file.is_file());
     let mut bytes = std::fs::read(openbox.unwrap_or_default())?;
