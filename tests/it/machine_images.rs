@@ -38,28 +38,40 @@ fn kept() -> Result<PathBuf> {
     Ok(dir)
 }
 
-async fn image(args: &[&str]) -> Result<Output> {
+pub async fn image(args: &[&str]) -> Result<Output> {
     let mut command = Command::new(programs::ours("helixctl")?);
     let cache = kept()?.join("cache");
     command.arg("image").args(args).arg("--cache-dir").arg(cache).stdin(Stdio::null()).kill_on_drop(true);
     Ok(tokio::time::timeout(PATIENCE, command.output()).await??)
 }
 
-fn succeeded(output: &Output) -> Result<()> {
+pub fn succeeded(output: &Output) -> Result<()> {
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
-/// The shipped recipe, built. One test at a time asks for it.
-async fn machine() -> Result<()> {
+/// The key that signs all of them.
+pub async fn key() -> Result<PathBuf> {
+    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _one_makes_it = ONE.lock().await;
     let key = kept()?.join("sign.key");
     if !key.exists() {
         let mut command = Command::new(programs::ours("helixctl")?);
         succeeded(&command.args(["key", "new", "--out"]).arg(&key).output().await?)?;
     }
-    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/machine.toml").display().to_string();
-    let built = image(&["build", &recipe, "--key", &key.display().to_string()]).await?;
-    succeeded(&built).context("the recipe machine is not built")
+    Ok(key)
+}
+
+/// A recipe of real packages, built.
+pub async fn build(recipe: &Path) -> Result<()> {
+    let (name, key) = (recipe.display().to_string(), key().await?.display().to_string());
+    let built = image(&["build", &name, "--key", &key]).await?;
+    succeeded(&built).with_context(|| format!("{name} is not built"))
+}
+
+/// The shipped recipe, built. One test at a time asks for it.
+async fn machine() -> Result<()> {
+    build(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/machine.toml")).await
 }
 
 fn new_runners(all: Vec<RunnerView>) -> Vec<RunnerView> {

@@ -46,3 +46,4 @@ mod tls;
 mod tools;
 mod units;
 mod updown;
+mod zed_image;
