@@ -213,6 +213,7 @@ async fn serve<S: Supervisor>(
             fence: fence.clone(),
             usage: usage.clone(),
             images,
+            gates: gates.clone(),
             dials: dials_sender,
         },
         end_link.clone(),

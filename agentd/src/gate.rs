@@ -11,7 +11,7 @@ pub mod line;
 pub mod viewer;
 mod vnc_auth;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use helix_protocol::SessionId;
@@ -35,6 +35,14 @@ pub struct Gates {
 struct Gate {
     lease: watch::Sender<Control>,
     grants: watch::Sender<Granted>,
+    /// Held by each of its viewers.
+    viewers: Arc<()>,
+}
+
+/// Somebody looks at a desktop, until it is dropped.
+#[derive(Debug)]
+pub struct Looking {
+    _held: Arc<()>,
 }
 
 /// The grants of a session, with the counter of their changes.
@@ -91,6 +99,18 @@ impl Gates {
         self.with(session, |gate| gate.grants.subscribe())
     }
 
+    /// Somebody was let in, and looks at the desktop from now on.
+    pub fn enter(&self, session: &SessionId) -> Looking {
+        self.with(session, |gate| Looking { _held: Arc::clone(&gate.viewers) })
+    }
+
+    /// Sessions whose desktops somebody looks at.
+    pub fn viewed(&self) -> BTreeSet<SessionId> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let viewed = sessions.iter().filter(|(_, gate)| Arc::strong_count(&gate.viewers) > 1);
+        viewed.map(|(session, _)| session.clone()).collect()
+    }
+
     /// The session is gone.
     pub fn forget(&self, session: &SessionId) {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
@@ -105,6 +125,18 @@ impl Gates {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_looks_is_known_until_he_leaves() {
+        let gates = Gates::default();
+        let [a, b] = ["a", "b"].map(|id| SessionId::parse(id).expect("valid id"));
+        let (first, second, other) = (gates.enter(&a), gates.enter(&a), gates.enter(&b));
+        assert_eq!(gates.viewed(), [a.clone(), b].into());
+        drop((first, other));
+        assert_eq!(gates.viewed(), [a].into(), "one of two is there still");
+        drop(second);
+        assert!(gates.viewed().is_empty());
+    }
 
     #[test]
     fn an_older_lease_is_never_enforced_after_a_newer_one() {

@@ -47,6 +47,7 @@ use self::token::OwnToken;
 use crate::config::Config;
 use crate::dial::DialNudge;
 use crate::fence::Fence;
+use crate::gate::Gates;
 use crate::images::Images;
 use crate::usage::UsageBoard;
 
@@ -87,6 +88,8 @@ pub struct Link {
     pub usage: UsageBoard,
     /// Its images, for the heartbeat.
     pub images: Images,
+    /// Who looks at which desktop, for the heartbeat.
+    pub gates: Gates,
     /// Nudges to dial a server.
     pub dials: mpsc::Sender<DialNudge>,
 }

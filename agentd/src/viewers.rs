@@ -150,7 +150,7 @@ impl<S: Supervisor> Viewers<S> {
         let Some(admitted) = admit(hear, say, proof).await? else { return Ok(()) };
         place.comes_in()?;
         let display = self.display(session).await?;
-        let control = self.inner.gates.watch(session);
+        let (control, _looking) = (self.inner.gates.watch(session), self.inner.gates.enter(session));
         Ok(show(hear, say, admitted, display, control, (&self.inner.notes, session)).await?)
     }
 
@@ -232,7 +232,7 @@ impl<S: Supervisor> Viewers<S> {
             };
             place.comes_in()?;
             let display = self.display(session).await?;
-            let control = self.inner.gates.watch(session);
+            let (control, _looking) = (self.inner.gates.watch(session), self.inner.gates.enter(session));
             Ok(show(&mut hear, &mut say, admitted, display, control, (&self.inner.notes, session)).await?)
         };
         // Whichever ends first ends all: the halves are dropped, and with them the sockets.

@@ -25,9 +25,11 @@ use crate::link::Stream;
 use crate::recording::RecordingChoice;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources, Usage};
 use crate::runner::{Liveness, RunnerFacts, RunnerImages, RunnerStatus};
+use crate::scale::ScaleStatus;
 use crate::session::{
     Cause, Desired, Display, DisplayServer, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
 };
+use crate::time_limit::TimeLimit;
 
 #[cfg(feature = "openapi")]
 use utoipa::ToSchema;
@@ -98,6 +100,12 @@ pub struct CreateSession {
     /// another name of it, and `input` a new thread there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec_task: Option<SpecTaskId>,
+    /// Stopped once nobody used it for so long, `30m`; its pool's word where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<TimeLimit>,
+    /// Stopped once it has run for so long, `8h`; its pool's word where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<TimeLimit>,
 }
 
 /// Neither `env` nor `secrets`: their values are nobody's to see.
@@ -209,6 +217,14 @@ pub struct SessionView {
     /// When it was accepted.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
+    /// When it was used last, some seconds more or less; `null` without an `idle_timeout`, and until it is Ready.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub idle_since: Option<Timestamp>,
+    /// When a time limit of its own stops it, unless it is used meanwhile; `null`: none does.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// The sync socket of a session's agent.
@@ -438,6 +454,9 @@ pub struct FleetStatus {
     /// The store; absent while it does not answer, and from a server that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreStatus>,
+    /// How the scale hook does; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleStatus>,
 }
 
 /// NATS JetStream, where everything is.

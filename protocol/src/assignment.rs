@@ -78,7 +78,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Value of a key in `helix_leases`: who renewed it last.
+/// Value of a key in `helix_leases`: who renewed it last. `used.<session>` says when that session was used last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Id of the server process that wrote it.
@@ -91,4 +91,7 @@ pub struct Lease {
     /// For `sync.<session>` and `refused.<session>`: how the session's sync socket is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<crate::api::SyncStatus>,
+    /// For `scale`: what was told to whoever adds and removes machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Box<crate::scale::ScaleRecord>>,
 }

@@ -23,10 +23,12 @@ pub mod record;
 pub mod recording;
 pub mod resources;
 pub mod runner;
+pub mod scale;
 pub mod session;
 pub mod subject;
 pub mod sync;
 pub mod thread;
+pub mod time_limit;
 pub mod tools;
 
 pub use error::ErrorCode;

@@ -10,6 +10,7 @@ use crate::image::ImageRef;
 use crate::recording::RecordingChoice;
 use crate::resources::{Network, OnLost, Reserve, Resources};
 use crate::session::{Cause, DisplayServer, Geometry};
+use crate::time_limit::TimeLimit;
 
 /// The pool that is meant where none is named.
 pub const DEFAULT_POOL: &str = "default";
@@ -83,6 +84,12 @@ pub struct PoolSpec {
     /// `false`: no direct ports, although the runner offers them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct: Option<bool>,
+    /// A session of it that nobody used for so long is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<TimeLimit>,
+    /// An agent that was kept ready for so long is replaced; a session of it that has run for so long is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<TimeLimit>,
 }
 
 /// Not `env`: values may be secrets.
@@ -100,8 +107,8 @@ impl std::fmt::Debug for PoolSpec {
 impl PoolSpec {
     /// True where agents of the other spec are agents of this one: nothing but numbers and places differ.
     pub fn makes_the_same_agents(&self, other: &Self) -> bool {
-        let Self { min_ready, max, queue, priority, placement, .. } = *self;
-        let counts = Self { min_ready, max, queue, priority, placement, ..other.clone() };
+        let Self { min_ready, max, queue, priority, placement, idle_timeout, lifetime, .. } = *self;
+        let counts = Self { min_ready, max, queue, priority, placement, idle_timeout, lifetime, ..other.clone() };
         *self == counts
     }
 }

@@ -1,6 +1,6 @@
 //! A runner: what it offers and how it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,9 @@ pub struct Heartbeat {
     /// Its images.
     #[serde(default, skip_serializing_if = "RunnerImages::is_empty")]
     pub images: RunnerImages,
+    /// Sessions whose desktop somebody looks at right now, by whichever way.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub viewed: BTreeSet<SessionId>,
 }
 
 /// Images of a runner.

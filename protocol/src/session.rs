@@ -10,6 +10,7 @@ use crate::ids::{Epoch, Generation, KindName, RunnerId, SessionId};
 use crate::image::{Digest, ImageRef};
 use crate::recording::RecordingOptions;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources};
+use crate::time_limit::TimeLimit;
 
 /// Most characters of a session's `input`.
 pub const MAX_INPUT_CHARS: usize = 50_000;
@@ -193,6 +194,12 @@ pub struct SessionSpec {
     /// `false`: no direct ports, although its runner offers them. From its pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct: Option<bool>,
+    /// Nobody used it for so long: it is stopped. Never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<TimeLimit>,
+    /// It has run for so long: it is stopped. Never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<TimeLimit>,
 }
 
 impl SessionSpec {

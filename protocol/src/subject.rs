@@ -273,6 +273,17 @@ pub fn sync_refused_key(session: &SessionId) -> String {
     format!("refused.{session}")
 }
 
+/// Begins the keys of [`used_key`].
+pub const USED_KEYS: &str = "used.";
+
+/// Key that says when a session with an idle time-out was used last.
+pub fn used_key(session: &SessionId) -> String {
+    format!("{USED_KEYS}{session}")
+}
+
+/// Key of what was told to whoever adds and removes machines.
+pub const SCALE_KEY: &str = "scale";
+
 /// Key of the leader's lease.
 pub const LEADER_LEASE_KEY: &str = "leader";
 

@@ -114,6 +114,8 @@ fn view() -> SessionView {
         },
         timeline: vec![step("accepted", None, None), step("display", Some(80), Some("Xtigervnc"))],
         created_at: Timestamp::UNIX_EPOCH,
+        idle_since: None,
+        expires_at: None,
     }
 }
 
@@ -230,6 +232,7 @@ fn the_link() {
         draining: false,
         usage: BTreeMap::default(),
         images: RunnerImages::default(),
+        viewed: [session()].into(),
     };
     let request = Message { runner: runner(), body: Request::Heartbeat { heartbeat } };
     golden!("link_heartbeat", round_trip(request));
@@ -349,6 +352,7 @@ fn what_clients_read_of_sessions_and_runners() {
         sessions: BTreeMap::from([("Ready".to_owned(), 2)]),
         pools: vec![pool_view()],
         store: Some(StoreStatus { nats: "2.15.1".to_owned(), bytes: 4096, limit_bytes: Some(1 << 30), full: false }),
+        scale: None,
     };
     golden!("fleet_status", round_trip(status));
 }

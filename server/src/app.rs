@@ -29,6 +29,7 @@ use crate::spec_tasks::SpecTasks;
 use crate::store::Store;
 use crate::threads::Threads;
 use crate::tokens::Tokens;
+use crate::uses::Uses;
 
 /// How long the first read of the store may take.
 const FIRST_READ: Duration = Duration::from_secs(30);
@@ -72,6 +73,8 @@ pub struct App {
     pub images: Images,
     /// Viewers waiting for a runner to dial back.
     pub relay: Relay,
+    /// Which sessions are in use.
+    pub uses: Uses,
     /// Calls on desktops.
     pub desktops: Desktops,
     /// Cancelled when the process shall end: stop accepting, drain, leave. Also by a task without which it is of no
@@ -106,9 +109,12 @@ impl App {
         let secrets = Secrets::new(store.clone(), Arc::clone(&keys));
         let sessions = Sessions::new(store.clone(), events.clone(), Arc::clone(&keys), secrets.clone(), &config);
         let runners = Runners::new(bus.clone(), store.clone(), events.clone(), Arc::clone(&server_id), &config);
+        let uses = Uses::new(store.clone(), Arc::clone(&server_id));
+        tasks.spawn(uses.clone().run(background.clone()).instrument(tracing::info_span!("uses")));
         let threads = Threads::new(
             bus.clone(),
             store.clone(),
+            uses.clone(),
             Arc::clone(&server_id),
             config.threads,
             tasks.clone(),
@@ -126,6 +132,7 @@ impl App {
             checkpoints: Checkpoints::new(bus.clone(), store.clone(), sessions.clone(), threads.clone()),
             images: Images::new(bus.clone(), store.clone(), config.image_signers.clone()),
             threads,
+            uses,
             desktops: Desktops::new(relay.clone(), shutdown.clone()),
             relay,
             shutdown,
@@ -158,6 +165,7 @@ impl App {
         self.tasks.spawn(link.run(verbs, dials, self.background.clone()));
         let reconciler = Reconciler {
             last_words: Arc::default(),
+            clock: Arc::default(),
             bus: self.bus.clone(),
             store: self.store.clone(),
             events: self.events.clone(),

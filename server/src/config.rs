@@ -10,6 +10,7 @@ mod images;
 mod nats;
 mod quotas;
 mod recording;
+mod scale;
 mod secrets;
 mod threads;
 
@@ -25,6 +26,7 @@ pub use self::recording::RecordingDefaults;
 pub use self::secrets::Secrets;
 
 use self::document::Document;
+use crate::scale::ScaleConfig;
 use crate::scheduler::queue::Quotas;
 use crate::threads::decide::Timing;
 
@@ -63,6 +65,8 @@ pub struct ServerConfig {
     pub image_signers: Option<Signers>,
     /// Most sessions of owners.
     pub quotas: Quotas,
+    /// Who is told what room is missing, if anybody is.
+    pub scale: Option<ScaleConfig>,
     /// The server's own NATS connection.
     pub nats: NatsConfig,
     /// What the secret files hold.
@@ -140,6 +144,7 @@ impl ServerConfig {
 
         let image_signers = images::read(&mut doc);
         let quotas = quotas::read(&mut doc);
+        let scale = scale::read(&mut doc);
 
         let key_file = doc.path("", "key_file");
         let secrets = secrets::read(&mut doc, key_file.as_ref(), SAMPLE_TOKEN);
@@ -164,6 +169,7 @@ impl ServerConfig {
                 recording: recording?,
                 image_signers,
                 quotas,
+                scale,
                 nats: nats?,
                 secrets: secrets?,
             })

@@ -2,7 +2,7 @@
 //! `tokens`.
 //!
 //! The way of a request, outside in: access log → security headers → [`leftover`] of a refused body → panic catcher →
-//! routing → [`audit`] → [`guard`] (declared [`Need`](crate::auth::Need) of the route, `Origin`, bearer, scope) → handler. Every
+//! routing → [`audit`] → [`guard`] (declared [`Need`](crate::auth::Need) of the route, `Origin`, bearer, scope) → [`uses`] → handler. Every
 //! route comes from [`registry`], which takes no route without a declared need, and the guard refuses what is not in
 //! its table. Every error leaves as a problem document ([`problem`]).
 //!
@@ -48,6 +48,7 @@ mod threads;
 mod tokens;
 mod tools;
 mod urls;
+mod uses;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -62,6 +63,7 @@ pub fn router(app: App) -> Router {
     let (routes, table, document) = registry(app.config.external_agents_enabled).into_parts();
     let gate = guard::Gate::new(table, app.tokens.clone(), &app.config.public_url);
     let routes = routes
+        .route_layer(from_fn_with_state(app.clone(), uses::note))
         .route_layer(from_fn_with_state(gate, guard::guard))
         .route_layer(from_fn_with_state(app.clone(), audit::note))
         .layer(axum::Extension(document))

@@ -124,6 +124,7 @@ impl Link {
             status: documents_word(heartbeat.status()).to_owned(),
             active_tasks: heartbeat.active_tasks,
         };
+        heartbeat.viewed.iter().for_each(|session| self.app.uses.note(session));
         let was_lost = self.app.runners.heard(runner, heartbeat).await?;
         self.app.bus.publish(subject::HEARTBEAT.to_owned(), &shown).await;
         if was_lost {
@@ -138,6 +139,10 @@ impl Link {
     async fn report(&self, runner: &RunnerId, observed: ObservedSession) -> Result<Reply> {
         let ack =
             Reply::ReportAck { session: observed.session.clone(), epoch: observed.epoch, report: observed.report };
+        if self.app.sessions.becomes_ready(&observed) {
+            // First: whoever sees that it is ready also sees that nobody has had time to use it.
+            self.app.uses.mark(&observed.session).await?;
+        }
         if self.app.sessions.record(runner, observed).await? == Recorded::Unwanted {
             self.app.bus.nudge(runner, Nudge::Sync {}).await;
         }

@@ -1,6 +1,6 @@
 //! The leader's one loop: desired against observed, level-triggered, on wake and on a timer.
 //!
-//! Three tasks. [`leases`] holds the leader's lease and says since when this process leads. [`Reconciler::run`] waits
+//! Three tasks, and [`scale`] where somebody is to be told what room is missing. [`leases`] holds the leader's lease and says since when this process leads. [`Reconciler::run`] waits
 //! until it leads, the bus is up and the views are read, and then makes a pass whenever a view changed, a runner's
 //! silence is due to be judged, or [`PASS_INTERVAL`] went by. A pass takes no input: it looks at the views and writes
 //! what differs, revision-checked. Whatever fails, or another server did first, is seen by the next pass. Two leaders
@@ -14,9 +14,11 @@ mod names;
 mod pools;
 mod removal;
 mod runners;
+mod scale;
+mod time_limits;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -28,6 +30,7 @@ use tracing::Instrument as _;
 
 use crate::bus::Bus;
 use crate::checkpoints::Checkpoints;
+use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::error::Result;
 use crate::events::Events;
@@ -75,6 +78,8 @@ pub struct Reconciler {
     pub server_id: Arc<str>,
     /// Settings.
     pub config: Arc<ServerConfig>,
+    /// Ages of stored times.
+    pub clock: Arc<Mutex<Clock>>,
 }
 
 impl Reconciler {
@@ -94,6 +99,12 @@ impl Reconciler {
         let close = async move { stop.run_until_cancelled(close).await.unwrap_or_default() };
         let span = tracing::info_span!("conversations");
         tasks.spawn(guarded(close, shutdown.clone(), failed.clone()).instrument(span));
+        if let Some(scale) = self.config.scale.clone() {
+            let (stop, tell) = (shutdown.clone(), Box::pin(self.clone().tell_scale(scale, leading.subscribe())));
+            let tell = async move { stop.run_until_cancelled(tell).await.unwrap_or_default() };
+            let span = tracing::info_span!("scale");
+            tasks.spawn(guarded(tell, shutdown.clone(), failed.clone()).instrument(span));
+        }
         let stop = shutdown.clone();
         let reconcile =
             async move { stop.run_until_cancelled(Box::pin(self.run(leading.subscribe()))).await.unwrap_or_default() };
@@ -158,6 +169,7 @@ impl Reconciler {
         self.settle_names().await?;
         self.sessions.end_let_go().await?;
         self.sessions.free_control().await?;
+        let expiry = self.end_expired(steady_since).await?;
         self.sessions.end_lapsed_grants(&self.tokens).await?;
         self.tokens.forget_ended().await?;
         let retry = self.keep_pools().await?;
@@ -169,7 +181,7 @@ impl Reconciler {
         self.remove_deleted().await?;
         self.recordings.expire().await?;
         self.checkpoints.expire().await?;
-        Ok(retry.map_or(due, |retry| due.min(retry)))
+        Ok([retry, expiry].into_iter().flatten().fold(due, Instant::min))
     }
 }
 

@@ -9,7 +9,7 @@ pub mod occupancy;
 mod remove;
 mod rotate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,8 +132,13 @@ impl Runners {
         for _ in 0..MAX_TRIES {
             let heartbeat =
                 heartbeat.clone().or_else(|| known.as_ref().and_then(|entry| entry.value.heartbeat.clone()));
-            let lease =
-                Lease { server: self.inner.server_id.to_string(), renewed_at: Timestamp::now(), heartbeat, sync: None };
+            let lease = Lease {
+                server: self.inner.server_id.to_string(),
+                renewed_at: Timestamp::now(),
+                heartbeat,
+                sync: None,
+                scale: None,
+            };
             match leases.lease(&key, &lease, revision, self.inner.lease_ttl).await {
                 Ok(_) => return Ok(()),
                 // Another replica answered the last heartbeat, or the lease expired: the store knows its revision.
@@ -181,7 +186,8 @@ fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u
     let facts_slots = record.facts.as_ref().map_or(0, |facts| facts.slots);
     let slots = heartbeat.map_or(facts_slots, |heartbeat| heartbeat.slots);
     let status = if record.liveness == Liveness::Online {
-        Heartbeat { active_tasks, slots, draining, usage: BTreeMap::new(), images: RunnerImages::default() }.status()
+        let (usage, images, viewed) = (BTreeMap::new(), RunnerImages::default(), BTreeSet::new());
+        Heartbeat { active_tasks, slots, draining, usage, images, viewed }.status()
     } else {
         RunnerStatus::Offline
     };

@@ -17,6 +17,7 @@ pub mod inherit;
 mod known;
 pub mod list;
 pub mod report;
+pub mod time_limits;
 pub mod validate;
 pub mod view;
 

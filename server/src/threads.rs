@@ -34,6 +34,7 @@ use self::log::Log;
 use self::sync::Sockets;
 use crate::bus::Bus;
 use crate::store::Store;
+use crate::uses::Uses;
 
 /// Conversations of this server. Cheap to clone.
 #[derive(Clone)]
@@ -49,6 +50,7 @@ impl Threads {
     pub fn new(
         bus: Bus,
         store: Store,
+        uses: Uses,
         server_id: Arc<str>,
         timing: Timing,
         tasks: TaskTracker,
@@ -56,7 +58,7 @@ impl Threads {
     ) -> Self {
         let commits = Commits::begin(bus.clone(), &tasks, shutdown.clone());
         let hub = Hub::new(Log::new(bus.clone(), commits), store.sessions.clone(), tasks.clone(), shutdown.clone());
-        let sockets = Sockets::new(hub.clone(), bus, store, server_id, timing, tasks, shutdown);
+        let sockets = Sockets::new(hub.clone(), bus, store, uses, server_id, timing, tasks, shutdown);
         Self { hub, sockets }
     }
 }

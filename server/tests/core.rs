@@ -29,6 +29,8 @@ mod pools;
 mod queue;
 #[path = "core/recordings.rs"]
 mod recordings;
+#[path = "core/scale.rs"]
+mod scale;
 #[path = "core/secrets.rs"]
 mod secrets;
 #[path = "core/spec_tasks.rs"]
@@ -39,6 +41,8 @@ mod sync;
 mod thread_events;
 #[path = "core/threads.rs"]
 mod threads;
+#[path = "core/time_limits.rs"]
+mod time_limits;
 
 use std::time::Duration;
 

@@ -42,6 +42,7 @@ mod replicas;
 mod routes;
 mod sessions;
 mod test_agents;
+mod time_limits;
 mod tls;
 mod tools;
 mod units;

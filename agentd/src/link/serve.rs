@@ -142,6 +142,7 @@ impl Serving<'_> {
                 draining: *draining.borrow_and_update(),
                 usage: self.link.usage.all(),
                 images: self.link.images.report(),
+                viewed: self.link.gates.viewed(),
             };
             let sent_at = Fence::now();
             match self.connection.request(Request::Heartbeat { heartbeat }).await {

@@ -68,6 +68,10 @@ fn problems(fleet: &FleetStatus) -> Vec<String> {
             problems.push(format!("pool {} has {} of {} ready: {why}", pool.name, pool.ready, pool.spec.min_ready));
         }
     }
+    if let Some(scale) = fleet.scale.as_ref().filter(|scale| scale.failures > 0) {
+        let why = scale.error.as_deref().unwrap_or("nobody said why");
+        problems.push(format!("the scale hook failed {} times in a row: {why}", scale.failures));
+    }
     let lost = fleet.sessions.get("Lost").copied().unwrap_or_default();
     if lost > 0 {
         problems.push(format!("{lost} sessions are lost: their runner is not heard"));
@@ -110,11 +114,15 @@ mod tests {
 
     #[test]
     fn a_fleet_without_runners_is_degraded() {
-        let fleet: FleetStatus =
-            serde_json::from_str(r#"{"version":"1","server":"s","runners":[],"sessions":{"Lost":2}}"#)
-                .expect("a status");
+        let fleet: FleetStatus = serde_json::from_str(
+            r#"{"version":"1","server":"s","runners":[],"sessions":{"Lost":2},"scale":{"number":7,
+                "at":"2026-01-01T00:00:00Z","done":false,"failures":2,"error":"/x ended with exit status: 1",
+                "retry_at":null,"wanted":{"shortages":[],"idle_runners":[]}}}"#,
+        )
+        .expect("a status");
         insta::assert_snapshot!(problems(&fleet).join("\n"), @r"
         no runner is online: sessions wait
+        the scale hook failed 2 times in a row: /x ended with exit status: 1
         2 sessions are lost: their runner is not heard
         ");
     }

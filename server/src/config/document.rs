@@ -106,6 +106,18 @@ impl<'a> Document<'a> {
         numbers
     }
 
+    /// A list of strings; `None` where it is absent or has a fault, which is noted.
+    pub fn texts(&mut self, section: &'static str, key: &'static str) -> Option<Vec<String>> {
+        self.known.insert((section, key));
+        let found = self.find(section, key)?.get_ref();
+        let all = found.as_array().map(|all| all.iter().map(|one| one.get_ref().as_str().map(str::to_owned)));
+        let texts = all.and_then(|mut all| all.by_ref().collect::<Option<Vec<_>>>());
+        if texts.is_none() {
+            self.fault(section, key, "is not a list of texts", "write for example [\"/usr/local/bin/x\", \"--flag\"]");
+        }
+        texts
+    }
+
     /// A path that must be given; relative ones count from the file's folder.
     pub fn path(&mut self, section: &'static str, key: &'static str) -> Option<PathBuf> {
         let value = self.text(section, key, None);

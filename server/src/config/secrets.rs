@@ -89,7 +89,8 @@ fn key(doc: &mut Document<'_>, path: &Path) -> Option<[u8; 32]> {
     key
 }
 
-fn secret(doc: &mut Document<'_>, section: &'static str, key: &'static str, path: &Path) -> Option<String> {
+/// A file's secret, which cannot be guessed; notes faults.
+pub(super) fn secret(doc: &mut Document<'_>, section: &'static str, key: &'static str, path: &Path) -> Option<String> {
     let bytes = private_file(doc, section, key, path)?;
     let text = std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default();
     let good = text.chars().count() >= MIN_SECRET_CHARS && text.chars().all(|c| c.is_ascii_graphic());

@@ -163,7 +163,7 @@ async fn exec(
 ) -> Result<Response> {
     let place = Place::find(&app, &principal, &id).await?;
     let span = tracing::info_span!("exec", session.id = %id, principal = principal.name);
-    let live = app.relay.track();
+    let live = (app.relay.track(), app.uses.begin(&id));
     let serve = async move |mut client: WebSocket| {
         match begin(&app, &place, &mut client).await {
             Ok((stream, started)) => {

@@ -27,5 +27,7 @@ async fn status(State(app): State<App>, principal: Principal) -> Result<Json<Fle
     let (all, store) = tokio::join!(all, app.bus.store_status());
     let (runners, sessions, pools) = all?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Ok(Json(FleetStatus { version, server: app.server_id.to_string(), runners, sessions, pools: pools.pools, store }))
+    let scale = app.config.scale.as_ref().map(|_| crate::scale::status(&app.store));
+    let (server, pools) = (app.server_id.to_string(), pools.pools);
+    Ok(Json(FleetStatus { version, server, runners, sessions, pools, store, scale }))
 }

@@ -188,7 +188,7 @@ pub(super) async fn open_desktop(
     let dialled = app.relay.dial_desktop(&runner, &at.desktop, stream, viewer).await?;
 
     let span = tracing::info_span!("viewer", session.id = %id, runner.id = %runner, ?stream);
-    let (live, token_hash) = (app.relay.track(), bearer.token_hash.clone());
+    let (live, token_hash) = ((app.relay.track(), app.uses.begin(&at.desktop)), bearer.token_hash.clone());
     upgrade.raw(move |socket| {
         let work = async move {
             tracing::info!("opened");

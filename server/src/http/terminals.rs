@@ -74,7 +74,7 @@ async fn open_terminal(
     let upgrade = upgrade?;
     let span = tracing::info_span!("terminal", session.id = %id, principal = principal.name, name);
     let size = cols.zip(rows).map(|(cols, rows)| TerminalSize { cols, rows });
-    let live = app.relay.track();
+    let live = (app.relay.track(), app.uses.begin(&id));
     let serve = async move |client: WebSocket| {
         let opened = async {
             let mut stream = place.open(&app, &Request::Terminal { name, size }).await?;

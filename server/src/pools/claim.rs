@@ -74,6 +74,9 @@ impl Pools {
             };
             inherit::labels(&mut record.labels, &pool.spec);
             record.spec.input.clone_from(&spec.input);
+            // The pool may have others by now than when the agent was made.
+            record.spec.idle_timeout = spec.idle_timeout.or(pool.spec.idle_timeout);
+            record.spec.lifetime = spec.lifetime.or(pool.spec.lifetime);
             validate::check_stored_size(&record.spec, &record.labels)?;
             match self.store.sessions.update(record.id.as_str(), &record, entry.revision).await {
                 Ok(revision) => {

@@ -46,6 +46,9 @@ pub fn fits(asked: &CreateSession, named: bool, records: bool, agent: Agent<'_>)
         recording,
         secrets,
         spec_task,
+        // Of whoever takes it.
+        idle_timeout: _,
+        lifetime: _,
     } = asked;
     let kind = kind.as_ref().map_or(named || default_kind == Some(&seen.kind), |kind| *kind == seen.kind);
     let display = seen.display.as_ref().is_some_and(|display| geometry.is_none_or(|asked| asked == display.geometry));

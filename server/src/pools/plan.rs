@@ -17,6 +17,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 pub enum Standing {
     /// It is to be made.
     Absent,
+    /// It waits for a runner, and none has room.
+    Crowded,
     /// It waits for a runner.
     Pending,
     /// It starts.
@@ -25,6 +27,8 @@ pub enum Standing {
     Ready,
     /// It has been ready for so long that what made others end is over.
     Steady,
+    /// It has lived for its pool's lifetime: it goes once another one is ready in its place.
+    Outlived,
     /// Somebody has it, or it is gone as it should, or after a good life: the pool needs another one.
     Taken,
     /// Its runner is lost, or takes nothing new.
@@ -35,11 +39,15 @@ pub enum Standing {
 
 impl Standing {
     fn stays(&self) -> bool {
-        matches!(self, Self::Absent | Self::Pending | Self::Starting | Self::Ready | Self::Steady)
+        self.is_on_the_way() || self.is_ready()
     }
 
     fn is_on_the_way(&self) -> bool {
-        matches!(self, Self::Absent | Self::Pending | Self::Starting)
+        matches!(self, Self::Absent | Self::Crowded | Self::Pending | Self::Starting)
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready | Self::Steady)
     }
 }
 
@@ -101,7 +109,20 @@ pub fn plan(pool: Snapshot<'_>) -> Plan {
         Some(_) if kept.iter().any(|member| member.standing.is_on_the_way()) => 0,
         Some(_) => missing.min(1),
     };
-    Plan { keep: kept.into_iter().map(|member| member.id.clone()).collect(), make, trouble }
+    let outlived = outlived(pool, &kept, make);
+    Plan { keep: kept.into_iter().chain(outlived).map(|member| member.id.clone()).collect(), make, trouble }
+}
+
+/// Agents whose time is up and that stay until others are ready in their place: as many as `max` leaves room for beside
+/// those others, and none that holds the room which one of those waits for.
+fn outlived<'a>(pool: Snapshot<'a>, kept: &[&Member], make: usize) -> impl Iterator<Item = &'a Member> + use<'a> {
+    let most = pool.max.map_or(u32::MAX, |max| max.saturating_sub(pool.taken));
+    let room = usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(kept.len() + make);
+    let settled =
+        kept.iter().filter(|member| member.standing.is_ready() || member.standing == Standing::Crowded).count();
+    let target = usize::try_from(pool.min_ready.min(most)).unwrap_or(usize::MAX);
+    let old = pool.members.iter().filter(|member| member.is_current && member.standing == Standing::Outlived);
+    old.take(target.saturating_sub(settled).min(room))
 }
 
 fn trouble(pool: Snapshot<'_>, kept: &[&Member]) -> Option<Trouble> {

@@ -11,6 +11,7 @@ use helix_protocol::session::{Cause, Desired, ObservedSession, SessionPhase};
 use jiff::{SignedDuration, Timestamp};
 
 use super::plan::{Member, Standing};
+use crate::clock::Clock;
 use crate::sessions::list::waits;
 use crate::sessions::view::{has_ended, observed_of};
 use crate::store::Store;
@@ -87,19 +88,27 @@ pub fn member(
     sessions: &Content<SessionRecord>,
     observed: &Content<ObservedSession>,
     runners: &Content<RunnerRecord>,
-    now: Timestamp,
+    (now, clock): (Timestamp, &Clock),
 ) -> Member {
     let record = sessions.get(id.as_str()).map(|entry| &*entry.value);
     let standing = match record {
         // An id is never an agent's twice: links to the former one would lead to the next.
         None if sessions.was_deleted(id.as_str()) => Standing::Taken,
         None => Standing::Absent,
-        Some(record) => standing(record, observed, runners, now),
+        Some(record) => match standing(record, observed, runners, now) {
+            Standing::Ready | Standing::Steady if has_outlived(pool, record, clock) => Standing::Outlived,
+            standing => standing,
+        },
     };
     let cause = record.and_then(|record| observed_of(record, observed)).and_then(|seen| seen.cause.clone());
     let is_current =
         record.is_none_or(|record| record.warm.as_ref().is_none_or(|warm| warm.generation == pool.generation));
     Member { id: id.clone(), standing, is_current, cause }
+}
+
+fn has_outlived(pool: &PoolRecord, record: &SessionRecord, clock: &Clock) -> bool {
+    let assigned = record.assignment.as_ref().map(|of| of.assigned_at);
+    pool.spec.lifetime.zip(assigned).is_some_and(|(limit, since)| clock.age(since) >= limit.duration())
 }
 
 fn standing(
@@ -111,7 +120,9 @@ fn standing(
     if record.warm.is_none() || record.desired == Desired::Stopped {
         return Standing::Taken;
     }
-    let Some(assignment) = &record.assignment else { return Standing::Pending };
+    let Some(assignment) = &record.assignment else {
+        return if record.cause.is_some() { Standing::Crowded } else { Standing::Pending };
+    };
     let seen = observed_of(record, observed);
     let has_lived = now.duration_since(assignment.assigned_at) > STEADY_AFTER;
     if let Some(seen) = seen.filter(|seen| seen.phase.is_terminal()) {

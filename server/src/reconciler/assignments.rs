@@ -77,7 +77,7 @@ impl Reconciler {
                     let epoch = seen.map_or(entry.value.epoch, |seen| seen.value.epoch.max(entry.value.epoch));
                     Some(Decision::Assign(entry.clone(), runner.clone(), Epoch(epoch.0.saturating_add(1))))
                 }
-                Verdict::Wait(reason) => {
+                Verdict::Wait(reason) | Verdict::Held(reason) => {
                     let cause = Cause::new(QUEUED, reason);
                     let is_news = entry.value.cause.as_ref() != Some(&cause);
                     is_news.then(|| Decision::Explain(entry.clone(), cause))

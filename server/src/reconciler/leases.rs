@@ -90,8 +90,13 @@ impl Leadership {
         {
             return Ok(false);
         }
-        let lease =
-            Lease { server: self.server_id.to_string(), renewed_at: Timestamp::now(), heartbeat: None, sync: None };
+        let lease = Lease {
+            server: self.server_id.to_string(),
+            renewed_at: Timestamp::now(),
+            heartbeat: None,
+            sync: None,
+            scale: None,
+        };
         match self.leases.lease(LEADER_LEASE_KEY, &lease, revision, TTL).await {
             Ok(_) => Ok(true),
             Err(err) if err.code == ErrorCode::Conflict => Ok(false),

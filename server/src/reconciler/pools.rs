@@ -1,7 +1,7 @@
 //! Pools keep themselves: their records name the agents that shall be there, those are made, and no others stay.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -52,12 +52,13 @@ impl Reconciler {
         let records: Vec<_> = pools.iter().map(|entry| Arc::clone(&entry.value)).collect();
         let counts = counted(&self.store, &records);
         let now = Timestamp::now();
+        let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let (sessions, observed, runners) =
             (self.store.sessions.view().read(), self.store.observed.view().read(), self.store.runners.view().read());
         let decide = |(entry, counts): (Versioned<PoolRecord>, crate::pools::standing::Counts)| {
             let pool = &entry.value;
             let members: Vec<_> =
-                pool.members.iter().map(|id| member(pool, id, &sessions, &observed, &runners, now)).collect();
+                pool.members.iter().map(|id| member(pool, id, &sessions, &observed, &runners, (now, &clock))).collect();
             let snapshot = Snapshot {
                 min_ready: pool.spec.min_ready,
                 max: pool.spec.max,

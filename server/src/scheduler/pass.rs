@@ -33,8 +33,10 @@ pub struct Running<'a> {
 pub enum Verdict {
     /// It gets the runner at this place of the candidates.
     Place(usize),
-    /// It waits, for this reason.
+    /// It waits for room, for this reason.
     Wait(String),
+    /// It may not have a runner now, whatever room there is: its owner, or its pool, has as many as may be.
+    Held(String),
 }
 
 /// A verdict for each applicant, as `(its place in applicants, verdict)`, in the order of the queue. What is given away
@@ -53,11 +55,11 @@ pub fn pass<'a>(
         let Applicant { waiting, ask, pool_max } = *applicant;
         let of_owner = running.by_owner.get(waiting.owner).copied().unwrap_or_default();
         if let Some(most) = quotas.of(waiting.owner).filter(|most| !waiting.is_warm && of_owner >= *most) {
-            return Verdict::Wait(over_quota(waiting.owner, most));
+            return Verdict::Held(over_quota(waiting.owner, most));
         }
         let of_pool = ask.pool.and_then(|pool| running.by_pool.get(pool)).copied().unwrap_or_default();
         if let (Some(pool), Some(max)) = (ask.pool, pool_max.filter(|max| of_pool >= *max)) {
-            return Verdict::Wait(format!(
+            return Verdict::Held(format!(
                 "pool {pool} has {max} agents, which is its most; end one, or raise its max"
             ));
         }

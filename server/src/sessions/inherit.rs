@@ -20,6 +20,8 @@ pub fn spec(own: &mut SessionSpec, says_nothing: &mut bool, pool: &PoolSpec) {
     own.network = own.network.or(pool.network);
     own.on_lost = own.on_lost.or(pool.on_lost);
     own.direct = own.direct.or(pool.direct);
+    own.idle_timeout = own.idle_timeout.or(pool.idle_timeout);
+    own.lifetime = own.lifetime.or(pool.lifetime);
     if let Some(choice) = pool.recording.filter(|_| *says_nothing) {
         *says_nothing = false;
         own.recording = RecordingChoice::options(choice);

@@ -11,6 +11,7 @@ use helix_protocol::{RunnerId, SessionId, subject};
 
 use super::Sessions;
 use super::list::waits;
+use super::time_limits;
 use super::view::{Known, sync_of};
 
 impl Sessions {
@@ -38,7 +39,9 @@ impl Sessions {
         let mut view = known.view(queue_position, &self.inner.public_url);
         if !view.phase.is_terminal() {
             let desktop = known.record.map_or(known.id, |record| &record.id);
-            view.sync = sync_of(desktop, &self.inner.store.leases.view().read());
+            let leases = self.inner.store.leases.view().read();
+            view.sync = sync_of(desktop, &leases);
+            known.record.into_iter().for_each(|record| time_limits::show(&mut view, record, &leases));
         }
         view
     }

@@ -15,6 +15,7 @@ use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 
 use super::fleet::{self, Rules};
+use super::time_limits;
 use super::view::{Known, sync_of};
 use super::{Filter, Sessions};
 use crate::auth::Principal;
@@ -89,6 +90,7 @@ impl Sessions {
             let mut view = known.view(position, &self.inner.public_url);
             if !view.phase.is_terminal() {
                 view.sync = sync_of(known.record.map_or(known.id, |record| &record.id), &leases);
+                known.record.into_iter().for_each(|record| time_limits::show(&mut view, record, &leases));
             }
             view
         };

@@ -11,6 +11,7 @@ use helix_protocol::{ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 
 use super::Sessions;
+use super::time_limits::ended_by_limit;
 use super::view::desired_of_deleted;
 use crate::error::{Error, Result};
 
@@ -96,6 +97,14 @@ impl Sessions {
         ))
     }
 
+    /// True for the first report that a session is Ready.
+    pub fn becomes_ready(&self, seen: &ObservedSession) -> bool {
+        let key = subject::runner_session_key(&seen.runner, &seen.session);
+        let before = self.inner.store.observed.view().get(&key);
+        let was = |known: &ObservedSession| known.epoch == seen.epoch && known.phase == SessionPhase::Ready;
+        seen.phase == SessionPhase::Ready && !before.is_some_and(|entry| was(&entry.value))
+    }
+
     /// A runner cannot fill the store with sessions that nobody asked it for.
     fn check_room(&self, runner: &RunnerId) -> Result<()> {
         let (sessions, observed) = (self.inner.store.sessions.view().read(), self.inner.store.observed.view().read());
@@ -166,12 +175,13 @@ impl Sessions {
         }
         let id = format!("{}.{}.{}.{}", now.runner, now.session, now.epoch, now.report);
         let stopping = record.is_some_and(|record| record.desired == helix_protocol::session::Desired::Stopped);
+        let failed = now.phase == SessionPhase::Failed;
         let event = Event::Session {
             session: now.session.clone(),
             runner: Some(now.runner.clone()),
             phase: if stopping && !now.phase.is_terminal() { SessionPhase::Stopping } else { now.phase },
             step: now.running_step().map(str::to_owned),
-            cause: now.cause.clone(),
+            cause: record.and_then(ended_by_limit).filter(|_| !failed).or(now.cause.as_ref()).cloned(),
             result: now.result.clone(),
             at: Timestamp::now(),
         };

@@ -73,6 +73,8 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
         recording,
         secrets,
         spec_task,
+        idle_timeout,
+        lifetime,
     } = request;
     let project = project.map(Project::from);
     check_input(input.as_deref())?;
@@ -105,6 +107,8 @@ pub fn accept(request: CreateSession) -> Result<Accepted> {
         on_lost,
         recording: recorded,
         direct: None,
+        idle_timeout,
+        lifetime,
     };
     check_stored_size(&spec, &labels)?;
     let request_hash = request_hash(&spec, pool.as_ref(), on_runner.as_ref(), &labels)?;

@@ -12,6 +12,7 @@ use helix_protocol::runner::Liveness;
 use helix_protocol::session::{Cause, Desired, DirectPorts, ObservedSession, SessionPhase, SessionSpec, TimelineStep};
 use helix_protocol::{RecordingId, SessionId, subject};
 
+use super::time_limits::ended_by_limit;
 use crate::auth::Principal;
 use crate::store::view::Content;
 
@@ -97,6 +98,11 @@ impl Known<'_> {
         if phase == SessionPhase::Lost {
             return Some(lost_cause(self.liveness));
         }
+        // Its runner knows only that it was told to.
+        let limit = self.record.and_then(ended_by_limit).filter(|_| phase != SessionPhase::Failed);
+        if let Some(cause) = limit {
+            return Some(cause.clone());
+        }
         let seen = self.current().and_then(|seen| seen.cause.clone());
         seen.or_else(|| {
             self.record.filter(|record| record.assignment.is_none()).and_then(|record| record.cause.clone())
@@ -167,6 +173,8 @@ impl Known<'_> {
             endpoints,
             timeline: self.timeline(),
             created_at: self.created_at(),
+            idle_since: None,
+            expires_at: None,
         }
     }
 

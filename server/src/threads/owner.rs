@@ -37,6 +37,7 @@ use super::live::{Live, Place};
 use super::sync::{Input, Link, Outgoing, Sockets};
 use crate::bus::unavailable;
 use crate::error::Result;
+use crate::uses::InUse;
 
 /// Before something that failed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -73,6 +74,8 @@ pub(super) struct Owner {
     passing: u64,
     /// What others passed on, by who did.
     passed: HashMap<String, PassedOn>,
+    /// The agent has something to do.
+    working: Option<InUse>,
 }
 
 /// What one other owner passed on: the numbers of the last frames.
@@ -111,6 +114,7 @@ impl Owner {
             written: 0,
             passing: 0,
             passed: HashMap::new(),
+            working: None,
         }
     }
 
@@ -146,6 +150,11 @@ impl Owner {
 
     /// Waits for whatever comes first. Every arm is cancel safe: channels, a watch, a timer and a token.
     async fn wait(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
+        let has_agent = self.lease.is_held() && !self.links.is_empty();
+        let works = has_agent && followed.live.read(|conversation| conversation.active_turns().next().is_some());
+        if works != self.working.is_some() {
+            self.working = works.then(|| self.sockets.inner.uses.begin(&self.session));
+        }
         let now = Instant::now();
         // Only an owner acts, so only an owner has deadlines.
         let desk = self.lease.is_held().then_some(&self.desk);

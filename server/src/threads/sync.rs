@@ -25,6 +25,7 @@ use super::owner::wire::{Reply, Request};
 use crate::bus::{Bus, REQUEST_TIMEOUT, unavailable};
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::uses::Uses;
 
 /// Commands that wait for an agent to read them.
 pub const QUEUE: usize = 100;
@@ -41,6 +42,7 @@ pub(super) struct Inner {
     pub hub: Hub,
     pub bus: Bus,
     pub store: Store,
+    pub uses: Uses,
     pub server_id: Arc<str>,
     pub timing: Timing,
     pub shutdown: CancellationToken,
@@ -123,13 +125,14 @@ impl Sockets {
         hub: Hub,
         bus: Bus,
         store: Store,
+        uses: Uses,
         server_id: Arc<str>,
         timing: Timing,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
         let (owners, next) = (Mutex::default(), AtomicU64::new(1));
-        Self { inner: Arc::new(Inner { hub, bus, store, server_id, timing, shutdown, tasks, owners, next }) }
+        Self { inner: Arc::new(Inner { hub, bus, store, uses, server_id, timing, shutdown, tasks, owners, next }) }
     }
 
     /// A socket of this session's agent opened here: it is the newest.

@@ -1,6 +1,6 @@
 //! A real nats-server, servers in this process, and runners that are nothing but their messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -338,8 +338,17 @@ impl SimRunner {
 
     /// The same with what its sessions use.
     pub async fn heartbeat_with(&self, usage: BTreeMap<SessionId, Usage>) {
-        let heartbeat =
-            Heartbeat { active_tasks: 0, slots: 4, draining: false, usage, images: RunnerImages::default() };
+        self.heartbeat_of(usage, BTreeSet::new()).await;
+    }
+
+    /// The same with the sessions whose desktops somebody looks at.
+    pub async fn heartbeat_viewed(&self, viewed: BTreeSet<SessionId>) {
+        self.heartbeat_of(BTreeMap::new(), viewed).await;
+    }
+
+    async fn heartbeat_of(&self, usage: BTreeMap<SessionId, Usage>, viewed: BTreeSet<SessionId>) {
+        let images = RunnerImages::default();
+        let heartbeat = Heartbeat { active_tasks: 0, slots: 4, draining: false, usage, images, viewed };
         let reply = self.request(Request::Heartbeat { heartbeat }).await;
         assert!(matches!(reply, Some(Reply::HeartbeatAck {})), "{reply:?}");
     }

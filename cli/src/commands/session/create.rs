@@ -9,6 +9,7 @@ use helix_protocol::image::ImageRef;
 use helix_protocol::recording::{RecordingChoice, RecordingOptions};
 use helix_protocol::resources::{Network, OnLost};
 use helix_protocol::session::{DisplayServer, Geometry, MAX_INPUT_CHARS, Project};
+use helix_protocol::time_limit::TimeLimit;
 use helix_protocol::{KindName, PoolName, RunnerId, SessionId, SpecTaskId};
 
 use super::limits::{ReserveArgs, ResourceArgs};
@@ -77,6 +78,12 @@ pub struct CreateArgs {
     /// While its runner cannot be heard: run on, or stand still, so that it may be restarted elsewhere
     #[arg(long, value_name = "wait|restart", value_parser = parse_on_lost)]
     on_lost: Option<OnLost>,
+    /// Stop it once nobody used it for so long, for example 30m [default: its pool's]
+    #[arg(long, value_name = "TIME")]
+    idle_timeout: Option<TimeLimit>,
+    /// Stop it once it has run for so long, for example 8h [default: its pool's]
+    #[arg(long, value_name = "TIME")]
+    lifetime: Option<TimeLimit>,
     /// Record the desktop, with what is typed there; keep it for so long after the end (7d), or do not (off)
     #[arg(long, value_name = "KEEP|off", num_args = 0..=1, require_equals = true, default_missing_value = "on",
         value_parser = parse_record)]
@@ -222,6 +229,8 @@ fn request(args: CreateArgs, read_input: impl FnOnce() -> Result<String>) -> Res
         recording: args.record,
         secrets,
         spec_task: args.spec_task,
+        idle_timeout: args.idle_timeout,
+        lifetime: args.lifetime,
     })
 }
 
@@ -274,6 +283,8 @@ mod tests {
             "--on-lost=restart",
             "--secret=ANTHROPIC_API_KEY",
             "--spec-task=spt_1",
+            "--idle-timeout=90m",
+            "--lifetime=24h",
             "--wait",
         ];
         let args = args(&line);
@@ -312,7 +323,9 @@ mod tests {
           "secrets": {
             "ANTHROPIC_API_KEY": null
           },
-          "spec_task": "spt_1"
+          "spec_task": "spt_1",
+          "idle_timeout": "90m",
+          "lifetime": "1d"
         }
         "#);
     }

@@ -100,9 +100,20 @@ fn threads_words(session: &SessionView, list: &ThreadList) -> String {
     words
 }
 
+/// Its own time limits, before they stop it.
+fn time_rows(session: &SessionView) -> Vec<(&'static str, String)> {
+    let limits = [("idle_timeout", session.spec.idle_timeout), ("lifetime", session.spec.lifetime)];
+    let named = limits.into_iter().filter_map(|(name, limit)| Some(format!("{name} {}", limit?)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let since = session.idle_since.map(|at| ("idle since", at.to_string()));
+    let end = session.expires_at.map(|at| ("stops at", format!("{at} ({named})")));
+    since.into_iter().chain(end).collect()
+}
+
 /// Everything about one session; `threads` where they could be read.
 pub fn show(ui: &Ui, session: &SessionView, threads: Option<&ThreadList>) -> Result<()> {
     let mut rows = vec![("session", session.id.to_string()), ("phase", phase(session))];
+    rows.extend(time_rows(session));
     if let Some(cause) = &session.cause {
         rows.push(("cause", format!("{} ({})", cause.message, cause.code)));
         rows.extend(cause.step.iter().map(|step| ("step", step.clone())));

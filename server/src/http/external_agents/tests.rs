@@ -52,6 +52,8 @@ fn view(phase: SessionPhase) -> SessionView {
             step("agent", at("2026-11-21T10:00:11Z"), Some(1500)),
         ],
         created_at: at("2026-11-21T10:00:00Z"),
+        idle_since: None,
+        expires_at: None,
     }
 }
 

@@ -67,6 +67,7 @@ async fn store(app: &App, session: &SessionId, why: &str) {
         renewed_at: Timestamp::now(),
         heartbeat: None,
         sync: Some(SyncStatus { refused: Some(refused), ..SyncStatus::default() }),
+        scale: None,
     };
     let written = match app.store.leases.get(&key).await {
         Ok(lookup) => app.store.leases.lease(&key, &lease, lookup.revision(), TTL).await.map(|_| ()),

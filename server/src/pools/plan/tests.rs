@@ -47,6 +47,29 @@ fn as_many_as_shall_be_ready_are_there() {
 }
 
 #[test]
+fn an_agent_whose_time_is_up_goes_once_another_is_ready_in_its_place() {
+    use Standing::{Absent, Crowded, Outlived, Ready, Starting};
+    let both = members(&[Outlived, Outlived]);
+    let (begun, half) =
+        (members(&[Outlived, Outlived, Absent, Starting]), members(&[Outlived, Outlived, Ready, Starting]));
+    let (done, crowded) =
+        (members(&[Outlived, Outlived, Ready, Ready]), members(&[Outlived, Outlived, Crowded, Crowded]));
+    let cases: [Case<'_>; 8] = [
+        ("others are made first", 2, None, 0, &both, &["m000", "m001"], 2),
+        ("until they are ready", 2, None, 0, &begun, &["m003", "m002", "m000", "m001"], 0),
+        ("one for one", 2, None, 0, &half, &["m002", "m003", "m000"], 0),
+        ("then they go", 2, None, 0, &done, &["m002", "m003"], 0),
+        ("nobody waits for the room that they have", 2, None, 0, &crowded, &["m002", "m003"], 0),
+        ("max leaves room for one more", 2, Some(3), 0, &both, &["m000"], 2),
+        ("max leaves no room", 2, Some(3), 1, &both, &[], 2),
+        ("nothing shall be ready any more", 0, None, 0, &both, &[], 0),
+    ];
+    for (what, min_ready, max, taken, members, keep, make) in cases {
+        assert_eq!(decide(min_ready, max, taken, members), (keep.to_vec(), make), "{what}");
+    }
+}
+
+#[test]
 fn agents_of_a_former_generation_are_replaced() {
     let mut old = members(&[Standing::Ready, Standing::Ready]);
     old[0].is_current = false;

@@ -203,7 +203,7 @@ impl World {
                     assert!(liveness == Liveness::Online && !cordoned, "a runner that takes nothing got a session");
                     assert_eq!(placed.insert(index, runner), None, "placed twice");
                 }
-                Verdict::Wait(reason) => kept_back.push((index, reason)),
+                Verdict::Wait(reason) | Verdict::Held(reason) => kept_back.push((index, reason)),
             }
         }
         for (index, reason) in kept_back {

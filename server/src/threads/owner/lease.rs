@@ -121,6 +121,7 @@ impl SyncLease {
             renewed_at: Timestamp::now(),
             heartbeat: None,
             sync: Some(status.clone()),
+            scale: None,
         };
         match self.leases.lease(&self.key, &lease, revision, TTL).await {
             Ok(revision) => {
