@@ -31,7 +31,7 @@ use helix_protocol::control::Control;
 use helix_protocol::event::Event;
 use helix_protocol::grant::Grants;
 use helix_protocol::record::SessionRecord;
-use helix_protocol::session::{Desired, ObservedSession, SessionPhase};
+use helix_protocol::session::{ObservedSession, SessionPhase};
 use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -306,34 +306,17 @@ impl Sessions {
 fn claim(by: &Principal, seen: &ObservedSession) -> Result<SessionRecord> {
     let unclaimed = seen.unclaimed.as_ref().ok_or_else(|| not_unclaimed(&seen.session))?;
     let assignment = Assignment { runner: seen.runner.clone(), epoch: seen.epoch, assigned_at: unclaimed.received_at };
+    let request_hash = validate::request_hash(&unclaimed.spec, None, None, &BTreeMap::new())?;
     Ok(SessionRecord {
-        id: seen.session.clone(),
-        owner: by.name.clone(),
-        spec: unclaimed.spec.clone(),
-        pool: None,
-        on_runner: None,
-        labels: BTreeMap::new(),
-        request_hash: validate::request_hash(&unclaimed.spec, None, None, &BTreeMap::new())?,
-        desired: Desired::Running,
         generation: seen.generation,
         epoch: seen.epoch,
         assignments: 1,
-        warm: None,
-        claimed_at: None,
         assignment: Some(assignment),
         // Behind what the gate knows: it takes nothing older, and what it knows holds no more.
         control: Control { epoch: seen.control + 1, holder: None },
-        control_expires_at: None,
         grants: Grants { epoch: seen.grants + 1, list: Vec::new() },
-        cause: None,
         created_at: unclaimed.received_at,
-        deleted: false,
-        sealed_secrets: None,
-        spec_task: None,
-        desktop_of: None,
-        continues: None,
-        let_go: None,
-        work: helix_protocol::checkpoint::WorkRecord::default(),
+        ..create::new_record(seen.session.clone(), by.name.clone(), unclaimed.spec.clone(), request_hash)
     })
 }
 

@@ -1,6 +1,9 @@
 //! New sessions: what is asked becomes a record, once.
 
+use std::collections::BTreeMap;
+
 use helix_protocol::api::{CreateSession, SessionView};
+use helix_protocol::checkpoint::WorkRecord;
 use helix_protocol::control::Control;
 use helix_protocol::grant::Grants;
 use helix_protocol::image::ImageRef;
@@ -90,34 +93,14 @@ impl Sessions {
             }
             other => other?,
         };
-        let created_at = Timestamp::now();
         let record = SessionRecord {
-            id: id.clone(),
-            owner: by.name.clone(),
-            spec,
             pool,
             on_runner,
             labels,
-            request_hash,
-            desired: Desired::Running,
-            generation: Generation(1),
-            epoch: Epoch(u64::try_from(created_at.as_millisecond()).unwrap_or_default()),
-            assignments: 0,
-            warm: None,
-            claimed_at: None,
-            assignment: None,
-            control: Control::default(),
-            control_expires_at: None,
-            grants: Grants::default(),
-            cause: None,
-            created_at,
-            deleted: false,
             sealed_secrets,
             spec_task,
-            desktop_of: None,
             continues,
-            let_go: None,
-            work: helix_protocol::checkpoint::WorkRecord::default(),
+            ..new_record(id.clone(), by.name.clone(), spec, request_hash)
         };
         match self.inner.store.sessions.create(id.as_str(), &record).await {
             Ok(revision) => {
@@ -136,35 +119,14 @@ impl Sessions {
         inherit::spec(&mut spec, &mut leaves_recording, &pool.spec);
         self.choose_image(&mut spec).await?;
         spec.recording = self.inner.recording.fill_in(spec.recording, leaves_recording);
-        let (name, labels, created_at) = (Some(pool.name.clone()), pool.spec.labels.clone(), Timestamp::now());
+        let (name, labels) = (Some(pool.name.clone()), pool.spec.labels.clone());
+        let request_hash = validate::request_hash(&spec, name.as_ref(), None, &labels)?;
         Ok(SessionRecord {
-            id: id.clone(),
-            // With a space: nobody can name theirs so.
-            owner: format!("pool {}", pool.name),
-            request_hash: validate::request_hash(&spec, name.as_ref(), None, &labels)?,
-            spec,
             pool: name,
-            on_runner: None,
             labels,
-            desired: Desired::Running,
-            generation: Generation(1),
-            epoch: Epoch(u64::try_from(created_at.as_millisecond()).unwrap_or_default()),
-            assignments: 0,
             warm: Some(Warm { generation: pool.generation }),
-            claimed_at: None,
-            assignment: None,
-            control: Control::default(),
-            control_expires_at: None,
-            grants: Grants::default(),
-            cause: None,
-            created_at,
-            deleted: false,
-            sealed_secrets: None,
-            spec_task: None,
-            desktop_of: None,
-            continues: None,
-            let_go: None,
-            work: helix_protocol::checkpoint::WorkRecord::default(),
+            // With a space: nobody can name theirs so.
+            ..new_record(id.clone(), format!("pool {}", pool.name), spec, request_hash)
         })
     }
 
@@ -220,6 +182,39 @@ impl Sessions {
         }
         let known: Vec<_> = known.iter().map(KindName::as_str).collect();
         Err(Error::new(ErrorCode::UnknownKind, format!("no runner knows kind {kind}; known are: {}", known.join(", "))))
+    }
+}
+
+/// The record of a session that begins now: it shall run, and nothing has happened to it yet.
+pub(super) fn new_record(id: SessionId, owner: String, spec: SessionSpec, request_hash: String) -> SessionRecord {
+    let created_at = Timestamp::now();
+    SessionRecord {
+        id,
+        owner,
+        spec,
+        pool: None,
+        on_runner: None,
+        labels: BTreeMap::new(),
+        request_hash,
+        desired: Desired::Running,
+        generation: Generation(1),
+        epoch: Epoch(u64::try_from(created_at.as_millisecond()).unwrap_or_default()),
+        assignments: 0,
+        warm: None,
+        claimed_at: None,
+        assignment: None,
+        control: Control::default(),
+        control_expires_at: None,
+        grants: Grants::default(),
+        cause: None,
+        created_at,
+        deleted: false,
+        sealed_secrets: None,
+        spec_task: None,
+        desktop_of: None,
+        continues: None,
+        let_go: None,
+        work: WorkRecord::default(),
     }
 }
 

@@ -2,14 +2,12 @@
 
 use helix_protocol::api::SessionView;
 use helix_protocol::checkpoint::{Restore, WorkRecord};
-use helix_protocol::control::Control;
-use helix_protocol::grant::Grants;
 use helix_protocol::record::SessionRecord;
-use helix_protocol::session::{Desired, SessionPhase};
-use helix_protocol::{Epoch, ErrorCode, Generation, SessionId};
-use jiff::Timestamp;
+use helix_protocol::session::SessionPhase;
+use helix_protocol::{ErrorCode, SessionId};
 
 use super::Sessions;
+use super::create::new_record;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 
@@ -22,34 +20,13 @@ impl Sessions {
         id: &SessionId,
         restore: Restore,
     ) -> Result<SessionView> {
-        let created_at = Timestamp::now();
+        let request_hash = format!("fork {} {}", origin.id, restore.manifest);
         let record = SessionRecord {
-            id: id.clone(),
-            owner: by.name.clone(),
-            spec: origin.spec.clone(),
             pool: origin.pool.clone(),
             on_runner: origin.on_runner.clone(),
             labels: origin.labels.clone(),
-            request_hash: format!("fork {} {}", origin.id, restore.manifest),
-            desired: Desired::Running,
-            generation: Generation(1),
-            epoch: Epoch(u64::try_from(created_at.as_millisecond()).unwrap_or_default()),
-            assignments: 0,
-            warm: None,
-            claimed_at: None,
-            assignment: None,
-            control: Control::default(),
-            control_expires_at: None,
-            grants: Grants::default(),
-            cause: None,
-            created_at,
-            deleted: false,
-            sealed_secrets: None,
-            spec_task: None,
-            desktop_of: None,
-            continues: None,
-            let_go: None,
             work: WorkRecord { restore: Some(restore), ..WorkRecord::default() },
+            ..new_record(id.clone(), by.name.clone(), origin.spec.clone(), request_hash)
         };
         match self.inner.store.sessions.create(id.as_str(), &record).await {
             Ok(revision) => {
