@@ -28,9 +28,8 @@ const WITHIN: Duration = Duration::from_mins(30);
 /// At the end of a session that is stopped, and of one that goes on elsewhere.
 const AT_STOP: Duration = Duration::from_mins(1);
 const AT_MOVE: Duration = Duration::from_mins(10);
-/// For agentd to listen to the session's tools, and before it is asked for again.
+/// For agentd to listen to the session's tools.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(50);
 /// Of the tools that filled the workspace.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -100,12 +99,15 @@ impl<S: Supervisor> Session<S> {
 
     /// A connection to the session's tools. An agentd that has just taken it over may not have listened there yet.
     async fn tools_stream(&self) -> Result<UnixStream, ToolsError> {
-        let (begun, id, mut open) = (Instant::now(), self.id(), self.outlet.subscribe());
+        let (id, tools, mut open) = (self.id(), &self.context.tools, self.outlet.subscribe());
         // The sender lives in the session.
         let _ = open.wait_for(|open| *open).await;
+        let deadline = Instant::now() + LISTENS_WITHIN;
         loop {
-            match self.context.tools.open(&id).await {
-                Err(ToolsError::NoSession) if begun.elapsed() < LISTENS_WITHIN => tokio::time::sleep(PAUSE).await,
+            tokio::time::timeout_at(deadline, tools.announced(&id)).await.map_err(|_| ToolsError::NoSession)?;
+            match tools.open(&id).await {
+                // Gone again at this moment.
+                Err(ToolsError::NoSession) if Instant::now() < deadline => {}
                 opened => return opened,
             }
         }

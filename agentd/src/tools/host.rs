@@ -8,14 +8,14 @@
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use helix_protocol::SessionId;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -75,7 +75,7 @@ struct Awaited {
 /// The sessions of which a unit can be asked for. Clones are the same board.
 #[derive(Debug, Clone, Default)]
 pub struct Board {
-    sessions: Arc<Mutex<HashMap<SessionId, mpsc::Sender<Wanted>>>>,
+    sessions: Arc<watch::Sender<HashMap<SessionId, mpsc::Sender<Wanted>>>>,
 }
 
 /// A session on the board; dropped, it is off it.
@@ -103,25 +103,27 @@ impl Board {
     }
 
     async fn want(&self, session: &SessionId, wanted: Wanted) -> Result<(), ToolsError> {
-        let seat = self.lock().get(session).cloned().ok_or(ToolsError::NoSession)?;
+        let seat = self.sessions.borrow().get(session).cloned().ok_or(ToolsError::NoSession)?;
         seat.send(wanted).await.map_err(|_| ToolsError::NoSession)
     }
 
     /// Puts a session on the board.
     pub fn announce(&self, session: &SessionId) -> Seat {
         let (sender, wanted) = mpsc::channel(QUEUE);
-        self.lock().insert(session.clone(), sender);
+        self.sessions.send_modify(|sessions| drop(sessions.insert(session.clone(), sender)));
         Seat { board: self.clone(), session: session.clone(), wanted }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, mpsc::Sender<Wanted>>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until a session is on the board.
+    pub async fn announced(&self, session: &SessionId) {
+        // The sender is this board's own.
+        let _ = self.sessions.subscribe().wait_for(|sessions| sessions.contains_key(session)).await;
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.board.lock().remove(&self.session);
+        self.board.sessions.send_modify(|sessions| drop(sessions.remove(&self.session)));
     }
 }
 
