@@ -24,6 +24,8 @@ pub use direct::{Direct, Network};
 pub(crate) use read::{normalise_origin, parse_duration};
 pub use source::{ConfigError, Environment, Fault};
 
+use crate::reconciler::kept::KeepRules;
+
 /// The enrolment token printed in the documents' examples: known to everybody, hence refused.
 const SAMPLE_TOKEN: &str = "oh-hallo-insecure-token";
 /// Most sessions at once that can be configured.
@@ -134,6 +136,8 @@ pub struct Config {
     pub image_signers: PathBuf,
     /// Images that stay although no session has them.
     pub images_keep: usize,
+    /// How long workspaces stay that were put aside.
+    pub kept: KeepRules,
     /// Documents' settings that nothing uses yet, for a note at start: native VNC and RDP listeners do not exist.
     pub unused: Vec<&'static str>,
 }

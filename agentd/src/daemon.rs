@@ -28,6 +28,7 @@ use crate::health::{self, Health};
 use crate::images::{Fetcher, Images, enter};
 use crate::kinds::{Kinds, Machine};
 use crate::ledger::Ledger;
+use crate::leftovers::LeftoverBoard;
 use crate::link::reports::Reports;
 use crate::link::token::OwnToken;
 use crate::link::{self, Link, LinkStatus, enrol, rotate};
@@ -172,6 +173,7 @@ async fn serve<S: Supervisor>(
     let (dials_sender, dials) = mpsc::channel(DIALS_WAITING);
     let (cut_off_sender, cut_off) = watch::channel(fence::is_silent(&config.state_dir));
     let (fence, usage) = (Fence::new(&config.state_dir), UsageBoard::default());
+    let leftovers = LeftoverBoard::default();
 
     let gates = Gates::default();
     let (tools, notes) = (Board::default(), Notes::default());
@@ -196,6 +198,7 @@ async fn serve<S: Supervisor>(
         checkpoints: Courier::new(config.clone(), token.clone()),
         images: images.clone(),
         viewers: viewers.clone(),
+        leftovers: leftovers.clone(),
     });
     tracing::info!(sessions = entries.len(), slots = config.slots, backend = supervisor.backend(), "agentd starts");
     let reconciler = Reconciler::new(context, Inputs { desired, runner_stops, cut_off }, entries);
@@ -212,6 +215,7 @@ async fn serve<S: Supervisor>(
             status: status_sender,
             fence: fence.clone(),
             usage: usage.clone(),
+            leftovers,
             images,
             gates: gates.clone(),
             dials: dials_sender,

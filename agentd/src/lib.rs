@@ -27,6 +27,7 @@ pub mod images;
 pub mod inventory;
 pub mod kinds;
 pub mod ledger;
+pub mod leftovers;
 pub mod link;
 pub mod notice;
 pub mod outbound;

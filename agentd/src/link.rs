@@ -49,6 +49,7 @@ use crate::dial::DialNudge;
 use crate::fence::Fence;
 use crate::gate::Gates;
 use crate::images::Images;
+use crate::leftovers::LeftoverBoard;
 use crate::usage::UsageBoard;
 
 /// A connection that lasted this long was a success: the next failure starts a new row of waiting times.
@@ -86,6 +87,8 @@ pub struct Link {
     pub fence: Fence,
     /// What sessions use.
     pub usage: UsageBoard,
+    /// What belonged to no session.
+    pub leftovers: LeftoverBoard,
     /// Its images, for the heartbeat.
     pub images: Images,
     /// Who looks at which desktop, for the heartbeat.

@@ -5,6 +5,7 @@
 //! watchdog. What is missing from the desired set is never stopped, only marked. `reaper` runs beside it.
 //! A session task that panics ends agentd: the next start takes every session over again from the ledger.
 
+pub mod kept;
 mod reaper;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,7 +67,7 @@ impl<S: Supervisor> Reconciler<S> {
     pub async fn run(mut self) -> TaskFailed {
         let watchdog = sd_notify::watchdog_enabled().map_or(INTERVAL, |limit| (limit / 2).min(INTERVAL));
         let mut acknowledged = self.context.reports.watch();
-        let reaper = reaper::run(self.context.supervisor.clone(), self.known.subscribe());
+        let reaper = reaper::run(self.context.clone(), self.known.subscribe());
         tokio::pin!(reaper);
         loop {
             if let Err(failed) = self.activate().await {

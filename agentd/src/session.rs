@@ -47,6 +47,7 @@ use crate::gate::Gates;
 use crate::images::{Hold, Images};
 use crate::kinds::Kinds;
 use crate::ledger::{Entry, Ledger};
+use crate::leftovers::LeftoverBoard;
 use crate::link::reports::Reports;
 use crate::recorder::notes::Notes;
 use crate::recorder::upload::Uploads;
@@ -98,6 +99,8 @@ pub struct Context<S> {
     pub images: Images,
     /// Who serves the viewers that come to their ports.
     pub viewers: Viewers<S>,
+    /// What belonged to no session.
+    pub leftovers: LeftoverBoard,
 }
 
 /// What a session shall be, as the reconciler last knew.

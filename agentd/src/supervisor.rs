@@ -14,11 +14,13 @@ pub mod systemd;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use helix_protocol::image::Digest;
 use helix_protocol::link::LogLine;
+use helix_protocol::reap::Reaped;
 use helix_protocol::resources::{Limits, Network, Resources, Usage};
 use helix_protocol::session::SessionResult;
 use helix_protocol::{RecordingId, SessionId};
@@ -480,5 +482,9 @@ pub trait Supervisor: Clone + Send + Sync + 'static {
     fn found(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
 
     /// [`Supervisor::kill`] for a slice whose session is not known any more; its logs go, too.
-    fn reap(&self, unit_key: &str) -> impl Future<Output = Result<()>> + Send;
+    /// Answers what was there of it.
+    fn reap(&self, unit_key: &str) -> impl Future<Output = Result<Reaped>> + Send;
+
+    /// Removes a workspace that was put aside: something directly in the directory of workspaces.
+    fn discard(&self, workspace: &Path) -> impl Future<Output = io::Result<()>> + Send;
 }

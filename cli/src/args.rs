@@ -18,6 +18,7 @@ use crate::commands::pool::PoolCommand;
 use crate::commands::pool::agents::{ScaleArgs, StartArgs, StopArgs};
 use crate::commands::pool::apply::ApplyArgs;
 use crate::commands::provision::ProvisionArgs;
+use crate::commands::reap::ReapArgs;
 use crate::commands::recording::RecordingCommand;
 use crate::commands::run::RunArgs;
 use crate::commands::runner::RunnerCommand;
@@ -159,6 +160,8 @@ pub enum Command {
     /// Do one job of a build, told on standard input
     #[command(hide = true)]
     ImageWorker,
+    /// Remove what belongs to nothing any more, and show what else is in NATS
+    Reap(ReapArgs),
     /// Show who did what, and who was refused
     Audit(AuditArgs),
     /// Print a completion script for a shell

@@ -8,6 +8,7 @@ mod images;
 mod logs;
 mod patience;
 mod pools;
+mod reap;
 mod recordings;
 mod refusal;
 mod runners;

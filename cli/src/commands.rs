@@ -14,6 +14,7 @@ pub mod machines;
 pub mod manual;
 pub mod pool;
 pub mod provision;
+pub mod reap;
 pub mod recording;
 pub mod run;
 pub mod runner;
@@ -70,6 +71,7 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::Key(command) => key::run(command, ui),
         Command::Backup(args) => backup::backup(&global, &args),
         Command::Restore(args) => backup::restore(&global, &args),
+        Command::Reap(args) => reap::run(&client(&global)?, &args, ui).await,
         Command::Audit(args) => audit::run(&client(&global)?, &args, ui).await,
         Command::Completions(args) => completions::run(&args, ui),
         Command::Manual(args) => manual::run(&args, ui),

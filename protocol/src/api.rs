@@ -7,6 +7,7 @@ pub mod grants;
 pub mod images;
 pub mod placement;
 pub mod pools;
+pub mod reap;
 pub mod runners;
 pub mod threads;
 pub mod tokens;
@@ -22,6 +23,7 @@ use crate::ids::SpecTaskId;
 use crate::ids::{Epoch, Generation, KindName, PoolName, RecordingId, RunnerId, Seat, SessionId};
 use crate::image::ImageRef;
 use crate::link::Stream;
+use crate::reap::RunnerLeftovers;
 use crate::recording::RecordingChoice;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources, Usage};
 use crate::runner::{Liveness, RunnerFacts, RunnerImages, RunnerStatus};
@@ -318,6 +320,9 @@ pub struct RunnerView {
     /// Its images, and those that it fetches.
     #[serde(default, skip_serializing_if = "RunnerImages::is_empty")]
     pub images: RunnerImages,
+    /// What belonged to no session, and what is kept of sessions that live elsewhere.
+    #[serde(default, skip_serializing_if = "RunnerLeftovers::is_empty")]
+    pub leftovers: RunnerLeftovers,
     /// It was asked for a new token of its own and does not have it yet.
     #[serde(default)]
     pub rotating: bool,
@@ -457,6 +462,9 @@ pub struct FleetStatus {
     /// How the scale hook does; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<ScaleStatus>,
+    /// The reaper's last look; absent before the first, and while the store does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reaper: Option<reap::ReaperSummary>,
 }
 
 /// NATS JetStream, where everything is.

@@ -19,6 +19,7 @@ pub mod ids;
 pub mod image;
 pub mod link;
 pub mod pool;
+pub mod reap;
 pub mod record;
 pub mod recording;
 pub mod resources;

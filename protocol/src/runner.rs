@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{KindName, SessionId};
 use crate::image::Digest;
+use crate::reap::RunnerLeftovers;
 use crate::resources::{Reserve, Resources, Usage};
 use crate::session::Geometry;
 
@@ -77,7 +78,7 @@ pub struct RunnerFacts {
 }
 
 /// What a runner says every few seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Heartbeat {
     /// Sessions that occupy a slot now.
     pub active_tasks: u32,
@@ -94,6 +95,9 @@ pub struct Heartbeat {
     /// Sessions whose desktop somebody looks at right now, by whichever way.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub viewed: BTreeSet<SessionId>,
+    /// What belonged to no session, and what is kept of sessions that live elsewhere.
+    #[serde(default, skip_serializing_if = "RunnerLeftovers::is_empty")]
+    pub leftovers: RunnerLeftovers,
 }
 
 /// Images of a runner.

@@ -39,6 +39,10 @@ pub const BUCKET_CHECKPOINTS: &str = "helix_checkpoints";
 pub const STREAM_CHECKPOINTS: &str = "HELIX_CHECKPOINTS";
 /// Its subjects.
 pub const CHECKPOINTS_ALL: &str = "checkpoints.*.*";
+/// KV: what the reaper found, `report`.
+pub const BUCKET_REAPER: &str = "helix_reaper";
+/// Its only key.
+pub const REAPER_KEY: &str = "report";
 /// KV: recordings, `<recording>`.
 pub const BUCKET_RECORDINGS: &str = "helix_recordings";
 /// KV: images, `image.<hex>`; their names, `name.<name>`; `gc` while unneeded ones are removed.
@@ -176,6 +180,14 @@ pub const IMAGE_COLLECTION_KEY: &str = "gc";
 /// Everything that is stored of a recording.
 pub fn recording_all(recording: &RecordingId) -> String {
     format!("recordings.{recording}.>")
+}
+
+/// The recording that a subject of [`STREAM_RECORDINGS`] is of.
+pub fn parse_recording(subject: &str) -> Option<RecordingId> {
+    let mut tokens = subject.strip_prefix("recordings.")?.splitn(3, '.');
+    let recording = RecordingId::parse(tokens.next()?).ok()?;
+    let (kind, number) = (tokens.next()?, tokens.next()?);
+    (matches!(kind, "chunk" | "page") && number.parse::<u32>().is_ok()).then_some(recording)
 }
 
 /// Documents: where `zed_task` and `stop_task` for a runner are published for observers.

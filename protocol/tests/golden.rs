@@ -12,6 +12,7 @@ use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::{Event, FeedItem};
 use helix_protocol::external_agents::{AgentHeartbeat, AgentResponse, Register, Task, TaskAgent};
 use helix_protocol::link::{Dial, Message, Nudge, Reply, Request, Stream};
+use helix_protocol::reap::RunnerLeftovers;
 use helix_protocol::resources::{Bytes, Cpus, Limits, Pressure, Reserve, Resources, Usage};
 use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerImages, RunnerStatus};
 use helix_protocol::session::{
@@ -205,6 +206,7 @@ fn runner_view() -> RunnerView {
         enrolled_at: Timestamp::UNIX_EPOCH,
         registered_at: Some(Timestamp::UNIX_EPOCH),
         last_seen_at: Some(Timestamp::UNIX_EPOCH),
+        leftovers: RunnerLeftovers::default(),
         images: RunnerImages::default(),
     }
 }
@@ -233,6 +235,7 @@ fn the_link() {
         usage: BTreeMap::default(),
         images: RunnerImages::default(),
         viewed: [session()].into(),
+        leftovers: RunnerLeftovers::default(),
     };
     let request = Message { runner: runner(), body: Request::Heartbeat { heartbeat } };
     golden!("link_heartbeat", round_trip(request));
@@ -353,6 +356,7 @@ fn what_clients_read_of_sessions_and_runners() {
         pools: vec![pool_view()],
         store: Some(StoreStatus { nats: "2.15.1".to_owned(), bytes: 4096, limit_bytes: Some(1 << 30), full: false }),
         scale: None,
+        reaper: None,
     };
     golden!("fleet_status", round_trip(status));
 }

@@ -19,6 +19,7 @@ use crate::images::Images;
 use crate::keys::{Keys, random_id};
 use crate::link::Link;
 use crate::pools::Pools;
+use crate::reaper::Reaper;
 use crate::reconciler::Reconciler;
 use crate::recordings::Recordings;
 use crate::relay::Relay;
@@ -71,6 +72,8 @@ pub struct App {
     pub checkpoints: Checkpoints,
     /// Rules for images.
     pub images: Images,
+    /// Removes what belongs to nothing known.
+    pub reaper: Reaper,
     /// Viewers waiting for a runner to dial back.
     pub relay: Relay,
     /// Which sessions are in use.
@@ -123,14 +126,25 @@ impl App {
         let relay = Relay::new(&config, Arc::clone(&server_id), bus.clone());
         let shutdown = CancellationToken::new();
         let spec_tasks = SpecTasks::new(store.clone(), sessions.clone(), threads.clone());
+        let audit = Audit::new(events.clone());
+        let images = Images::new(bus.clone(), store.clone(), config.image_signers.clone());
+        let reaper = Reaper::new(
+            bus.clone(),
+            store.clone(),
+            audit.clone(),
+            images.clone(),
+            config.reaper,
+            Arc::clone(&server_id),
+        );
         let app = Self {
+            reaper,
             pools: Pools::new(store.clone(), sessions.clone(), spec_tasks.clone(), &config),
             spec_tasks,
             tokens: Tokens::new(store.clone(), Arc::clone(&keys), &config.secrets),
-            audit: Audit::new(events.clone()),
+            audit,
             recordings: Recordings::new(bus.clone(), store.clone(), events.clone()),
             checkpoints: Checkpoints::new(bus.clone(), store.clone(), sessions.clone(), threads.clone()),
-            images: Images::new(bus.clone(), store.clone(), config.image_signers.clone()),
+            images,
             threads,
             uses,
             desktops: Desktops::new(relay.clone(), shutdown.clone()),
@@ -176,6 +190,7 @@ impl App {
             spec_tasks: self.spec_tasks.clone(),
             recordings: self.recordings.clone(),
             checkpoints: self.checkpoints.clone(),
+            reaper: self.reaper.clone(),
             server_id: Arc::clone(&self.server_id),
             config: Arc::clone(&self.config),
         };

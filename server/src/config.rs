@@ -9,6 +9,7 @@ mod fault;
 mod images;
 mod nats;
 mod quotas;
+mod reaper;
 mod recording;
 mod scale;
 mod secrets;
@@ -67,6 +68,8 @@ pub struct ServerConfig {
     pub quotas: Quotas,
     /// Who is told what room is missing, if anybody is.
     pub scale: Option<ScaleConfig>,
+    /// When what has lost its owner goes.
+    pub reaper: crate::reaper::Settings,
     /// The server's own NATS connection.
     pub nats: NatsConfig,
     /// What the secret files hold.
@@ -145,6 +148,7 @@ impl ServerConfig {
         let image_signers = images::read(&mut doc);
         let quotas = quotas::read(&mut doc);
         let scale = scale::read(&mut doc);
+        let reaper = reaper::read(&mut doc);
 
         let key_file = doc.path("", "key_file");
         let secrets = secrets::read(&mut doc, key_file.as_ref(), SAMPLE_TOKEN);
@@ -170,6 +174,7 @@ impl ServerConfig {
                 image_signers,
                 quotas,
                 scale,
+                reaper: reaper?,
                 nats: nats?,
                 secrets: secrets?,
             })

@@ -33,6 +33,7 @@ mod openapi;
 mod pointer;
 mod pools;
 mod problem;
+mod reap;
 mod recordings;
 mod registry;
 mod runners;
@@ -112,6 +113,7 @@ fn registry(external_agents: bool) -> Registry {
     let registry = recordings::routes(registry);
     let registry = checkpoints::routes(registry);
     let registry = images::routes(registry);
+    let registry = reap::routes(registry);
     let registry = dial::routes(registry);
     if external_agents { external_agents::routes(registry) } else { registry }
 }

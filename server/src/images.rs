@@ -17,6 +17,7 @@ use helix_protocol::record::{ImageRecord, StoredManifest};
 use helix_protocol::{ErrorCode, subject};
 use jiff::Timestamp;
 
+pub use self::gc::Rubbish;
 use self::stored::Chunks;
 use crate::auth::Principal;
 use crate::bus::Bus;

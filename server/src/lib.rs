@@ -23,6 +23,7 @@ pub mod keys;
 pub mod link;
 pub mod nats_config;
 pub mod pools;
+pub mod reaper;
 pub mod reconciler;
 pub mod recordings;
 pub mod relay;

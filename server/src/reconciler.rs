@@ -1,10 +1,12 @@
 //! The leader's one loop: desired against observed, level-triggered, on wake and on a timer.
 //!
-//! Three tasks, and [`scale`] where somebody is to be told what room is missing. [`leases`] holds the leader's lease and says since when this process leads. [`Reconciler::run`] waits
+//! Four tasks, and [`scale`] where somebody is to be told what room is missing. [`leases`] holds the leader's lease and
+//! says since when this process leads. [`Reconciler::run`] waits
 //! until it leads, the bus is up and the views are read, and then makes a pass whenever a view changed, a runner's
 //! silence is due to be judged, or [`PASS_INTERVAL`] went by. A pass takes no input: it looks at the views and writes
 //! what differs, revision-checked. Whatever fails, or another server did first, is seen by the next pass. Two leaders
 //! at once do no harm. [`conversations`] closes what ended sessions left open, beside the passes: it reads long logs.
+//! [`reaper`](crate::reaper) looks for what has lost its owner.
 
 mod assignments;
 mod conversations;
@@ -34,6 +36,7 @@ use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::error::Result;
 use crate::events::Events;
+use crate::reaper::Reaper;
 use crate::recordings::Recordings;
 use crate::runners::Runners;
 use crate::sessions::Sessions;
@@ -72,6 +75,8 @@ pub struct Reconciler {
     pub recordings: Recordings,
     /// Checkpoints, whose sessions may be gone.
     pub checkpoints: Checkpoints,
+    /// Removes what belongs to nothing known, beside the passes.
+    pub reaper: Reaper,
     /// Held while a conversation gets its last word, and while it is removed with its session: no word comes after that.
     pub last_words: Arc<tokio::sync::Mutex<()>>,
     /// Id of this process.
@@ -105,6 +110,10 @@ impl Reconciler {
             let span = tracing::info_span!("scale");
             tasks.spawn(guarded(tell, shutdown.clone(), failed.clone()).instrument(span));
         }
+        let (stop, reap) = (shutdown.clone(), Box::pin(self.reaper.clone().run(leading.subscribe())));
+        let reap = async move { stop.run_until_cancelled(reap).await.unwrap_or_default() };
+        let span = tracing::info_span!("reaper");
+        tasks.spawn(guarded(reap, shutdown.clone(), failed.clone()).instrument(span));
         let stop = shutdown.clone();
         let reconcile =
             async move { stop.run_until_cancelled(Box::pin(self.run(leading.subscribe()))).await.unwrap_or_default() };

@@ -6,6 +6,7 @@
 mod amend;
 mod enrol;
 pub mod occupancy;
+mod reaped;
 mod remove;
 mod rotate;
 
@@ -17,6 +18,7 @@ use helix_protocol::api::RunnerView;
 use helix_protocol::assignment::Lease;
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::Register;
+use helix_protocol::reap::RunnerLeftovers;
 use helix_protocol::record::RunnerRecord;
 use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerImages, RunnerStatus};
 use helix_protocol::{ErrorCode, RunnerId, subject};
@@ -101,6 +103,7 @@ impl Runners {
     pub async fn heard(&self, id: &RunnerId, heartbeat: Heartbeat) -> Result<bool> {
         let record = self.known(id).await?;
         let status = heartbeat.status();
+        self.tell_reaped(id, &heartbeat.leftovers.reaped).await;
         self.renew(id, Some(heartbeat)).await?;
         if record.liveness == Liveness::Online {
             return Ok(false);
@@ -186,8 +189,7 @@ fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u
     let facts_slots = record.facts.as_ref().map_or(0, |facts| facts.slots);
     let slots = heartbeat.map_or(facts_slots, |heartbeat| heartbeat.slots);
     let status = if record.liveness == Liveness::Online {
-        let (usage, images, viewed) = (BTreeMap::new(), RunnerImages::default(), BTreeSet::new());
-        Heartbeat { active_tasks, slots, draining, usage, images, viewed }.status()
+        Heartbeat { active_tasks, slots, draining, ..Heartbeat::default() }.status()
     } else {
         RunnerStatus::Offline
     };
@@ -202,6 +204,7 @@ fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u
         facts: record.facts.clone(),
         labels: record.all_labels(),
         images: heartbeat.map(|heartbeat| heartbeat.images.clone()).unwrap_or_default(),
+        leftovers: heartbeat.map(|heartbeat| heartbeat.leftovers.clone()).unwrap_or_default(),
         rotating: record.rotation.is_some(),
         token_since: Some(record.token_since.unwrap_or(record.enrolled_at)),
         enrolled_at: record.enrolled_at,

@@ -10,6 +10,7 @@ pub mod view;
 use helix_protocol::assignment::{DesiredSession, Lease};
 use helix_protocol::checkpoint::CheckpointsRecord;
 use helix_protocol::pool::PoolRecord;
+use helix_protocol::reap::ReaperRecord;
 use helix_protocol::record::{
     ImageRecord, RecordingRecord, RunnerRecord, SecretRecord, SessionRecord, SpecTaskRecord, TicketRecord, TokenRecord,
 };
@@ -53,6 +54,8 @@ pub struct Store {
     pub checkpoints: Bucket<CheckpointsRecord>,
     /// Images and their names.
     pub images: Bucket<ImageRecord>,
+    /// What the reaper found. Read from the store alone: it has no view.
+    pub reaper: Bucket<ReaperRecord>,
 }
 
 impl Store {
@@ -72,6 +75,7 @@ impl Store {
             recordings: Bucket::open(bus, subject::BUCKET_RECORDINGS).await?,
             checkpoints: Bucket::open(bus, subject::BUCKET_CHECKPOINTS).await?,
             images: Bucket::open(bus, subject::BUCKET_IMAGES).await?,
+            reaper: Bucket::open_unviewed(bus, subject::BUCKET_REAPER).await?,
         };
         store.sessions.spawn_feed(tasks, shutdown);
         store.desired.spawn_feed(tasks, shutdown);

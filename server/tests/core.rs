@@ -27,6 +27,8 @@ mod orders;
 mod pools;
 #[path = "core/queue.rs"]
 mod queue;
+#[path = "core/reaper.rs"]
+mod reaper;
 #[path = "core/recordings.rs"]
 mod recordings;
 #[path = "core/scale.rs"]

@@ -36,6 +36,7 @@ mod packages;
 mod pools;
 mod queue;
 mod rdp;
+mod reaper;
 mod recording;
 mod refusals;
 mod replicas;

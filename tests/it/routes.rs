@@ -115,6 +115,7 @@ async fn every_route_refuses_without_the_right_token() -> Result<()> {
         "/api/v1/tokens/some",
         "/api/v1/whoami",
         "/api/v1/status",
+        "/api/v1/reap",
         "/api/v1/events",
         "/api/v1/dial",
         "/api/v1/external-agents",

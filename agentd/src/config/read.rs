@@ -12,6 +12,8 @@ use helix_protocol::{KindName, RunnerId};
 use reqwest::Url;
 
 use super::source::{Environment, Value, Values};
+use crate::reconciler::kept::KeepRules;
+
 use super::{Backend, Config, MAX_SLOTS, OnExit, SAMPLE_TOKEN, Secret, default_state_dir};
 
 pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
@@ -48,6 +50,7 @@ pub(super) fn config(values: &mut Values, env: &Environment) -> Config {
         vulkan_icd: path(values, "vulkan_icd"),
         image_signers: path(values, "image_signers").unwrap_or_else(|| PathBuf::from("/etc/helix/allowed_signers")),
         images_keep: number(values, "images_keep", 3, (0, 1000)),
+        kept: kept(values),
         unused: ["VNC_PASSWORD", "RDP_USER", "RDP_PASSWORD"]
             .into_iter()
             .filter(|name| env.get(*name).is_some_and(|text| !text.is_empty()))
@@ -95,6 +98,20 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
         "h" => seconds(3600),
         _ => None,
     }
+}
+
+fn kept(values: &mut Values) -> KeepRules {
+    let place = values.place("kept_for").unwrap_or_else(|| "default of kept_for".to_owned());
+    let rules = KeepRules {
+        longest: duration(values, "kept_for", Duration::from_hours(7 * 24)),
+        at_least: duration(values, "kept_at_least", Duration::from_hours(24)),
+        min_free_percent: number(values, "kept_min_free_percent", 10, (0, 90)),
+    };
+    if rules.longest < rules.at_least && !rules.longest.is_zero() {
+        let what = "kept_for is shorter than kept_at_least";
+        values.fault(place, what, "write for example kept_for = \"168h\" and kept_at_least = \"24h\"");
+    }
+    rules
 }
 
 fn path(values: &mut Values, key: &'static str) -> Option<PathBuf> {

@@ -48,6 +48,9 @@ const SETTINGS: &[(&str, &[&str])] = &[
     ("vulkan_icd", &["HELIX_VULKAN_ICD"]),
     ("image_signers", &[]),
     ("images_keep", &[]),
+    ("kept_for", &[]),
+    ("kept_at_least", &[]),
+    ("kept_min_free_percent", &[]),
     ("log_level", &["LOG_LEVEL"]),
 ];
 
@@ -132,6 +135,11 @@ impl Values {
     /// The value of a setting, if any layer has one.
     pub fn take(&mut self, key: &str) -> Option<Value> {
         self.settings.remove(key)
+    }
+
+    /// Where a setting was given.
+    pub fn place(&self, key: &str) -> Option<String> {
+        self.settings.get(key).map(|value| value.place.clone())
     }
 
     pub fn fault(&mut self, place: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) {

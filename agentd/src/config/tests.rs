@@ -129,7 +129,7 @@ fn all_mistakes_come_at_once_with_place_and_fix() {
     let env = [("API_TOKEN", SAMPLE_TOKEN), ("RUNNER_ID", "a.b"), ("DISPLAY_WIDTH", "0"), ("HOME", "/h")];
     insta::assert_snapshot!(faults(load(&["--api-host", "ftp://x"], &env, Some(file))).join("\n"), @r#"
     agentd.toml line 6: `labels` is of type integer; write labels = { name = "value" }
-    agentd.toml line 2: unknown setting `speed`; remove it or use one of: api_host, api_token_file, runner_id, concurrency, max_tasks, session_timeout, checkpoint_interval, workspace_dir, nats_url, nats_ca_file, display_width, display_height, state_dir, kinds_dir, default_kind, health_port, on_exit, labels, backend, slot_user_prefix, slot_user_first, default_resources, max_resources, default_reserve, reservable, direct, zed_binary, vulkan_icd, image_signers, images_keep, log_level
+    agentd.toml line 2: unknown setting `speed`; remove it or use one of: api_host, api_token_file, runner_id, concurrency, max_tasks, session_timeout, checkpoint_interval, workspace_dir, nats_url, nats_ca_file, display_width, display_height, state_dir, kinds_dir, default_kind, health_port, on_exit, labels, backend, slot_user_prefix, slot_user_first, default_resources, max_resources, default_reserve, reservable, direct, zed_binary, vulkan_icd, image_signers, images_keep, kept_for, kept_at_least, kept_min_free_percent, log_level
     agentd.toml line 4: `here` is not an absolute path; write workspace_dir = "/…"
     flag --api-host: `ftp://x` is not a server's address; write http://host:port or https://host, without path, user or query
     environment variable API_TOKEN: is `oh-hallo-insecure-token`, the sample token of the documents, which everybody knows; use the server's own enrolment token (RUNNER_TOKEN)
@@ -154,6 +154,19 @@ fn amounts_are_read_from_the_file_alone() {
     let file = "backend = \"docker\"\nslot_user_prefix = \"Root\"\nmax_resources = { memory = \"lots\" }\n\
                 default_resources = { tasks = 3 }\nreservable = { disk = 1 }\n";
     insta::assert_snapshot!(faults(load(&["--state-dir", "/s"], &[], Some(file))).join("\n"));
+}
+
+#[test]
+fn kept_workspaces_are_never_kept_for_less_than_the_least() {
+    let load = |file: &str| load(&["--state-dir", "/s"], &[], Some(file));
+    let kept = load("").expect("valid").kept;
+    assert_eq!((kept.longest.as_secs(), kept.at_least.as_secs(), kept.min_free_percent), (604_800, 86_400, 10));
+    // Only where room is needed.
+    assert!(load("kept_for = 0").expect("valid").kept.longest.is_zero());
+    let found = faults(load("kept_for = \"1h\""));
+    assert!(found[0].starts_with("agentd.toml line 1: kept_for is shorter than kept_at_least"), "{found:?}");
+    let found = faults(load("kept_min_free_percent = 100"));
+    assert!(found[0].contains("from 0 to 90"), "{found:?}");
 }
 
 #[test]

@@ -143,6 +143,7 @@ impl Serving<'_> {
                 usage: self.link.usage.all(),
                 images: self.link.images.report(),
                 viewed: self.link.gates.viewed(),
+                leftovers: self.link.leftovers.told(),
             };
             let sent_at = Fence::now();
             match self.connection.request(Request::Heartbeat { heartbeat }).await {

@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use helix_protocol::link::LogLine;
+use helix_protocol::reap::Reaped;
 use helix_protocol::resources::{Resources, Usage};
 use helix_protocol::session::SessionResult;
 use helix_protocol::{RecordingId, SessionId};
@@ -442,14 +443,23 @@ impl Supervisor for ProcessSupervisor {
             .map_err(|error| SupervisorError::Search { reason: error.to_string() })
     }
 
-    async fn reap(&self, unit_key: &str) -> Result<()> {
+    async fn reap(&self, unit_key: &str) -> Result<Reaped> {
         let left = |left| SupervisorError::Reap { unit_key: unit_key.to_owned(), left };
         if !end::is_unit_key(unit_key) {
             return Err(left("this is not a unit key".to_owned()));
         }
+        let (state_dir, key) = (self.inner.config.state_dir.clone(), unit_key.to_owned());
+        let there =
+            blocking(move || Ok(end::there(&state_dir, &key))).await.map_err(|error| left(error.to_string()))?;
         self.end(unit_key).await.map_err(|error| left(error.to_string()))?.map_err(left)?;
         let root = sessions_dir(&self.inner.config.state_dir).join(unit_key);
-        blocking(move || sweep::remove_tree(&root)).await.map_err(|error| left(error.to_string()))
+        blocking(move || sweep::remove_tree(&root)).await.map_err(|error| left(error.to_string()))?;
+        Ok(there)
+    }
+
+    async fn discard(&self, workspace: &Path) -> io::Result<()> {
+        let workspace = workspace.to_owned();
+        blocking(move || sweep::remove_tree(&workspace)).await
     }
 }
 

@@ -49,6 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use helix_protocol::link::LogLine;
+use helix_protocol::reap::Reaped;
 use helix_protocol::resources::{Resources, Usage};
 use helix_protocol::{RecordingId, RunnerId, SessionId};
 use tokio::net::UnixListener;
@@ -391,13 +392,21 @@ impl Supervisor for SystemdSupervisor {
         self.inner.found().await.map_err(|reason| SupervisorError::Search { reason })
     }
 
-    async fn reap(&self, unit_key: &str) -> Result<()> {
+    async fn reap(&self, unit_key: &str) -> Result<Reaped> {
         let left = |left| SupervisorError::Reap { unit_key: unit_key.to_owned(), left };
         if !layout::is_key(unit_key) {
             // Nothing else is ever joined to a path or a unit's name.
             return Err(left("it is no unit key".to_owned()));
         }
-        self.inner.end(&Layout::of_key(&self.inner.config.state_dir, unit_key)).await.map_err(left)
+        let layout = Layout::of_key(&self.inner.config.state_dir, unit_key);
+        let there = self.inner.there(&layout).await.map_err(left)?;
+        self.inner.end(&layout).await.map_err(left)?;
+        Ok(there)
+    }
+
+    async fn discard(&self, workspace: &Path) -> io::Result<()> {
+        let workspace = workspace.to_owned();
+        blocking(move || tree::discard(&workspace)).await.map_err(|error| io::Error::other(chain(&error)))
     }
 }
 

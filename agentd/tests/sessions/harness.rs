@@ -14,6 +14,7 @@ use helix_agentd::gate::Gates;
 use helix_agentd::images::{Fetcher, Images};
 use helix_agentd::kinds::{Kinds, Machine};
 use helix_agentd::ledger::Ledger;
+use helix_agentd::leftovers::LeftoverBoard;
 use helix_agentd::link::reports::Reports;
 use helix_agentd::link::token::OwnToken;
 use helix_agentd::reconciler::{Inputs, Reconciler};
@@ -46,6 +47,8 @@ pub struct Runner {
     config: Arc<Config>,
     supervisor: ProcessSupervisor,
     pub gates: Gates,
+    /// What belonged to no session.
+    pub leftovers: LeftoverBoard,
     reports: Reports,
     desired: DesiredSet,
     daemon: Option<JoinHandle<()>>,
@@ -110,6 +113,7 @@ impl Runner {
             supervisor,
             reports: Reports::default(),
             gates: Gates::default(),
+            leftovers: LeftoverBoard::default(),
             desired: watch::Sender::new(None),
             daemon: None,
             stop_all: watch::Sender::new(false),
@@ -145,6 +149,7 @@ impl Runner {
             checkpoints: self.courier(),
             images: self.images(),
             viewers: Viewers::new(self.supervisor.clone(), self.gates.clone(), notes, false),
+            leftovers: self.leftovers.clone(),
         });
         let inputs = Inputs {
             desired: self.desired.subscribe(),

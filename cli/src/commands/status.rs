@@ -1,5 +1,7 @@
 //! `helixctl status`: server, runners, pools and sessions on one screen. Exit code 0 healthy, 1 degraded, 3 not reachable.
 
+mod leftovers;
+
 use std::process::ExitCode;
 
 use helix_protocol::ErrorCode;
@@ -22,6 +24,8 @@ struct Status {
     healthy: bool,
     /// What is wrong, for people.
     problems: Vec<String>,
+    /// What is for people to decide, and makes nothing degraded.
+    warnings: Vec<String>,
     /// The server that was asked.
     url: String,
     #[serde(flatten)]
@@ -46,9 +50,9 @@ pub async fn run(client: &Client, ui: &Ui) -> Result<ExitCode> {
     let live = SessionPhase::ALL.iter().filter(|phase| !phase.is_terminal());
     filter.extend(super::session::list("phase", live.map(ToString::to_string)));
     let running = client.sessions(&filter).await?.sessions;
-    let problems = problems(&fleet);
-    let status =
-        Status { healthy: problems.is_empty(), problems, url: client.connection.url.to_string(), fleet, running };
+    let (problems, warnings) = (problems(&fleet), leftovers::warnings(&fleet));
+    let (healthy, url) = (problems.is_empty(), client.connection.url.to_string());
+    let status = Status { healthy, problems, warnings, url, fleet, running };
     ui.answer(&status, || show(ui, &status))?;
     Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -84,6 +88,12 @@ fn show(ui: &Ui, status: &Status) -> Result<()> {
     ui.line(&format!("server {} {} version {}", status.url, health, status.fleet.version))?;
     for problem in &status.problems {
         ui.line(&format!("  {problem}"))?;
+    }
+    for warning in &status.warnings {
+        ui.line(&format!("  warning: {warning}"))?;
+    }
+    if let Some(line) = leftovers::line(&status.fleet) {
+        ui.line(&format!("  {line}"))?;
     }
     ui.line("")?;
     super::runner::table(ui, &status.fleet.runners)?;

@@ -164,6 +164,7 @@ fn configs(Wanted { replicas, recordings, .. }: Wanted) -> Vec<Config> {
         subject::BUCKET_SPEC_TASKS,
         subject::BUCKET_RECORDINGS,
         subject::BUCKET_CHECKPOINTS,
+        subject::BUCKET_REAPER,
     ];
     let mut all: Vec<Config> = buckets.into_iter().map(bucket).collect();
     all.push(Config { max_age: TICKET_TTL, ..bucket(subject::BUCKET_TICKETS) });

@@ -34,6 +34,7 @@ impl Checkpoints {
             let content = self.store.checkpoints.view().read();
             content.iter().map(|(_, entry)| entry.clone()).collect()
         };
+        let mut freed = BTreeSet::new();
         for entry in &records {
             let record = &entry.value;
             // The store itself: a view that is behind would take everything of a new session.
@@ -42,7 +43,8 @@ impl Checkpoints {
             let is_deleted = self.store.sessions.view().read().was_deleted(record.session.as_str());
             let done = if gone && (is_deleted || !is_young) {
                 tracing::info!(session.id = %record.session, "checkpoints of a session that is gone are removed");
-                self.store.checkpoints.delete(record.session.as_str(), entry.revision).await.map(|_| ())
+                let deleted = self.store.checkpoints.delete(record.session.as_str(), entry.revision).await;
+                deleted.map(|_| _ = freed.insert(record.family.clone()))
             } else {
                 let mut kept = (*record).as_ref().clone();
                 if !trim(&mut kept) {
@@ -56,7 +58,10 @@ impl Checkpoints {
             }
         }
         for family in self.blobs.list(None).await?.into_keys() {
-            self.sweep(&family).await?;
+            // What no record names and nobody has just removed may be of records that were lost: the reaper's to judge.
+            if freed.contains(&family) || records.iter().any(|entry| entry.value.family == family) {
+                self.sweep(&family).await?;
+            }
         }
         Ok(())
     }

@@ -353,3 +353,16 @@ fn quotas_are_of_everybody_and_of_owners_by_name() {
         assert!(faults.contains("quotas.ci") && faults.contains("whole number"), "{faults}");
     }
 }
+
+#[test]
+fn the_reaper_has_sane_times() {
+    let folder = Folder::new();
+    let parse = |lines: &str| folder.parse(&format!("{GOOD}[reaper]\n{lines}\n"), &[]);
+    let settings = parse("").expect("good").reaper;
+    assert_eq!((settings.interval, settings.grace), (Duration::from_hours(1), Duration::from_hours(1)));
+    assert_eq!(settings.uploads, Duration::from_hours(24));
+    assert_eq!(parse("grace = \"5m\"").expect("good").reaper.grace, Duration::from_mins(5));
+    for wrong in ["grace = \"0s\"", "interval = \"169h\"", "uploads = 5", "often = true"] {
+        assert!(parse(wrong).expect_err(wrong).contains(wrong.split(' ').next().expect("a key")), "{wrong}");
+    }
+}

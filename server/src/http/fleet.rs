@@ -24,10 +24,10 @@ async fn whoami(principal: Principal) -> Json<WhoAmI> {
 #[utoipa::path(get, path = "/api/v1/status", tag = "fleet", responses((status = 200, body = FleetStatus)))]
 async fn status(State(app): State<App>, principal: Principal) -> Result<Json<FleetStatus>> {
     let all = async { tokio::try_join!(app.runners.list(), app.sessions.count_by_phase(), app.pools.list(&principal)) };
-    let (all, store) = tokio::join!(all, app.bus.store_status());
+    let (all, store, reaper) = tokio::join!(all, app.bus.store_status(), app.reaper.summary());
     let (runners, sessions, pools) = all?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let scale = app.config.scale.as_ref().map(|_| crate::scale::status(&app.store));
-    let (server, pools) = (app.server_id.to_string(), pools.pools);
-    Ok(Json(FleetStatus { version, server, runners, sessions, pools, store, scale }))
+    let (server, pools, reaper) = (app.server_id.to_string(), pools.pools, reaper.ok().flatten());
+    Ok(Json(FleetStatus { version, server, runners, sessions, pools, store, scale, reaper }))
 }

@@ -78,6 +78,8 @@ fn what_each_route_needs() {
     Fleet: GET /api/v1/pools/{id}
     Operate: PATCH /api/v1/pools/{id}
     Operate: PUT /api/v1/pools/{id}
+    Operate: GET /api/v1/reap
+    Operate: POST /api/v1/reap
     Fleet: GET /api/v1/recordings
     Change: DELETE /api/v1/recordings/{id}
     Fleet: GET /api/v1/recordings/{id}

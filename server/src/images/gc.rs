@@ -24,6 +24,19 @@ const MIN_AGE: Duration = Duration::from_hours(1);
 /// A collection that takes longer was one of a server that died.
 const LONGEST: SignedDuration = SignedDuration::from_mins(10);
 
+/// What pushes have left that did not come to their end.
+#[derive(Debug, Default)]
+pub struct Rubbish {
+    /// Manifests.
+    pub images: Vec<Digest>,
+    /// Chunks that no image names.
+    pub chunks: u32,
+    /// Their bytes, as they are stored.
+    pub bytes: u64,
+    /// False where nothing proves that no image names them: then they were left.
+    pub is_proved: bool,
+}
+
 /// One image with its record.
 struct Candidate {
     digest: Digest,
@@ -76,8 +89,52 @@ impl Images {
                 kept.push(candidate);
             }
         }
-        let chunks = self.remove_chunks(&kept, before, wanted.dry_run).await?;
+        let (chunks, _) = self.remove_chunks(&kept, before, wanted.dry_run).await?;
         Ok(Collected { images: gone, chunks, kept: kept.len() as u32 })
+    }
+
+    /// Removes what pushes have left that did not come to their end: manifests that were never complete, and chunks that no
+    /// manifest names, all untouched for `age`. Untagged images are an operator's to collect. For the reaper.
+    pub async fn reap(&self, age: Duration, dry_run: bool) -> Result<Rubbish> {
+        // Mostly there is nothing, and no push need wait for that.
+        let found = self.reap_alone(age, true).await?;
+        if dry_run || !found.is_proved || (found.images.is_empty() && found.chunks == 0) {
+            return Ok(found);
+        }
+        let revision = self.begin_collection().await?;
+        let reaped = self.reap_alone(age, false).await;
+        // One that cannot be removed now is passed over once it is old.
+        let ended = self.store.images.delete(subject::IMAGE_COLLECTION_KEY, revision).await;
+        let reaped = reaped?;
+        ended?;
+        Ok(reaped)
+    }
+
+    async fn reap_alone(&self, age: Duration, dry_run: bool) -> Result<Rubbish> {
+        let before = Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN);
+        // Every image that any tag ever named.
+        let needed = self.needed(usize::MAX).await?;
+        let (mut kept, mut rubbish) = (Vec::new(), Rubbish::default());
+        let candidates = self.candidates();
+        // Where nothing is known of any image, the bucket may have been lost: nothing is proved then.
+        let is_proved = !candidates.is_empty() || self.knew_images();
+        for candidate in candidates {
+            let is_young = candidate.record.complete || candidate.record.pushed_at > before;
+            let stays = is_young || needed.contains(&candidate.digest);
+            if !stays && (dry_run || self.remove(usize::MAX, &candidate).await?) {
+                rubbish.images.push(candidate.digest);
+            } else {
+                kept.push(candidate);
+            }
+        }
+        let (chunks, bytes) = self.remove_chunks(&kept, before, dry_run || !is_proved).await?;
+        (rubbish.chunks, rubbish.bytes, rubbish.is_proved) = (chunks, bytes, is_proved);
+        Ok(rubbish)
+    }
+
+    /// True where an image was removed on purpose not long ago.
+    fn knew_images(&self) -> bool {
+        self.store.images.view().read().deleted_with_prefix("image.")
     }
 
     /// Images that tags keep and sessions use.
@@ -139,8 +196,8 @@ impl Images {
         self.store.images.update(&key, &ImageRecord::Image(Box::new(record)), revision).await
     }
 
-    /// Removes the chunks that none of these images has; answers how many.
-    async fn remove_chunks(&self, kept: &[Candidate], before: Timestamp, dry_run: bool) -> Result<u32> {
+    /// Removes the chunks that none of these images has; answers how many, and their bytes.
+    async fn remove_chunks(&self, kept: &[Candidate], before: Timestamp, dry_run: bool) -> Result<(u32, u64)> {
         let mut needed = HashSet::new();
         for Candidate { digest, record, .. } in kept {
             let manifest = record.signed.read().map_err(|error| super::unreadable(*digest, &error))?;
@@ -152,13 +209,14 @@ impl Images {
         }
         let before = time::OffsetDateTime::from_unix_timestamp_nanos(before.as_nanosecond())
             .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-        let mut removed = 0;
+        let (mut removed, mut bytes) = (0, 0);
         for chunk in self.chunks.all().await?.difference(&needed) {
-            if dry_run || self.chunks.remove_older(*chunk, before).await? {
+            if let Some(size) = self.chunks.remove_older(*chunk, before, dry_run).await? {
                 removed += 1;
+                bytes += size;
             }
         }
-        Ok(removed)
+        Ok((removed, bytes))
     }
 }
 

@@ -57,16 +57,22 @@ impl Chunks {
         Ok(self.last(digest).await?.map(|(bytes, _)| bytes))
     }
 
-    /// Removes a chunk, unless it was stored after this. True where it is gone.
-    pub(super) async fn remove_older(&self, digest: Digest, than: OffsetDateTime) -> Result<bool> {
-        match self.last(digest).await? {
-            Some((_, at)) if at > than => return Ok(false),
-            Some(_) => {}
-            None => return Ok(true),
+    /// Removes a chunk, unless it was stored after this; only looks with `dry_run`. Its bytes, where it goes.
+    pub(super) async fn remove_older(
+        &self,
+        digest: Digest,
+        than: OffsetDateTime,
+        dry_run: bool,
+    ) -> Result<Option<u64>> {
+        let size = match self.last(digest).await? {
+            Some((bytes, at)) if at <= than => bytes.len() as u64,
+            _ => return Ok(None),
+        };
+        if !dry_run {
+            let stream = self.bus.jetstream().get_stream_no_info(subject::STREAM_IMAGES).await.map_err(unavailable)?;
+            stream.purge().filter(subject::image_chunk(&digest)).await.map_err(unavailable)?;
         }
-        let stream = self.bus.jetstream().get_stream_no_info(subject::STREAM_IMAGES).await.map_err(unavailable)?;
-        stream.purge().filter(subject::image_chunk(&digest)).await.map_err(unavailable)?;
-        Ok(true)
+        Ok(Some(size))
     }
 
     async fn last(&self, digest: Digest) -> Result<Option<(Bytes, OffsetDateTime)>> {

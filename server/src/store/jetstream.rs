@@ -11,6 +11,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use helix_protocol::ErrorCode;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -54,6 +55,17 @@ impl<T> Lookup<T> {
             Self::Absent => 0,
         }
     }
+}
+
+/// What became of a key, whatever its record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It has a record.
+    There,
+    /// Somebody removed it, then.
+    Removed(Timestamp),
+    /// Nothing is known of it: it never was, it ended by itself, or the store lost it.
+    Unknown,
 }
 
 /// One bucket with records of type `T`. Cheap to clone.
@@ -129,6 +141,21 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> 
         }
         let value = self.decode(key, &message.payload)?;
         Ok(Lookup::Found(Versioned::new(value, message.sequence)))
+    }
+
+    /// What became of one key, as the store itself says.
+    pub async fn fate(&self, key: &str) -> Result<Fate> {
+        self.inner.bus.require_up()?;
+        match self.inner.stream.get_last_raw_message_by_subject(&self.subject(key)).await {
+            Ok(message) if is_removal(&message.headers) => {
+                let at = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos());
+                Ok(at.map_or(Fate::Unknown, Fate::Removed))
+            }
+            Ok(message) if is_marker(&message.headers) => Ok(Fate::Unknown),
+            Ok(_) => Ok(Fate::There),
+            Err(err) if matches!(err.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(Fate::Unknown),
+            Err(err) => Err(unavailable(err)),
+        }
     }
 
     /// Writes a key that holds no record; `Conflict` where it holds one.
@@ -229,9 +256,13 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> 
 }
 
 /// True for the marker of a deleted or expired key.
-pub(super) fn is_marker(headers: &async_nats::HeaderMap) -> bool {
-    headers.get(MARKER_REASON).is_some()
-        || headers.get(KV_OPERATION).is_some_and(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
+pub fn is_marker(headers: &async_nats::HeaderMap) -> bool {
+    headers.get(MARKER_REASON).is_some() || is_removal(headers)
+}
+
+/// True for the marker of a key that somebody deleted.
+fn is_removal(headers: &async_nats::HeaderMap) -> bool {
+    headers.get(KV_OPERATION).is_some_and(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
 }
 
 fn conflict(bucket: &str, key: &str) -> Error {

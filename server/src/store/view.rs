@@ -90,6 +90,16 @@ impl<T> Content<T> {
         self.markers.contains_key(key)
     }
 
+    /// How many keys were deleted on purpose (or expired) not long ago.
+    pub fn deletions(&self) -> usize {
+        self.markers.len()
+    }
+
+    /// True when a key that begins so was deleted on purpose not long ago.
+    pub fn deleted_with_prefix(&self, prefix: &str) -> bool {
+        self.markers.keys().any(|key| key.starts_with(prefix))
+    }
+
     /// Puts `entry`, or a marker, unless what is known is newer. True when something changed.
     pub(crate) fn apply(&mut self, key: &str, revision: u64, entry: Option<Versioned<T>>) -> bool {
         let known = self.entries.get(key).map(|entry| entry.revision).or_else(|| self.markers.get(key).copied());

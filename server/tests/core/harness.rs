@@ -15,6 +15,7 @@ use helix_protocol::api::runners::EnrolRunner;
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::ids::secret_hash;
 use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Message, Nudge, PROTOCOL, Reply, Request};
+use helix_protocol::reap::RunnerLeftovers;
 use helix_protocol::resources::{Reserve, Resources, Usage};
 use helix_protocol::runner::{Heartbeat, RunnerFacts, RunnerImages};
 use helix_protocol::session::{Display, Geometry, ObservedSession, SessionPhase};
@@ -338,17 +339,21 @@ impl SimRunner {
 
     /// The same with what its sessions use.
     pub async fn heartbeat_with(&self, usage: BTreeMap<SessionId, Usage>) {
-        self.heartbeat_of(usage, BTreeSet::new()).await;
+        self.beat(Heartbeat { usage, ..Heartbeat::default() }).await;
     }
 
     /// The same with the sessions whose desktops somebody looks at.
     pub async fn heartbeat_viewed(&self, viewed: BTreeSet<SessionId>) {
-        self.heartbeat_of(BTreeMap::new(), viewed).await;
+        self.beat(Heartbeat { viewed, ..Heartbeat::default() }).await;
     }
 
-    async fn heartbeat_of(&self, usage: BTreeMap<SessionId, Usage>, viewed: BTreeSet<SessionId>) {
-        let images = RunnerImages::default();
-        let heartbeat = Heartbeat { active_tasks: 0, slots: 4, draining: false, usage, images, viewed };
+    /// The same with what it has reaped and keeps.
+    pub async fn heartbeat_left(&self, leftovers: RunnerLeftovers) {
+        self.beat(Heartbeat { leftovers, ..Heartbeat::default() }).await;
+    }
+
+    async fn beat(&self, heartbeat: Heartbeat) {
+        let heartbeat = Heartbeat { slots: 4, ..heartbeat };
         let reply = self.request(Request::Heartbeat { heartbeat }).await;
         assert!(matches!(reply, Some(Reply::HeartbeatAck {})), "{reply:?}");
     }

@@ -189,10 +189,17 @@ pub async fn reap_ends_what_nobody_knows(fixture: &impl Fixture) {
     supervisor.start(&session, &shell(UnitName::App, "sleep 1000")).await.unwrap();
     let found = supervisor.found().await.unwrap();
     assert_eq!(found, [session.unit_key()]);
-    fixture.supervisor().await.reap(&found[0]).await.unwrap();
+    let there = fixture.supervisor().await.reap(&found[0]).await.unwrap();
+    assert!((there.sessions, there.directories) == (1, 1) && there.processes > 0, "{there:?}");
     assert_eq!(fixture.processes(&session), Vec::<String>::new());
     assert_eq!(supervisor.found().await.unwrap(), Vec::<String>::new());
-    assert!(supervisor.host_paths(&session).workspace.exists(), "the workspace is the user's");
+    let workspace = supervisor.host_paths(&session).workspace;
+    assert!(workspace.exists(), "the workspace is the user's");
+    // One that was put aside is removed by its path, whatever its session had sealed.
+    let kept = workspace.with_added_extension("kept-1");
+    std::fs::rename(&workspace, &kept).unwrap();
+    supervisor.discard(&kept).await.unwrap();
+    assert!(!kept.exists());
     for wrong in ["..", "", "0123456789abcdeg"] {
         assert!(supervisor.reap(wrong).await.is_err(), "{wrong:?} was accepted");
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use helix_protocol::ids::hex;
+use helix_protocol::reap::Reaped;
 use sha2::{Digest as _, Sha256};
 
 use super::display_files;
@@ -45,6 +46,18 @@ pub fn end_slice(state_dir: &Path, unit_key: &str) -> Result<(), String> {
         display_files::remove(&layout).map_err(|error| format!("files of its display: {error}"))?;
     }
     remove_files(&layout)
+}
+
+/// What is there of a slice, in numbers: what [`end_slice`] is about to end.
+pub fn there(state_dir: &Path, unit_key: &str) -> Reaped {
+    let layout = Layout::new(sessions_dir(state_dir).join(unit_key));
+    let mark = Mark::load(&layout, session_mark(state_dir, unit_key));
+    Reaped {
+        sessions: 1,
+        processes: sweep::count(&mark),
+        directories: u64::from(layout.root.exists()),
+        ..Reaped::default()
+    }
 }
 
 /// [`end_slice`] for a session whose guest has ended everything before, if that is known without looking at every

@@ -83,6 +83,11 @@ pub fn end_marked(mark: &Mark) -> Result<(), String> {
     Ok(())
 }
 
+/// How many processes of the session live; none where that cannot be seen.
+pub fn count(mark: &Mark) -> u64 {
+    marked(|marker| mark.fits(marker)).map_or(0, |found| found.len() as u64)
+}
+
 /// Sends `signal` (stop or go on) to every process of the session but `spared`, until none is new.
 pub fn signal_all(mark: &Mark, spared: u32, how: Signal) -> io::Result<()> {
     let (mut known, mut quiet_scans) = (HashSet::new(), 0);

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use helix_protocol::SessionId;
+use helix_protocol::reap::Reaped;
 use tokio::time::{Instant, timeout};
 
 use super::bus::{BusError, Manager};
@@ -93,6 +94,22 @@ impl Inner {
         blocking(remove).await.map_err(|error| chain(&error))?;
         self.lives.forget(key, &life);
         Ok(())
+    }
+
+    /// What is there of a session, in numbers: what [`Inner::end`] is about to end.
+    pub(super) async fn there(&self, layout: &Layout) -> Result<Reaped, String> {
+        let slot = self.slot_of(layout).await?;
+        let units = self.listed(layout).await.map_err(|error| error.to_string())?;
+        let (cgroups, group) = (self.cgroups.clone(), Self::group(layout));
+        let processes = blocking(move || cgroups.processes(&group)).await.unwrap_or_default();
+        Ok(Reaped {
+            sessions: 1,
+            processes: processes.len() as u64,
+            units: units.len() as u64,
+            directories: u64::from(layout.dir().exists()) + u64::from(layout.new_dir().exists()),
+            users: u64::from(slot.is_some()),
+            workspaces: 0,
+        })
     }
 
     /// The slot that the session has, from whatever knows it. An error where its slice is another runner's.

@@ -119,6 +119,11 @@ pub fn make_spool(state_dir: &Path, recording: &RecordingId, recorder: &SlotUser
     lchown(&spool, Some(recorder.uid), Some(recorder.gid)).map_err(failed("give away", &spool))
 }
 
+/// Removes a workspace that was put aside.
+pub fn discard(workspace: &Path) -> Result<()> {
+    remove::remove_tree(workspace)
+}
+
 /// Gives every workspace of a slot whose session has ended to `helix-keep`, so that the slot becomes free.
 pub fn retain_workspaces(workspace_dir: &Path, slots: &Slots, slot: &SlotUser) -> Result<()> {
     let entries = match fs::read_dir(workspace_dir) {

@@ -4,6 +4,7 @@
 
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _};
+use helix_protocol::ErrorCode;
 use helix_protocol::api::images::MAX_CHUNK_LIST;
 use helix_protocol::image::{Digest, ImageRef};
 use serde::Serialize;
@@ -69,14 +70,28 @@ pub async fn push(
     let mut chunks = store.chunks_of(&manifest)?;
     chunks.sort_unstable();
     chunks.dedup();
+    let (mut sent_chunks, mut sent_bytes) = send_missing(client, store, &chunks, ui).await?;
+    if let Err(error) = client.put_image(&digest, &signed).await {
+        // What was there when it was asked for may have been collected since: no image named it.
+        if error.code != Some(ErrorCode::ImageIncomplete) {
+            return Err(error);
+        }
+        let (again, bytes) = send_missing(client, store, &chunks, ui).await?;
+        (sent_chunks, sent_bytes) = (sent_chunks + again, sent_bytes + bytes);
+        client.put_image(&digest, &signed).await?;
+    }
+    client.set_image_tag(&name, &tag, digest).await?;
+    Ok(Pushed { digest, name, tag, chunks: chunks.len(), sent_chunks, sent_bytes })
+}
+
+/// Sends those of the chunks that the server lacks; answers how many, and their bytes on the wire.
+async fn send_missing(client: &Client, store: &Store, chunks: &[Digest], ui: &Ui) -> Result<(usize, u64)> {
     let mut missing = Vec::new();
     for list in chunks.chunks(MAX_CHUNK_LIST) {
         missing.extend(client.missing_chunks(list.to_vec()).await?);
     }
-    let sent_bytes = send(client, store, &missing, ui).await?;
-    client.put_image(&digest, &signed).await?;
-    client.set_image_tag(&name, &tag, digest).await?;
-    Ok(Pushed { digest, name, tag, chunks: chunks.len(), sent_chunks: missing.len(), sent_bytes })
+    let bytes = send(client, store, &missing, ui).await?;
+    Ok((missing.len(), bytes))
 }
 
 /// Sends these chunks; answers their bytes on the wire.

@@ -6,6 +6,7 @@ use helix_protocol::runner::{ImagePull, LackingImage};
 
 use super::list::{kinds, label_list, status_word};
 use crate::client::Client;
+use crate::commands::reap::until;
 use crate::commands::session::{self, limits};
 use crate::error::Result;
 use crate::ui::Ui;
@@ -81,6 +82,13 @@ fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
     rows.extend(runner.images.present.iter().map(|image| ("image", image.to_string())));
     rows.extend(runner.images.pulls.iter().map(|pull| ("fetches image", far(pull))));
     rows.extend(runner.images.lacking.iter().map(|lacking| ("lacks image", lack(lacking))));
+    rows.extend(
+        runner
+            .leftovers
+            .kept
+            .iter()
+            .map(|kept| ("keeps", format!("{} since {}, {}", kept.path, kept.since, until(kept.until)))),
+    );
     rows.extend(label_list(runner).into_iter().map(|label| ("label", label)));
     session::facts(ui, &rows)
 }

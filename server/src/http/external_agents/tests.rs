@@ -149,6 +149,7 @@ fn a_session_and_a_runner_have_every_key() {
         enrolled_at: at("2026-11-21T10:00:00Z"),
         registered_at: None,
         last_seen_at: None,
+        leftovers: helix_protocol::reap::RunnerLeftovers::default(),
         images: helix_protocol::runner::RunnerImages::default(),
     };
     insta::assert_json_snapshot!(shapes::runner(&runner), @r#"
