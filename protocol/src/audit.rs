@@ -10,7 +10,8 @@ pub struct AuditEntry {
     /// When.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub at: Timestamp,
-    /// Who: the name of a token, `runner <id>`, `helix` for the control plane itself, or `?` where nobody was let in.
+    /// Who: the name of a token, `runner <id>`, `helix` for the control plane itself, `session <id>` that
+    /// others give way to, or `?` where nobody was let in.
     pub principal: String,
     /// What: `POST /sessions/{id}/tickets` for a request, `session.Ready` for what happened by itself.
     pub action: String,

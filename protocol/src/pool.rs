@@ -160,6 +160,9 @@ pub struct PoolRecord {
     /// Why agents do not get ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+    /// The session that agents ended for last, until as many are ready again as shall be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gave_way_to: Option<SessionId>,
 }
 
 /// Agents of a pool ended before anybody had them.
@@ -180,6 +183,9 @@ pub struct Trouble {
 pub struct Warm {
     /// Generation of the pool that it was made of.
     pub generation: u64,
+    /// It ends so that this session has room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gave_way_to: Option<SessionId>,
 }
 
 #[cfg(test)]

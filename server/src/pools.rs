@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use helix_protocol::api::pools::{PoolList, PoolView, ScalePool};
 use helix_protocol::pool::{MAX_AGENTS, PRIORITIES, PoolRecord, PoolSpec};
 use helix_protocol::record::SessionRecord;
+use helix_protocol::session::Cause;
 use helix_protocol::{ErrorCode, PoolName, SessionId};
 use jiff::Timestamp;
 
@@ -93,6 +94,7 @@ impl Pools {
                 created_at: now,
                 members: BTreeSet::new(),
                 trouble: None,
+                gave_way_to: None,
             };
             match self.store.pools.create(name.as_str(), &record).await {
                 Ok(revision) => {
@@ -173,7 +175,9 @@ impl Pools {
             if secret {
                 spec.env.values_mut().for_each(String::clear);
             }
-            let trouble = record.trouble.as_ref().filter(|_| counts.ready < record.spec.min_ready);
+            let lacks = counts.ready < record.spec.min_ready;
+            let trouble = record.trouble.as_ref().filter(|_| lacks);
+            let gave_way = record.gave_way_to.as_ref().filter(|_| lacks).map(gave_way);
             PoolView {
                 name: record.name.clone(),
                 version: record.version,
@@ -182,7 +186,7 @@ impl Pools {
                 pending: counts.pending,
                 claimed: counts.claimed,
                 queued: counts.queued,
-                cause: trouble.map(|trouble| trouble.cause.clone()).or(counts.cause),
+                cause: trouble.map(|trouble| trouble.cause.clone()).or(gave_way).or(counts.cause),
                 retry_at: trouble.map(|trouble| trouble.retry_at),
                 changed_by: record.changed_by.clone(),
                 changed_at: record.changed_at,
@@ -206,6 +210,11 @@ fn changed(record: &PoolRecord, spec: PoolSpec, by: &Principal) -> PoolRecord {
         spec,
         ..record.clone()
     }
+}
+
+fn gave_way(to: &SessionId) -> Cause {
+    let message = format!("gave way to session {to}; agents are made again, and start once there is room");
+    Cause::new("gave_way", message)
 }
 
 fn changed_meanwhile(record: &PoolRecord, seen: u64) -> Error {

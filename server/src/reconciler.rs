@@ -15,6 +15,7 @@ mod moves;
 mod names;
 mod pools;
 mod removal;
+mod room;
 mod runners;
 mod scale;
 mod time_limits;

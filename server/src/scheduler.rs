@@ -3,6 +3,7 @@
 mod filter;
 pub mod pass;
 pub mod queue;
+pub mod room;
 mod score;
 
 use std::cmp::Ordering;
@@ -58,6 +59,25 @@ impl Held {
         self.slots = self.slots.saturating_add(1);
         self.cpu_milli = self.cpu_milli.saturating_add(reserve.cpu.map_or(0, |Cpus(milli)| u64::from(milli)));
         self.memory_bytes = self.memory_bytes.saturating_add(reserve.memory.map_or(0, |Bytes(bytes)| bytes));
+    }
+
+    /// Less by what a session, or several, held.
+    pub fn remove(&mut self, other: Self) {
+        self.slots = self.slots.saturating_sub(other.slots);
+        self.cpu_milli = self.cpu_milli.saturating_sub(other.cpu_milli);
+        self.memory_bytes = self.memory_bytes.saturating_sub(other.memory_bytes);
+    }
+}
+
+impl Candidate {
+    /// What a session that asks this reserves here.
+    pub fn reserve(&self, ask: Ask<'_>) -> Reserve {
+        self.facts.as_deref().map_or(ask.reserve, |facts| reserve_on(facts, ask.kind, ask.reserve))
+    }
+
+    /// Holds that for it.
+    pub fn take(&mut self, ask: Ask<'_>) {
+        self.held.add(self.reserve(ask));
     }
 }
 

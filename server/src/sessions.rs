@@ -18,6 +18,7 @@ mod known;
 pub mod list;
 pub mod report;
 pub mod time_limits;
+pub mod room;
 pub mod validate;
 pub mod view;
 

@@ -33,6 +33,8 @@ mod reaper;
 mod recordings;
 #[path = "core/scale.rs"]
 mod scale;
+#[path = "core/room.rs"]
+mod room;
 #[path = "core/secrets.rs"]
 mod secrets;
 #[path = "core/spec_tasks.rs"]

@@ -27,6 +27,12 @@ pub struct PlacementView {
     /// When it got its runner.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub assigned_at: Option<Timestamp>,
+    /// Session for which it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_way_to: Option<SessionId>,
+    /// Sessions that end, or ended, so that it has room, as long as they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made_room: Vec<SessionId>,
     /// All runners: those that could take it first, the best one at the top.
     pub runners: Vec<RunnerVerdict>,
 }

@@ -62,6 +62,8 @@ pub struct Member {
     pub is_current: bool,
     /// Why it ended.
     pub cause: Option<Cause>,
+    /// It ends so that this session has room.
+    pub gave_way_to: Option<SessionId>,
 }
 
 /// A pool at one moment.
@@ -77,6 +79,8 @@ pub struct Snapshot<'a> {
     pub taken: u32,
     /// What the record says of failures.
     pub trouble: Option<&'a Trouble>,
+    /// What the record says of room that its agents made.
+    pub gave_way_to: Option<&'a SessionId>,
     /// By the leader's clock.
     pub now: Timestamp,
 }
@@ -90,6 +94,8 @@ pub struct Plan {
     pub make: usize,
     /// Why agents do not get ready.
     pub trouble: Option<Trouble>,
+    /// The session that agents ended for last, as long as less are ready than shall be.
+    pub gave_way_to: Option<SessionId>,
 }
 
 /// Decides.
@@ -110,7 +116,11 @@ pub fn plan(pool: Snapshot<'_>) -> Plan {
         Some(_) => missing.min(1),
     };
     let outlived = outlived(pool, &kept, make);
-    Plan { keep: kept.into_iter().chain(outlived).map(|member| member.id.clone()).collect(), make, trouble }
+    let is_full = kept.len() == target && !kept.iter().any(|member| member.standing.is_on_the_way());
+    let now = pool.members.iter().rev().find_map(|member| member.gave_way_to.as_ref());
+    let gave_way_to = now.or(pool.gave_way_to.filter(|_| !is_full)).cloned();
+    let keep = kept.into_iter().chain(outlived).map(|member| member.id.clone()).collect();
+    Plan { keep, make, trouble, gave_way_to }
 }
 
 /// Agents whose time is up and that stay until others are ready in their place: as many as `max` leaves room for beside

@@ -103,7 +103,8 @@ pub fn member(
     let cause = record.and_then(|record| observed_of(record, observed)).and_then(|seen| seen.cause.clone());
     let is_current =
         record.is_none_or(|record| record.warm.as_ref().is_none_or(|warm| warm.generation == pool.generation));
-    Member { id: id.clone(), standing, is_current, cause }
+    let gave_way_to = record.and_then(|record| record.warm.as_ref()?.gave_way_to.clone());
+    Member { id: id.clone(), standing, is_current, cause, gave_way_to }
 }
 
 fn has_outlived(pool: &PoolRecord, record: &SessionRecord, clock: &Clock) -> bool {

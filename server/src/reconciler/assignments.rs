@@ -1,6 +1,6 @@
 //! Waiting sessions get runners; the projection says what the records say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -10,21 +10,25 @@ use helix_protocol::external_agents::{RDP_USER, Task, TaskAgent};
 use helix_protocol::link::Nudge;
 use helix_protocol::record::SessionRecord;
 use helix_protocol::session::{Cause, Desired};
-use helix_protocol::{Epoch, ErrorCode, RunnerId, subject};
+use helix_protocol::{Epoch, ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 
 use super::names::has_desktop;
 use super::{CONCURRENCY, Reconciler};
 use crate::error::Result;
 use crate::scheduler::pass::{Verdict, pass};
+use crate::scheduler::room::{Room, make_room};
 use crate::scheduler::{Ask, place};
 use crate::sessions::fleet::{self, Rules};
 use crate::sessions::list::waits;
+use crate::sessions::room;
 use crate::sessions::view::{desired_of, has_ended};
 use crate::store::Versioned;
 
 /// Begins the cause of every session that waits.
 const QUEUED: &str = "queued";
+/// Sessions that give way which are named; the rest are counted.
+const NAMED: usize = 3;
 
 /// What to do about one waiting session.
 enum Decision {
@@ -32,6 +36,8 @@ enum Decision {
     Assign(Versioned<SessionRecord>, RunnerId, Epoch),
     /// Say why it waits.
     Explain(Versioned<SessionRecord>, Cause),
+    /// End it, so that this session has room.
+    GiveWay(Versioned<SessionRecord>, SessionId),
 }
 
 /// What to do about one key of the projection.
@@ -66,7 +72,20 @@ impl Reconciler {
         let mut candidates = fleet::candidates(&self.store, &sessions, &observed);
         let applicants: Vec<_> = waiting.iter().map(|entry| rules.applicant(&entry.value)).collect();
         let running = fleet::running(&sessions, &observed);
-        let verdicts = pass(&applicants, &mut candidates, running, &self.config.quotas);
+        let (occupants, making) = room::occupants(&rules, &candidates, &sessions, &observed);
+        let verdicts = pass(&applicants, &mut candidates, running, &self.config.quotas, &making);
+        let rooms = make_room(&applicants, &verdicts, &candidates, &making, &occupants);
+        // For whom room is made or will be, and who gives way.
+        let mut giving: HashMap<&SessionId, (usize, Vec<&SessionId>)> = HashMap::new();
+        for (_, entry) in sessions.iter() {
+            if let Some((to, runner)) = room::gives_way_to(&entry.value).and_then(|to| making.reserved.get_key_value(to)) {
+                giving.entry(to).or_insert((*runner, Vec::new())).1.push(&entry.value.id);
+            }
+        }
+        for Room { applicant, runner, give_way } in &rooms {
+            let ids = give_way.iter().map(|&index| occupants[index].id).collect();
+            giving.insert(applicants[*applicant].waiting.id, (*runner, ids));
+        }
         let decide = |(index, verdict): (usize, Verdict)| {
             let entry: &Versioned<SessionRecord> = &waiting[index];
             match verdict {
@@ -77,14 +96,22 @@ impl Reconciler {
                     let epoch = seen.map_or(entry.value.epoch, |seen| seen.value.epoch.max(entry.value.epoch));
                     Some(Decision::Assign(entry.clone(), runner.clone(), Epoch(epoch.0.saturating_add(1))))
                 }
-                Verdict::Wait(reason) | Verdict::Held(reason) => {
-                    let cause = Cause::new(QUEUED, reason);
+                Verdict::Held(reason) | Verdict::Full(reason) => {
+                    let room = giving.get(&entry.value.id);
+                    let room = room.map(|(runner, ids)| room_is_made(&candidates[*runner].id, ids));
+                    let cause = Cause::new(QUEUED, reason + room.as_deref().unwrap_or_default());
                     let is_news = entry.value.cause.as_ref() != Some(&cause);
                     is_news.then(|| Decision::Explain(entry.clone(), cause))
                 }
             }
         };
-        verdicts.into_iter().filter_map(decide).collect()
+        let give_way = rooms.iter().flat_map(|room| {
+            let to = applicants[room.applicant].waiting.id;
+            let entries = room.give_way.iter().filter_map(|&index| sessions.get(occupants[index].id.as_str()));
+            entries.map(|entry| Decision::GiveWay(entry.clone(), to.clone()))
+        });
+        let give_way: Vec<_> = give_way.collect();
+        verdicts.into_iter().filter_map(decide).chain(give_way).collect()
     }
 
     /// Whether a runner would take the session now that is not the one it has.
@@ -99,6 +126,7 @@ impl Reconciler {
     async fn carry_out(&self, decision: Decision) -> Result<()> {
         match decision {
             Decision::Assign(entry, runner, epoch) => self.assign(entry, runner, epoch).await,
+            Decision::GiveWay(entry, to) => self.give_way(entry, to).await,
             Decision::Explain(entry, cause) => {
                 let record = SessionRecord { cause: Some(cause), ..(*entry.value).clone() };
                 let written = self.store.sessions.update(record.id.as_str(), &record, entry.revision).await;
@@ -186,6 +214,15 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+/// The end of why a session waits for which room is made.
+fn room_is_made(runner: &RunnerId, give_way: &[&SessionId]) -> String {
+    let (named, more) = give_way.split_at(give_way.len().min(NAMED));
+    let named: Vec<_> = named.iter().map(|id| id.as_str()).collect();
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    let word = if give_way.len() == 1 { "gives" } else { "give" };
+    format!("; {}{more} {word} way to it on {runner}", named.join(", "))
 }
 
 /// The revision, or `None` where another writer was faster.

@@ -65,6 +65,7 @@ impl Reconciler {
                 members: &members,
                 taken: counts.taken(),
                 trouble: pool.trouble.as_ref(),
+                gave_way_to: pool.gave_way_to.as_ref(),
                 now,
             };
             let plan = plan(snapshot);
@@ -77,7 +78,7 @@ impl Reconciler {
 
     /// The record first: what it names is made by whoever comes, and once.
     async fn keep_pool(&self, decision: Decision) -> Result<()> {
-        let Decision { entry, plan: Plan { keep, make, trouble }, mut absent } = decision;
+        let Decision { entry, plan: Plan { keep, make, trouble, gave_way_to }, mut absent } = decision;
         let mut members: BTreeSet<_> = keep.into_iter().collect();
         for _ in 0..make {
             let id = fresh_id()?;
@@ -85,12 +86,12 @@ impl Reconciler {
             absent.push(id);
         }
         let mut pool = (*entry.value).clone();
-        if members != pool.members || trouble != pool.trouble {
+        if members != pool.members || trouble != pool.trouble || gave_way_to != pool.gave_way_to {
             if let Some(trouble) = trouble.as_ref().filter(|_| trouble != pool.trouble) {
                 let (failures, why) = (trouble.failures, &trouble.cause.message);
                 tracing::warn!(pool = %pool.name, failures, why, retry_at = %trouble.retry_at, "agents do not get ready");
             }
-            pool = PoolRecord { members, trouble, ..pool };
+            pool = PoolRecord { members, trouble, gave_way_to, ..pool };
             match self.store.pools.update(pool.name.as_str(), &pool, entry.revision).await {
                 Ok(_) => {}
                 // Changed meanwhile, or another leader was faster: the next pass sees it.

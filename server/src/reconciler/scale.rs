@@ -144,13 +144,15 @@ impl Reconciler {
             sessions.iter().map(|(_, entry)| &*entry.value).filter(|record| may_be_placed(record)).collect();
         let applicants: Vec<_> = waiting.iter().map(|record| rules.applicant(record)).collect();
         let running = fleet::running(&sessions, &observed);
-        let verdicts = pass(&applicants, &mut candidates, running, &self.config.quotas);
+        let (_, making) = room::occupants(&rules, &candidates, &sessions, &observed);
+        let verdicts = pass(&applicants, &mut candidates, running, &self.config.quotas, &making);
         let (mut missing, mut next) = (BTreeMap::new(), now + PASS_INTERVAL);
         for (index, verdict) in verdicts {
-            // Who waits for one certain runner gets no other, and who may have no more gets nothing.
-            let Verdict::Wait(why) = verdict else { continue };
+            // Who waits for one certain runner gets no other, who may have no more gets nothing, and for whom agents give way
+            // has room soon.
+            let Verdict::Full(why) = verdict else { continue };
             let (record, applicant) = (waiting[index], &applicants[index]);
-            if record.on_runner.is_some() {
+            if record.on_runner.is_some() || making.reserved.contains_key(&record.id) {
                 continue;
             }
             match config.after.checked_sub(clock.age(record.created_at)).filter(|left| !left.is_zero()) {

@@ -163,7 +163,8 @@ pub fn fit(candidate: &Candidate, ask: Ask<'_>) -> Result<(), Unfit> {
         return Err(Unfit::Draining);
     }
     if candidate.held.slots >= candidate.slots {
-        return Err(Unfit::Full { used: candidate.held.slots, slots: candidate.slots });
+        // What is held back for somebody is more than there is.
+        return Err(Unfit::Full { used: candidate.held.slots.min(candidate.slots), slots: candidate.slots });
     }
     short.into_iter().next().map_or(Ok(()), Err)
 }

@@ -1,12 +1,12 @@
 //! Pure: which waiting sessions get which runners now, and why the others wait.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use helix_protocol::PoolName;
 
 use super::queue::{Quotas, Waiting, order};
-use super::{Ask, Candidate, Refusal, place, reserve_on};
+use super::room::Making;
+use super::{Ask, Candidate, Refusal, place};
 
 /// A session that waits, with all that its placing depends on.
 #[derive(Debug, Clone, Copy)]
@@ -33,19 +33,20 @@ pub struct Running<'a> {
 pub enum Verdict {
     /// It gets the runner at this place of the candidates.
     Place(usize),
-    /// It waits for room, for this reason.
-    Wait(String),
     /// It may not have a runner now, whatever room there is: its owner, or its pool, has as many as may be.
     Held(String),
+    /// No runner takes it now, for these reasons.
+    Full(String),
 }
 
 /// A verdict for each applicant, as `(its place in applicants, verdict)`, in the order of the queue. What is given away
-/// is held of its runner for whoever comes after.
+/// is held of its runner for whoever comes after, and so is room that is being made for somebody.
 pub fn pass<'a>(
     applicants: &[Applicant<'a>],
     candidates: &mut [Candidate],
     mut running: Running<'a>,
     quotas: &Quotas,
+    making: &Making<'_>,
 ) -> Vec<(usize, Verdict)> {
     let waiting: Vec<_> = applicants.iter().map(|applicant| applicant.waiting).collect();
     let turns = order(&waiting, &running.by_owner);
@@ -63,15 +64,13 @@ pub fn pass<'a>(
                 "pool {pool} has {max} agents, which is its most; end one, or raise its max"
             ));
         }
-        let vacant = match refused.entry(ask) {
-            Entry::Occupied(known) => return Verdict::Wait(known.get().clone()),
-            Entry::Vacant(vacant) => vacant,
+        let placed = match refused.get(&ask) {
+            Some(known) => Err(known.clone()),
+            None => place(candidates, ask).map_err(|Refusal(reason)| refused.entry(ask).or_insert(reason).clone()),
         };
-        match place(candidates, ask) {
+        match placed {
             Ok(index) => {
-                let chosen = &mut candidates[index];
-                let facts = chosen.facts.as_deref();
-                chosen.held.add(facts.map_or(ask.reserve, |facts| reserve_on(facts, ask.kind, ask.reserve)));
+                candidates[index].take(ask);
                 if !waiting.is_warm {
                     *running.by_owner.entry(waiting.owner).or_default() += 1;
                 }
@@ -80,7 +79,12 @@ pub fn pass<'a>(
                 }
                 Verdict::Place(index)
             }
-            Err(Refusal(reason)) => Verdict::Wait(vacant.insert(reason).clone()),
+            Err(reason) => {
+                if let Some(&index) = making.reserved.get(waiting.id) {
+                    candidates[index].take(ask);
+                }
+                Verdict::Full(reason)
+            }
         }
     };
     turns.into_iter().map(|index| (index, judge(&applicants[index]))).collect()

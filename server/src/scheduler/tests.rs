@@ -11,7 +11,7 @@ fn kind(name: &str) -> KindName {
     KindName::parse(name).expect("valid kind")
 }
 
-fn runner(id: &str, used: u32, slots: u32) -> Candidate {
+pub(super) fn runner(id: &str, used: u32, slots: u32) -> Candidate {
     let facts = RunnerFacts {
         hostname: id.to_owned(),
         version: "0".to_owned(),
@@ -52,7 +52,7 @@ fn runner(id: &str, used: u32, slots: u32) -> Candidate {
     }
 }
 
-const ANY: Ask<'static> = Ask {
+pub(super) const ANY: Ask<'static> = Ask {
     left: None,
     kind: None,
     pool: None,
@@ -65,7 +65,7 @@ const ANY: Ask<'static> = Ask {
 };
 
 /// The same runner with other facts.
-fn with(mut candidate: Candidate, change: impl FnOnce(&mut RunnerFacts)) -> Candidate {
+pub(super) fn with(mut candidate: Candidate, change: impl FnOnce(&mut RunnerFacts)) -> Candidate {
     change(Arc::make_mut(candidate.facts.as_mut().expect("registered")));
     candidate
 }
@@ -79,7 +79,7 @@ fn reservable(id: &str, gib: u64, cpus: u64) -> Candidate {
     candidate
 }
 
-fn reserve(gib: u64, cpus: u32) -> Reserve {
+pub(super) fn reserve(gib: u64, cpus: u32) -> Reserve {
     Reserve { cpu: Some(Cpus(cpus * 1000)), memory: Some(Bytes(gib << 30)) }
 }
 

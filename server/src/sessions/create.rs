@@ -124,7 +124,7 @@ impl Sessions {
         Ok(SessionRecord {
             pool: name,
             labels,
-            warm: Some(Warm { generation: pool.generation }),
+            warm: Some(Warm { generation: pool.generation, gave_way_to: None }),
             // With a space: nobody can name theirs so.
             ..new_record(id.clone(), format!("pool {}", pool.name), spec, request_hash)
         })

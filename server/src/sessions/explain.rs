@@ -5,6 +5,7 @@ use helix_protocol::api::placement::{PlacementView, RunnerVerdict};
 use helix_protocol::record::SessionRecord;
 
 use super::fleet::{self, Rules};
+use super::room::gives_way_to;
 use super::{Sessions, not_found};
 use crate::auth::Principal;
 use crate::error::Result;
@@ -20,9 +21,12 @@ impl Sessions {
         let desktop = entry.value.desktop_of.as_ref().and_then(|id| store.sessions.view().get(id.as_str()));
         let record: &SessionRecord = desktop.as_ref().map_or(&entry.value, |desktop| &desktop.value);
         let rules = Rules::read(store);
-        let candidates = {
+        let (candidates, made_room) = {
             let (sessions, observed) = (store.sessions.view().read(), store.observed.view().read());
-            fleet::candidates(store, &sessions, &observed)
+            let records = sessions.iter().map(|(_, entry)| &entry.value);
+            let gave_way = records.filter(|other| gives_way_to(other) == Some(&record.id));
+            let gave_way: Vec<_> = gave_way.map(|other| other.id.clone()).collect();
+            (fleet::candidates(store, &sessions, &observed), gave_way)
         };
         let applicant = rules.applicant(record);
         let runner = view.runner.as_ref();
@@ -46,6 +50,8 @@ impl Sessions {
             queue_position: view.queue_position,
             priority: applicant.waiting.priority,
             assigned_at: record.assignment.as_ref().map(|assignment| assignment.assigned_at),
+            gives_way_to: gives_way_to(record).cloned(),
+            made_room,
             runners: explain(&candidates, applicant.ask).into_iter().map(verdict).collect(),
         })
     }

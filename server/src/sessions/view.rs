@@ -12,6 +12,7 @@ use helix_protocol::runner::Liveness;
 use helix_protocol::session::{Cause, Desired, DirectPorts, ObservedSession, SessionPhase, SessionSpec, TimelineStep};
 use helix_protocol::{RecordingId, SessionId, subject};
 
+use super::room::gives_way_to;
 use super::time_limits::ended_by_limit;
 use crate::auth::Principal;
 use crate::store::view::Content;
@@ -102,6 +103,9 @@ impl Known<'_> {
         let limit = self.record.and_then(ended_by_limit).filter(|_| phase != SessionPhase::Failed);
         if let Some(cause) = limit {
             return Some(cause.clone());
+        }
+        if let Some(to) = self.record.and_then(gives_way_to) {
+            return Some(Cause::new("gave_way", format!("session {to} has its room now: it was nobody's yet")));
         }
         let seen = self.current().and_then(|seen| seen.cause.clone());
         seen.or_else(|| {

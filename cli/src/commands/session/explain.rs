@@ -12,6 +12,9 @@ pub async fn run(client: &Client, id: &SessionId, ui: &Ui) -> Result<()> {
     let placement = client.placement(id).await?;
     ui.answer(&placement, || {
         ui.line(&standing(&placement))?;
+        for id in &placement.made_room {
+            ui.line(&format!("{id} gives way to it"))?;
+        }
         let rows: Vec<_> = placement.runners.iter().map(row).collect();
         if rows.is_empty() { ui.line("no runner is enrolled") } else { ui.table(&["RUNNER", "", "WHY"], &rows) }
     })?;

@@ -33,7 +33,7 @@ fn fit(pool: &str, asked: &str, named: bool, takes_prompts: bool) -> bool {
         generation: Generation(1),
         epoch: Epoch(1),
         assignments: 1,
-        warm: Some(helix_protocol::pool::Warm { generation: 1 }),
+        warm: Some(helix_protocol::pool::Warm { generation: 1, gave_way_to: None }),
         claimed_at: None,
         assignment: None,
         control: Control::default(),

@@ -5,7 +5,7 @@ use super::*;
 fn member(number: usize, standing: Standing) -> Member {
     let cause = (standing == Standing::Failed).then(|| Cause::new("display_died", "it died"));
     let id = SessionId::parse(format!("m{number:03}")).expect("valid id");
-    Member { id, standing, is_current: true, cause }
+    Member { id, standing, is_current: true, cause, gave_way_to: None }
 }
 
 fn members(standings: &[Standing]) -> Vec<Member> {
@@ -17,7 +17,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn decide(min_ready: u32, max: Option<u32>, taken: u32, members: &[Member]) -> (Vec<&str>, usize) {
-    let plan = plan(Snapshot { min_ready, max, members, taken, trouble: None, now: at(100) });
+    let plan = plan(Snapshot { min_ready, max, members, taken, trouble: None, gave_way_to: None, now: at(100) });
     let name = |id: &SessionId| members.iter().find(|member| member.id == *id).expect("one of them").id.as_str();
     (plan.keep.iter().map(name).collect(), plan.make)
 }
@@ -76,7 +76,7 @@ fn agents_of_a_former_generation_are_replaced() {
     assert_eq!(decide(2, None, 0, &old), (vec!["m001"], 1));
     // Why an old one ended says nothing of what is made now.
     old[0].standing = Standing::Failed;
-    let plan = plan(Snapshot { min_ready: 2, max: None, members: &old, taken: 0, trouble: None, now: at(0) });
+    let plan = plan(Snapshot { min_ready: 2, max: None, members: &old, taken: 0, trouble: None, gave_way_to: None, now: at(0) });
     assert_eq!((plan.make, plan.trouble), (1, None));
 }
 
@@ -88,12 +88,12 @@ fn what_fails_is_tried_again_after_longer_and_longer_pauses_one_at_a_time() {
     let mut pauses = Vec::new();
     for _ in 0..12 {
         let after =
-            plan(Snapshot { min_ready: 3, max: None, members: &failed, taken: 0, trouble: trouble.as_ref(), now });
+            plan(Snapshot { min_ready: 3, max: None, members: &failed, taken: 0, trouble: trouble.as_ref(), gave_way_to: None, now });
         assert_eq!((after.keep.len(), after.make), (0, 0), "nothing is made at once");
         let noted = after.trouble.expect("noted");
         assert_eq!(noted.cause.code, "display_died");
         pauses.push(noted.retry_at.duration_since(now).as_secs());
-        let early = Snapshot { min_ready: 3, max: None, members: &[], taken: 0, trouble: Some(&noted), now };
+        let early = Snapshot { min_ready: 3, max: None, members: &[], taken: 0, trouble: Some(&noted), gave_way_to: None, now };
         assert_eq!(plan(early).make, 0);
         now = noted.retry_at;
         assert_eq!(plan(Snapshot { now, ..early }).make, 1);
@@ -106,7 +106,7 @@ fn what_fails_is_tried_again_after_longer_and_longer_pauses_one_at_a_time() {
     let noted = trouble.as_ref();
     for (standing, made, over) in [(Standing::Ready, 1, false), (Standing::Steady, 2, true)] {
         let members = members(&[standing]);
-        let after = plan(Snapshot { min_ready: 3, max: None, members: &members, taken: 0, trouble: noted, now });
+        let after = plan(Snapshot { min_ready: 3, max: None, members: &members, taken: 0, trouble: noted, gave_way_to: None, now });
         assert_eq!((after.make, after.trouble.is_none()), (made, over));
     }
 }
@@ -137,7 +137,7 @@ proptest! {
         for (member, (_, is_current)) in members.iter_mut().zip(&standings) {
             member.is_current = *is_current;
         }
-        let after = plan(Snapshot { min_ready, max, members: &members, taken, trouble: None, now: at(0) });
+        let after = plan(Snapshot { min_ready, max, members: &members, taken, trouble: None, gave_way_to: None, now: at(0) });
         let all = u32::try_from(after.keep.len() + after.make).expect("few");
         prop_assert!(all <= min_ready);
         if let Some(max) = max {
@@ -162,7 +162,7 @@ proptest! {
         let (mut now, mut number) = (at(0), 100);
         for _ in 0..40 {
             let after =
-                plan(Snapshot { min_ready, max, members: &members, taken, trouble: trouble.as_ref(), now });
+                plan(Snapshot { min_ready, max, members: &members, taken, trouble: trouble.as_ref(), gave_way_to: None, now });
             let rests = after.make == 0 && after.keep.len() == members.len() && after.trouble.is_none();
             let room = max.map_or(u32::MAX, |max| max.saturating_sub(taken));
             if rests {

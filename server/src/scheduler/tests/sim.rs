@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::scheduler::pass::{Applicant, Running, Verdict, pass};
 use crate::scheduler::queue::{Quotas, Waiting};
+use crate::scheduler::room::Making;
 
 /// Worlds of every test run.
 const SEEDS: u64 = 1000;
@@ -190,8 +191,8 @@ impl World {
             .collect();
         let waiting: Vec<_> = (0..self.sessions.len()).filter(|&index| self.sessions[index].runner.is_none()).collect();
         let applicants: Vec<_> = waiting.iter().map(|&index| self.applicant(&self.sessions[index])).collect();
-        let verdicts = pass(&applicants, &mut candidates.clone(), self.running(), &self.quotas);
-        let again = pass(&applicants, &mut candidates, self.running(), &self.quotas);
+        let verdicts = pass(&applicants, &mut candidates.clone(), self.running(), &self.quotas, &Making::default());
+        let again = pass(&applicants, &mut candidates, self.running(), &self.quotas, &Making::default());
         assert_eq!(verdicts, again, "the same snapshot gives another answer");
         assert_eq!(verdicts.len(), applicants.len(), "one verdict for each");
         let mut kept_back = Vec::new();
@@ -203,7 +204,7 @@ impl World {
                     assert!(liveness == Liveness::Online && !cordoned, "a runner that takes nothing got a session");
                     assert_eq!(placed.insert(index, runner), None, "placed twice");
                 }
-                Verdict::Wait(reason) | Verdict::Held(reason) => kept_back.push((index, reason)),
+                Verdict::Held(reason) | Verdict::Full(reason) => kept_back.push((index, reason)),
             }
         }
         for (index, reason) in kept_back {

@@ -1,0 +1,44 @@
+//! Room for sessions that wait: who shall give way to them ends. Who that is says `scheduler/room.rs` (pure); it is one
+//! revision-checked write of the record of who gives way, so that an agent which somebody takes at the same moment is his.
+
+use helix_protocol::audit::AuditEntry;
+use helix_protocol::event::Event;
+use helix_protocol::pool::Warm;
+use helix_protocol::record::SessionRecord;
+use helix_protocol::session::Desired;
+use helix_protocol::{ErrorCode, SessionId};
+use jiff::Timestamp;
+
+use super::Reconciler;
+use crate::audit::OK;
+use crate::error::Result;
+use crate::store::Versioned;
+
+impl Reconciler {
+    /// Has a session end for another one, unless it changed meanwhile: then the next pass decides anew.
+    pub(super) async fn give_way(&self, entry: Versioned<SessionRecord>, to: SessionId) -> Result<()> {
+        let record = give_way(&entry.value, &to);
+        let revision = match self.store.sessions.update(record.id.as_str(), &record, entry.revision).await {
+            Ok(revision) => revision,
+            Err(error) if error.code == ErrorCode::Conflict => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        tracing::info!(session.id = %record.id, pool = ?record.pool, %to, "an agent of a pool gives way to a session");
+        self.sessions.tell(&record, revision).await;
+        let entry = AuditEntry {
+            at: Timestamp::now(),
+            principal: format!("session {to}"),
+            action: "session.gave_way".to_owned(),
+            target: record.id.to_string(),
+            result: OK.to_owned(),
+            repeated: 0,
+        };
+        self.events.tell(&Event::Audit { entry }, &format!("gave_way.{}.{revision}", record.id)).await;
+        Ok(())
+    }
+}
+
+fn give_way(record: &SessionRecord, to: &SessionId) -> SessionRecord {
+    let warm = record.warm.as_ref().map(|warm| Warm { gave_way_to: Some(to.clone()), ..warm.clone() });
+    SessionRecord { desired: Desired::Stopped, deleted: true, warm, ..record.clone() }
+}
