@@ -91,6 +91,10 @@ pub struct CreateSession {
     /// `wait` or `restart`: what becomes of it while its runner cannot be heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<OnLost>,
+    /// Whether it may be ended for a session of higher priority, after a checkpoint: one with `on_lost = restart` goes on
+    /// from there once there is room. Not where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preemptible: Option<bool>,
     /// Whether its desktop is recorded: `true`, `false`, or `{"keep": "7d"}`; the server's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingChoice>,

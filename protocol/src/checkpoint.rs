@@ -168,6 +168,9 @@ pub struct WorkRecord {
     /// The one runner that it moves to; not a wish for later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<RunnerId>,
+    /// The last time that it was preempted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preempted: Option<Preempted>,
     /// Why the last move did not begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -196,6 +199,21 @@ pub struct Moving {
     /// That is there: the session ends.
     #[serde(default)]
     pub ends: bool,
+    /// The session that has its room then: it was preempted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_way_to: Option<SessionId>,
+}
+
+/// A session ended, or ends, for one of higher priority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preempted {
+    /// For which: it preempts nobody else as long as this is known.
+    pub by: SessionId,
+    /// Of the assignment that ended.
+    pub epoch: Epoch,
+    /// It does not go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
 }
 
 /// `helix_checkpoints/<session>`: the checkpoints of a session. Packs and manifests are in stream `HELIX_CHECKPOINTS`.

@@ -78,6 +78,9 @@ pub struct PoolSpec {
     /// What becomes of a session while its runner cannot be heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<OnLost>,
+    /// It may be ended for a session of higher priority, after a checkpoint; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preemptible: Option<bool>,
     /// Whether desktops are recorded, from the agent's start on: `true`, `false`, or `{"keep": "7d"}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingChoice>,

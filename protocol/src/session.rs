@@ -188,6 +188,9 @@ pub struct SessionSpec {
     /// What becomes of it while its runner cannot be heard; it runs on where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<OnLost>,
+    /// It may be ended for a session of higher priority, after a checkpoint; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preemptible: Option<bool>,
     /// How its desktop is recorded; it is not where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingOptions>,

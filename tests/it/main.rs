@@ -34,6 +34,7 @@ mod machine_images;
 mod nats_cluster;
 mod packages;
 mod pools;
+mod preemption;
 mod queue;
 mod rdp;
 mod reaper;

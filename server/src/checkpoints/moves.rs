@@ -224,6 +224,6 @@ impl Checkpoints {
 
 fn moving(record: &SessionRecord, to: Option<RunnerId>, restore: Option<Restore>) -> SessionRecord {
     let asked = record.work.asked + 1;
-    let moving = Some(Moving { to, restore, since: Timestamp::now(), saves: asked, ends: false });
+    let moving = Some(Moving { to, restore, since: Timestamp::now(), saves: asked, ends: false, gives_way_to: None });
     SessionRecord { work: WorkRecord { asked, moving, error: None, ..record.work.clone() }, ..record.clone() }
 }

@@ -43,6 +43,7 @@ pub fn fits(asked: &CreateSession, named: bool, records: bool, agent: Agent<'_>)
         reserve,
         network,
         on_lost,
+        preemptible,
         recording,
         secrets,
         spec_task,
@@ -62,6 +63,8 @@ pub fn fits(asked: &CreateSession, named: bool, records: bool, agent: Agent<'_>)
     let on_lost = on_lost.map_or(named || spec.on_lost.unwrap_or_default() == OnLost::default(), |asked| {
         asked == spec.on_lost.unwrap_or_default()
     });
+    let preemptible = preemptible
+        .map_or(named || !spec.preemptible.unwrap_or_default(), |asked| asked == spec.preemptible.unwrap_or_default());
     let recorded = recording.map_or(named || records == spec.recording.is_some(), |asked| {
         let asked = asked.options();
         let keep = asked.and_then(|options| options.keep);
@@ -71,7 +74,8 @@ pub fn fits(asked: &CreateSession, named: bool, records: bool, agent: Agent<'_>)
     let image = image.as_ref().map_or(named || spec.image.is_none(), |asked| spec.image.as_ref() == Some(asked));
     let open = id.is_none() && project.is_none() && project_path.is_none() && secrets.is_empty() && spec_task.is_none();
     let server = display_server.is_none_or(|asked| asked == spec.display_server.unwrap_or_default());
-    open && kind && display && runner && input && env && limits && network && on_lost && recorded && server && image
+    let lives = network && on_lost && preemptible && recorded;
+    open && kind && display && runner && input && env && limits && lives && server && image
 }
 
 #[cfg(test)]

@@ -70,7 +70,9 @@ impl Reconciler {
         }
         let observed = self.store.observed.view().read();
         let mut candidates = fleet::candidates(&self.store, &sessions, &observed);
-        let applicants: Vec<_> = waiting.iter().map(|entry| rules.applicant(&entry.value)).collect();
+        let have_preempted = room::have_preempted(&sessions);
+        let applicant = |entry| room::applicant(&rules, entry, &have_preempted);
+        let applicants: Vec<_> = waiting.iter().map(|entry| applicant(&entry.value)).collect();
         let running = fleet::running(&sessions, &observed);
         let (occupants, making) = room::occupants(&rules, &candidates, &sessions, &observed);
         let verdicts = pass(&applicants, &mut candidates, running, &self.config.quotas, &making);
@@ -99,7 +101,9 @@ impl Reconciler {
                 Verdict::Held(reason) | Verdict::Full(reason) => {
                     let room = giving.get(&entry.value.id);
                     let room = room.map(|(runner, ids)| room_is_made(&candidates[*runner].id, ids));
-                    let cause = Cause::new(QUEUED, reason + room.as_deref().unwrap_or_default());
+                    let before = room::gives_way_to(&entry.value);
+                    let before = before.map(|by| format!("preempted by session {by}; ")).unwrap_or_default();
+                    let cause = Cause::new(QUEUED, before + &reason + room.as_deref().unwrap_or_default());
                     let is_news = entry.value.cause.as_ref() != Some(&cause);
                     is_news.then(|| Decision::Explain(entry.clone(), cause))
                 }

@@ -5,17 +5,28 @@
 //! `on_lost = restart` and its runner is lost, which holds such sessions still before it is called that. The epoch counts up with
 //! the new assignment, so that what comes back is fenced.
 
-use helix_protocol::ErrorCode;
 use helix_protocol::checkpoint::{Restore, WorkRecord};
 use helix_protocol::record::SessionRecord;
 use helix_protocol::resources::OnLost;
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::{Cause, Desired};
+use helix_protocol::{ErrorCode, SessionId};
 
 use super::Reconciler;
 use crate::error::Result;
+use crate::sessions::list::waits;
 use crate::sessions::view::{has_ended, has_ended_there, observed_of};
 use crate::store::Versioned;
+
+/// What is next for a session that moves.
+enum Step {
+    /// It is saved, and ends.
+    End,
+    /// It goes on where it is, for this reason.
+    GiveUp(String),
+    /// The session that it should have made room for does not wait any more.
+    Spare,
+}
 
 impl Reconciler {
     /// Ends what is saved and shall move; gives up what could not be saved, or has ended by itself.
@@ -25,28 +36,44 @@ impl Reconciler {
             let step = |record: &SessionRecord| {
                 let moving = record.work.moving.as_ref().filter(|moving| !moving.ends)?;
                 if record.desired == Desired::Stopped || has_ended_there(record, &observed) {
-                    return Some(Err("it has ended".to_owned()));
+                    return Some(Step::GiveUp("it has ended".to_owned()));
+                }
+                let still_waits = |to: &SessionId| sessions.get(to.as_str()).is_some_and(|entry| waits(&entry.value));
+                if moving.gives_way_to.as_ref().is_some_and(|to| !still_waits(to)) {
+                    return Some(Step::Spare);
                 }
                 let seen = observed_of(record, &observed)?.work.as_ref().filter(|seen| seen.asked >= moving.saves)?;
-                Some(seen.error.clone().map_or(Ok(()), Err))
+                Some(seen.error.clone().map_or(Step::End, Step::GiveUp))
             };
             let entries = sessions.iter().map(|(_, entry)| entry);
             entries.filter_map(|entry| Some((entry.clone(), step(&entry.value)?))).collect()
         };
-        for (entry, saved) in due {
-            let record = &entry.value;
-            let mut work = record.work.clone();
-            match saved {
-                Ok(()) => work.moving.iter_mut().for_each(|moving| moving.ends = true),
-                Err(error) => {
+        for (entry, step) in due {
+            let mut record = (*entry.value).clone();
+            let work = &mut record.work;
+            let gives_way = work.moving.as_ref().is_some_and(|moving| moving.gives_way_to.is_some());
+            match step {
+                Step::End if gives_way && record.spec.on_lost != Some(OnLost::Restart) => {
+                    work.moving = None;
+                    work.preempted.iter_mut().for_each(|preempted| preempted.ended = true);
+                    record.desired = Desired::Stopped;
+                }
+                Step::End => work.moving.iter_mut().for_each(|moving| moving.ends = true),
+                Step::GiveUp(error) => {
                     tracing::warn!(session.id = %record.id, error, "session does not move: it could not be saved");
                     (work.moving, work.error) = (None, Some(error));
+                    work.preempted = work.preempted.take().filter(|_| !gives_way);
                 }
+                Step::Spare => (work.moving, work.preempted) = (None, None),
             }
-            let record = SessionRecord { work, ..(**record).clone() };
             match self.store.sessions.update(record.id.as_str(), &record, entry.revision).await {
                 Err(error) if error.code == ErrorCode::Conflict => {}
-                done => drop(done?),
+                done => {
+                    let revision = done?;
+                    if gives_way {
+                        self.sessions.tell(&record, revision).await;
+                    }
+                }
             }
         }
         Ok(())
@@ -72,10 +99,13 @@ impl Reconciler {
                 None => self.checkpoints.latest(&record.id).await?.or_else(|| record.work.restore.clone()),
             };
             let from = record.assignment.as_ref().map(|of| of.runner.clone());
-            let left = from.filter(|_| moving.to.is_none());
+            // What was preempted may come back to where it was.
+            let left = from.filter(|_| moving.to.is_none() && moving.gives_way_to.is_none());
+            let why = moving.gives_way_to.as_ref();
+            let why = why.map_or_else(|| "it moves".to_owned(), |by| format!("preempted by session {by}"));
             tracing::info!(session.id = %record.id, to = ?moving.to, "session goes on");
             let work = WorkRecord { restore, moving: None, left, to: moving.to, ..record.work.clone() };
-            self.begin_elsewhere(&entry, work, "it moves").await?;
+            self.begin_elsewhere(&entry, work, &why).await?;
         }
         Ok(())
     }

@@ -1,7 +1,12 @@
 //! Room for sessions that wait: who shall give way to them ends. Who that is says `scheduler/room.rs` (pure); it is one
 //! revision-checked write of the record of who gives way, so that an agent which somebody takes at the same moment is his.
+//!
+//! An agent of a pool that is nobody's is deleted. What somebody has is preempted, which is a move (see `moves.rs`) without a
+//! destination: it is saved while it runs on, then it ends. With `on_lost = restart` it waits for a runner again, to go on from
+//! there; every other one stays stopped.
 
 use helix_protocol::audit::AuditEntry;
+use helix_protocol::checkpoint::{Moving, Preempted, WorkRecord};
 use helix_protocol::event::Event;
 use helix_protocol::pool::Warm;
 use helix_protocol::record::SessionRecord;
@@ -23,12 +28,12 @@ impl Reconciler {
             Err(error) if error.code == ErrorCode::Conflict => return Ok(()),
             Err(error) => return Err(error),
         };
-        tracing::info!(session.id = %record.id, pool = ?record.pool, %to, "an agent of a pool gives way to a session");
+        tracing::info!(session.id = %record.id, is_warm = record.warm.is_some(), %to, "a session gives way to another one");
         self.sessions.tell(&record, revision).await;
         let entry = AuditEntry {
             at: Timestamp::now(),
             principal: format!("session {to}"),
-            action: "session.gave_way".to_owned(),
+            action: if record.warm.is_some() { "session.gave_way" } else { "session.preempted" }.to_owned(),
             target: record.id.to_string(),
             result: OK.to_owned(),
             repeated: 0,
@@ -39,6 +44,25 @@ impl Reconciler {
 }
 
 fn give_way(record: &SessionRecord, to: &SessionId) -> SessionRecord {
-    let warm = record.warm.as_ref().map(|warm| Warm { gave_way_to: Some(to.clone()), ..warm.clone() });
-    SessionRecord { desired: Desired::Stopped, deleted: true, warm, ..record.clone() }
+    if let Some(warm) = &record.warm {
+        let warm = Some(Warm { gave_way_to: Some(to.clone()), ..warm.clone() });
+        return SessionRecord { desired: Desired::Stopped, deleted: true, warm, ..record.clone() };
+    }
+    let saves = record.work.asked + 1;
+    let moving = Moving {
+        to: None,
+        restore: None,
+        since: Timestamp::now(),
+        saves,
+        ends: false,
+        gives_way_to: Some(to.clone()),
+    };
+    let work = WorkRecord {
+        asked: saves,
+        moving: Some(moving),
+        error: None,
+        preempted: Some(Preempted { by: to.clone(), epoch: record.epoch, ended: false }),
+        ..record.work.clone()
+    };
+    SessionRecord { work, ..record.clone() }
 }

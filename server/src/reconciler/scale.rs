@@ -26,6 +26,7 @@ use crate::scale::{ScaleConfig, hook};
 use crate::scheduler::pass::{Applicant, Verdict, pass};
 use crate::sessions::fleet::{self, Rules};
 use crate::sessions::list::waits;
+use crate::sessions::room;
 
 /// Since when each runner that has no session has none.
 type Idle = HashMap<RunnerId, Instant>;

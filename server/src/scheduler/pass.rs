@@ -17,6 +17,8 @@ pub struct Applicant<'a> {
     pub ask: Ask<'a>,
     /// Most sessions of its pool.
     pub pool_max: Option<u32>,
+    /// Sessions of lower priority that allow it may end for this one.
+    pub may_preempt: bool,
 }
 
 /// How many sessions have runners.
@@ -53,7 +55,7 @@ pub fn pass<'a>(
     // Slots and what can be reserved only get fewer within a pass: who was refused once is refused for all that ask the same.
     let mut refused: HashMap<Ask<'_>, String> = HashMap::new();
     let mut judge = |applicant: &Applicant<'a>| {
-        let Applicant { waiting, ask, pool_max } = *applicant;
+        let Applicant { waiting, ask, pool_max, .. } = *applicant;
         let of_owner = running.by_owner.get(waiting.owner).copied().unwrap_or_default();
         if let Some(most) = quotas.of(waiting.owner).filter(|most| !waiting.is_warm && of_owner >= *most) {
             return Verdict::Held(over_quota(waiting.owner, most));

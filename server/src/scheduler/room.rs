@@ -1,5 +1,6 @@
 //! Pure: who ends so that a session which somebody waits for has room. Agents that are nobody's yet give way to any such
-//! session: they are last in the queue, too. Nobody else does.
+//! session: they are last in the queue, too. Somebody's session gives way where its spec allows that, to one of higher
+//! priority; where agents are enough, none does. A session preempts once, and none that was itself preempted does.
 //!
 //! As little as possible ends: what is about to be free anyhow is counted first, each agent gives way to one session, and a
 //! session for which room is being made is not looked at again (see [`Making`]) until all that gives way to it has ended.
@@ -24,6 +25,8 @@ pub struct Occupant<'a> {
     pub runner: usize,
     /// What is free once it has ended.
     pub frees: Held,
+    /// It is nobody's yet; else it allows to be preempted.
+    pub is_warm: bool,
     /// Its pool's; the lowest gives way first.
     pub priority: i32,
     /// When it was made; the youngest of a priority gives way first.
@@ -50,8 +53,9 @@ pub struct Room {
     pub give_way: Vec<usize>,
 }
 
-/// What a choice costs, the dearest first: how many end, and the highest priority among them.
-type Cost = (usize, i32);
+/// What a choice costs, the dearest first: how many sessions end that somebody has, and the highest priority of them; how
+/// many agents that nobody has, and the highest priority of those.
+type Cost = (usize, i32, usize, i32);
 
 /// Who gives way to whom. `verdicts` and `candidates` are as [`pass`](super::pass::pass) left them.
 pub fn make_room(
@@ -70,28 +74,33 @@ pub fn make_room(
     }
     // Of each runner, in the order in which they give way.
     let mut order: Vec<_> = (0..occupants.len()).collect();
-    order.sort_unstable_by_key(|&index| (occupants[index].priority, Reverse(occupants[index].since), occupants[index].id));
+    order.sort_unstable_by_key(|&index| {
+        let Occupant { is_warm, priority, since, id, .. } = occupants[index];
+        (!is_warm, priority, Reverse(since), id)
+    });
     let mut there: HashMap<usize, Vec<usize>> = HashMap::new();
     for index in order {
         there.entry(occupants[index].runner).or_default().push(index);
     }
     let mut rooms = Vec::new();
     // For whom nothing could be done, nothing can be done for the next one that asks the same.
-    let mut hopeless: HashSet<Ask<'_>> = HashSet::new();
+    let mut hopeless: HashSet<(Ask<'_>, Option<i32>)> = HashSet::new();
     for (applicant, verdict) in verdicts {
-        let Applicant { waiting, ask, .. } = applicants[*applicant];
+        let Applicant { waiting, ask, may_preempt, .. } = applicants[*applicant];
         if waiting.is_warm || !matches!(verdict, Verdict::Full(_)) || making.reserved.contains_key(waiting.id) {
             continue;
         }
-        if hopeless.contains(&ask) {
+        // Below which sessions give way to it.
+        let below = may_preempt.then_some(waiting.priority);
+        if hopeless.contains(&(ask, below)) {
             continue;
         }
         if let Ok(runner) = place(&soon, ask) {
             soon[runner].take(ask);
             continue;
         }
-        let Some((runner, give_way)) = cheapest(&mut soon, ask, &there, occupants) else {
-            hopeless.insert(ask);
+        let Some((runner, give_way)) = cheapest(&mut soon, ask, below, &there, occupants) else {
+            hopeless.insert((ask, below));
             continue;
         };
         for &index in &give_way {
@@ -108,16 +117,21 @@ pub fn make_room(
 fn cheapest(
     soon: &mut [Candidate],
     ask: Ask<'_>,
+    below: Option<i32>,
     there: &HashMap<usize, Vec<usize>>,
     occupants: &[Occupant<'_>],
 ) -> Option<(usize, Vec<usize>)> {
     let mut best: Option<(Cost, usize, Vec<usize>)> = None;
     for runner in 0..soon.len() {
         let named = ask.runner.is_none_or(|named| soon[runner].id == *named);
-        let Some(here) = there.get(&runner).filter(|here| named && !here.is_empty()) else { continue };
-        let Some(give_way) = enough(&mut soon[runner], ask, here, occupants) else { continue };
-        let highest = give_way.iter().map(|&index| occupants[index].priority).max().unwrap_or(i32::MIN);
-        let cost = (give_way.len(), highest);
+        let Some(here) = there.get(&runner).filter(|_| named) else { continue };
+        let gives_way = |one: &Occupant<'_>| one.is_warm || below.is_some_and(|below| one.priority < below);
+        let here: Vec<_> = here.iter().copied().filter(|&index| gives_way(&occupants[index])).collect();
+        let Some(give_way) = enough(&mut soon[runner], ask, &here, occupants) else { continue };
+        let (warm, had): (Vec<_>, Vec<_>) =
+            give_way.iter().map(|&index| occupants[index]).partition(|occupant| occupant.is_warm);
+        let highest = |of: &[Occupant<'_>]| of.iter().map(|one| one.priority).max().unwrap_or(i32::MIN);
+        let cost = (had.len(), highest(&had), warm.len(), highest(&warm));
         let is_better = best.as_ref().is_none_or(|(known, other, _)| {
             cost < *known || cost == *known && score::better(&soon[runner], &soon[*other], ask)
         });

@@ -24,7 +24,8 @@ impl Sessions {
         let (candidates, made_room) = {
             let (sessions, observed) = (store.sessions.view().read(), store.observed.view().read());
             let records = sessions.iter().map(|(_, entry)| &entry.value);
-            let gave_way = records.filter(|other| gives_way_to(other) == Some(&record.id));
+            let preempted = |other: &SessionRecord| other.work.preempted.as_ref().is_some_and(|of| of.by == record.id);
+            let gave_way = records.filter(|other| gives_way_to(other) == Some(&record.id) || preempted(other));
             let gave_way: Vec<_> = gave_way.map(|other| other.id.clone()).collect();
             (fleet::candidates(store, &sessions, &observed), gave_way)
         };

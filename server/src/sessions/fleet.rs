@@ -41,7 +41,7 @@ impl Rules {
         Self { pools, arches: images.iter().filter_map(|(_, entry)| arch(&entry.value)).collect() }
     }
 
-    /// A session as the scheduler is told of it.
+    /// A session as the scheduler is told of it; one that preempts nobody.
     pub fn applicant<'a>(&'a self, record: &'a SessionRecord) -> Applicant<'a> {
         let SessionSpec { kind, resources, reserve, .. } = &record.spec;
         let image = record.spec.image_digest();
@@ -58,7 +58,7 @@ impl Rules {
             resources: *resources,
             reserve: *reserve,
         };
-        Applicant { waiting: self.waiting(record), ask, pool_max: spec.and_then(|spec| spec.max) }
+        Applicant { waiting: self.waiting(record), ask, pool_max: spec.and_then(|spec| spec.max), may_preempt: false }
     }
 
     /// Its place in the queue.

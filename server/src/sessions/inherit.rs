@@ -19,6 +19,7 @@ pub fn spec(own: &mut SessionSpec, says_nothing: &mut bool, pool: &PoolSpec) {
     own.reserve = own.reserve.or(pool.reserve);
     own.network = own.network.or(pool.network);
     own.on_lost = own.on_lost.or(pool.on_lost);
+    own.preemptible = own.preemptible.or(pool.preemptible);
     own.direct = own.direct.or(pool.direct);
     own.idle_timeout = own.idle_timeout.or(pool.idle_timeout);
     own.lifetime = own.lifetime.or(pool.lifetime);

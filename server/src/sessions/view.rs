@@ -104,8 +104,8 @@ impl Known<'_> {
         if let Some(cause) = limit {
             return Some(cause.clone());
         }
-        if let Some(to) = self.record.and_then(gives_way_to) {
-            return Some(Cause::new("gave_way", format!("session {to} has its room now: it was nobody's yet")));
+        if let Some(cause) = self.record.and_then(made_room) {
+            return Some(cause);
         }
         let seen = self.current().and_then(|seen| seen.cause.clone());
         seen.or_else(|| {
@@ -238,6 +238,23 @@ pub fn recording_of(record: &SessionRecord) -> Option<RecordingId> {
     Some(RecordingId::of(&record.id, assignment.epoch))
 }
 
+/// Why it ends, where that is for another session.
+fn made_room(record: &SessionRecord) -> Option<Cause> {
+    let to = gives_way_to(record)?;
+    if record.warm.is_some() {
+        return Some(Cause::new("gave_way", format!("session {to} has its room now: it was nobody's yet")));
+    }
+    let ended = record.work.preempted.as_ref().is_some_and(|preempted| preempted.ended);
+    let next = if ended {
+        format!("its work is in its last checkpoint: helixctl session fork {}", record.id)
+    } else if ends_to_move(record) {
+        "it goes on once there is room".to_owned()
+    } else {
+        return None;
+    };
+    Some(Cause::new("preempted", format!("preempted by session {to}; {next}")))
+}
+
 fn lost_cause(liveness: Option<Liveness>) -> Cause {
     match liveness {
         None => Cause::new("runner_removed", "its runner was removed; delete the session, or enrol the runner again"),
@@ -324,7 +341,8 @@ fn ends_to_move(record: &SessionRecord) -> bool {
 }
 
 fn stop_order(record: &SessionRecord) -> WorkOrder {
-    let moves = ends_to_move(record);
+    // What was preempted is saved whether or not it goes on.
+    let moves = ends_to_move(record) || record.work.preempted.as_ref().is_some_and(|preempted| preempted.ended);
     WorkOrder { moves, ..WorkOrder::default() }
 }
 

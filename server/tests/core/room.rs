@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use helix_protocol::api::CreateSession;
+use helix_protocol::checkpoint::WorkSeen;
 use helix_protocol::pool::PoolSpec;
+use helix_protocol::record::Scope;
 use helix_protocol::session::{Desired, SessionPhase};
 use helix_protocol::{Epoch, PoolName, SessionId};
 use helix_server::app::App;
 use helix_server::audit::AuditFilter;
 use helix_server::auth::Principal;
-use helix_protocol::record::Scope;
 
 use crate::harness::{Fleet, SimRunner, eventually, id};
 
@@ -40,7 +41,8 @@ async fn obey(runner: &SimRunner, done: &mut Done, ends: bool) {
     for order in runner.sync().await {
         let number = match (order.desired, order.deleted) {
             (Desired::Running, _) => 1,
-            (Desired::Stopped, deleted) => 2 + u64::from(deleted),
+            // Above whatever else was reported of it.
+            (Desired::Stopped, deleted) => 100 + u64::from(deleted),
         };
         let is_end = order.desired == Desired::Stopped;
         if done.get(&order.session) == Some(&(order.epoch, number)) || is_end && !ends {
@@ -141,5 +143,102 @@ async fn agents_that_are_nobodys_give_way_and_come_back_once_there_is_room() {
     app.sessions.delete(&admin(), &id("four")).await.expect("deleted");
     ready(&app, &runner, &mut done, "low", 1).await;
     assert_eq!(app.pools.get(&admin(), &pool("low")).await.expect("found").cause, None);
+    fleet.stop(&[app]).await;
+}
+
+/// Reports what became of the checkpoint that is asked for as number `asked`.
+async fn save(runner: &SimRunner, session: &str, asked: u64, error: Option<&str>) {
+    let order = eventually("a checkpoint is asked for", async || {
+        let order = runner.sync().await.into_iter().find(|order| order.session == id(session))?;
+        (order.work.asked == asked && order.desired == Desired::Running).then_some(order)
+    })
+    .await;
+    let mut seen = runner.seen(session, order.epoch.0, 10 + asked, SessionPhase::Ready);
+    seen.work = Some(WorkSeen { asked, error: error.map(str::to_owned), ..WorkSeen::default() });
+    runner.report(&seen).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preemption_is_given_up_where_nobody_waits_any_more_or_nothing_can_be_saved() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let runner = SimRunner::enrol(&fleet, &app, "r1").await;
+    runner.register(1).await;
+    let mut done = Done::new();
+    put(&app, "urgent", r#"{"priority": 5}"#).await;
+    create(&app, r#"{"id": "batch", "preemptible": true, "on_lost": "restart"}"#).await;
+    eventually("it runs", async || {
+        obey(&runner, &mut done, true).await;
+        (phase(&app, "batch").await == SessionPhase::Ready).then_some(())
+    })
+    .await;
+    let gives_way = async |to: Option<&str>| {
+        eventually("whom it gives way to", async || {
+            let told = app.sessions.explain(&admin(), &id("batch")).await.ok()?;
+            (told.gives_way_to == to.map(id) && told.phase == SessionPhase::Ready).then_some(())
+        })
+        .await;
+    };
+    // Who waits is stopped in the meantime: nothing ends.
+    create(&app, r#"{"id": "first", "pool": "urgent"}"#).await;
+    gives_way(Some("first")).await;
+    app.sessions.stop(&admin(), &id("first")).await.expect("stopped");
+    gives_way(None).await;
+    // It cannot be saved: it goes on, and is left alone.
+    create(&app, r#"{"id": "second", "pool": "urgent"}"#).await;
+    gives_way(Some("second")).await;
+    save(&runner, "batch", 2, Some("the disk is full")).await;
+    gives_way(None).await;
+    let why = eventually("the other one waits", async || {
+        let cause = app.sessions.get(&admin(), &id("second")).await.ok()?.cause?.message;
+        (!cause.contains("way")).then_some(cause)
+    })
+    .await;
+    assert_eq!(why, "all slots taken (r1 has 1 of 1 slots taken)");
+    let order = runner.sync().await.into_iter().find(|order| order.session == id("batch")).expect("there");
+    assert_eq!((order.desired, order.work.asked), (Desired::Running, 2));
+    fleet.stop(&[app]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_preempted_waits_and_goes_on_and_one_session_preempts_once() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let runner = SimRunner::enrol(&fleet, &app, "r1").await;
+    runner.register(2).await;
+    let mut done = Done::new();
+    put(&app, "urgent", r#"{"priority": 5}"#).await;
+    for session in ["old", "young"] {
+        create(&app, &format!(r#"{{"id": "{session}", "preemptible": true, "on_lost": "restart"}}"#)).await;
+        eventually("it runs", async || {
+            obey(&runner, &mut done, true).await;
+            (phase(&app, session).await == SessionPhase::Ready).then_some(())
+        })
+        .await;
+    }
+    create(&app, r#"{"id": "now", "pool": "urgent"}"#).await;
+    save(&runner, "young", 1, None).await;
+    eventually("it runs in its place", async || {
+        obey(&runner, &mut done, true).await;
+        (phase(&app, "now").await == SessionPhase::Ready).then_some(())
+    })
+    .await;
+    let young = eventually("what was preempted waits", async || {
+        let view = app.sessions.get(&admin(), &id("young")).await.ok()?;
+        view.cause.as_ref().is_some_and(|cause| cause.message.ends_with("slots taken)")).then_some(view)
+    })
+    .await;
+    let why = "preempted by session now; all slots taken (r1 has 2 of 2 slots taken)";
+    assert_eq!((young.phase, young.cause.expect("told").message.as_str()), (SessionPhase::Pending, why));
+    let now = app.sessions.explain(&admin(), &id("now")).await.expect("explained");
+    assert_eq!((now.made_room, now.priority), (vec![id("young")], 5));
+    assert_eq!(phase(&app, "old").await, SessionPhase::Ready, "one was enough");
+    app.sessions.stop(&admin(), &id("now")).await.expect("stopped");
+    eventually("it goes on", async || {
+        obey(&runner, &mut done, true).await;
+        let told = app.sessions.explain(&admin(), &id("young")).await.ok()?;
+        (told.phase == SessionPhase::Ready && told.gives_way_to.is_none()).then_some(())
+    })
+    .await;
     fleet.stop(&[app]).await;
 }

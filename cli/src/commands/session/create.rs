@@ -84,6 +84,10 @@ pub struct CreateArgs {
     /// Stop it once it has run for so long, for example 8h [default: its pool's]
     #[arg(long, value_name = "TIME")]
     lifetime: Option<TimeLimit>,
+    /// Let a session of higher priority have its room, after a checkpoint; with --on-lost=restart it goes on later
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true)]
+    preemptible: Option<bool>,
     /// Record the desktop, with what is typed there; keep it for so long after the end (7d), or do not (off)
     #[arg(long, value_name = "KEEP|off", num_args = 0..=1, require_equals = true, default_missing_value = "on",
         value_parser = parse_record)]
@@ -226,6 +230,7 @@ fn request(args: CreateArgs, read_input: impl FnOnce() -> Result<String>) -> Res
         reserve: args.reserve.into(),
         network: args.network,
         on_lost: args.on_lost,
+        preemptible: args.preemptible,
         recording: args.record,
         secrets,
         spec_task: args.spec_task,
@@ -281,6 +286,7 @@ mod tests {
             "--reserve-memory=1GiB",
             "--network=none",
             "--on-lost=restart",
+            "--preemptible",
             "--secret=ANTHROPIC_API_KEY",
             "--spec-task=spt_1",
             "--idle-timeout=90m",
@@ -320,6 +326,7 @@ mod tests {
           },
           "network": "none",
           "on_lost": "restart",
+          "preemptible": true,
           "secrets": {
             "ANTHROPIC_API_KEY": null
           },

@@ -12,6 +12,9 @@ pub async fn run(client: &Client, id: &SessionId, ui: &Ui) -> Result<()> {
     let placement = client.placement(id).await?;
     ui.answer(&placement, || {
         ui.line(&standing(&placement))?;
+        if let Some(to) = &placement.gives_way_to {
+            ui.line(&format!("it gives way to {to}"))?;
+        }
         for id in &placement.made_room {
             ui.line(&format!("{id} gives way to it"))?;
         }

@@ -142,6 +142,9 @@ pub fn show(ui: &Ui, session: &SessionView, threads: Option<&ThreadList>) -> Res
     if let Some(on_lost) = session.spec.on_lost {
         rows.push(("when lost", format!("{on_lost:?}").to_lowercase()));
     }
+    if session.spec.preemptible == Some(true) {
+        rows.push(("preemptible", "by sessions of higher priority".to_owned()));
+    }
     rows.extend(session.spec.image.iter().map(|image| ("image", image.to_string())));
     if let Some(server) = session.spec.display_server {
         rows.push(("display server", format!("{server:?}").to_lowercase()));

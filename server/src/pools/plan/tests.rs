@@ -76,7 +76,15 @@ fn agents_of_a_former_generation_are_replaced() {
     assert_eq!(decide(2, None, 0, &old), (vec!["m001"], 1));
     // Why an old one ended says nothing of what is made now.
     old[0].standing = Standing::Failed;
-    let plan = plan(Snapshot { min_ready: 2, max: None, members: &old, taken: 0, trouble: None, gave_way_to: None, now: at(0) });
+    let plan = plan(Snapshot {
+        min_ready: 2,
+        max: None,
+        members: &old,
+        taken: 0,
+        trouble: None,
+        gave_way_to: None,
+        now: at(0),
+    });
     assert_eq!((plan.make, plan.trouble), (1, None));
 }
 
@@ -87,13 +95,21 @@ fn what_fails_is_tried_again_after_longer_and_longer_pauses_one_at_a_time() {
     let mut trouble: Option<Trouble> = None;
     let mut pauses = Vec::new();
     for _ in 0..12 {
-        let after =
-            plan(Snapshot { min_ready: 3, max: None, members: &failed, taken: 0, trouble: trouble.as_ref(), gave_way_to: None, now });
+        let after = plan(Snapshot {
+            min_ready: 3,
+            max: None,
+            members: &failed,
+            taken: 0,
+            trouble: trouble.as_ref(),
+            gave_way_to: None,
+            now,
+        });
         assert_eq!((after.keep.len(), after.make), (0, 0), "nothing is made at once");
         let noted = after.trouble.expect("noted");
         assert_eq!(noted.cause.code, "display_died");
         pauses.push(noted.retry_at.duration_since(now).as_secs());
-        let early = Snapshot { min_ready: 3, max: None, members: &[], taken: 0, trouble: Some(&noted), gave_way_to: None, now };
+        let early =
+            Snapshot { min_ready: 3, max: None, members: &[], taken: 0, trouble: Some(&noted), gave_way_to: None, now };
         assert_eq!(plan(early).make, 0);
         now = noted.retry_at;
         assert_eq!(plan(Snapshot { now, ..early }).make, 1);
@@ -106,7 +122,15 @@ fn what_fails_is_tried_again_after_longer_and_longer_pauses_one_at_a_time() {
     let noted = trouble.as_ref();
     for (standing, made, over) in [(Standing::Ready, 1, false), (Standing::Steady, 2, true)] {
         let members = members(&[standing]);
-        let after = plan(Snapshot { min_ready: 3, max: None, members: &members, taken: 0, trouble: noted, gave_way_to: None, now });
+        let after = plan(Snapshot {
+            min_ready: 3,
+            max: None,
+            members: &members,
+            taken: 0,
+            trouble: noted,
+            gave_way_to: None,
+            now,
+        });
         assert_eq!((after.make, after.trouble.is_none()), (made, over));
     }
 }

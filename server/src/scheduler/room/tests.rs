@@ -17,13 +17,13 @@ fn at(second: i64) -> Timestamp {
 
 fn waits<'a>(id: &'a SessionId, gib: u64) -> Applicant<'a> {
     let waiting = Waiting { id, owner: "ann", is_warm: false, priority: 0, since: at(100) };
-    Applicant { waiting, ask: Ask { reserve: reserve(gib, 0), ..ANY }, pool_max: None }
+    Applicant { waiting, ask: Ask { reserve: reserve(gib, 0), ..ANY }, pool_max: None, may_preempt: false }
 }
 
 fn agent<'a>(id: &'a SessionId, runner: usize, priority: i32, since: i64, gib: u64) -> Occupant<'a> {
     let mut frees = Held::default();
     frees.add(reserve(gib, 0));
-    Occupant { id, runner, frees, priority, since: at(since) }
+    Occupant { id, runner, frees, is_warm: true, priority, since: at(since) }
 }
 
 /// Runners of 8 GiB and `slots`, full of these.
@@ -122,6 +122,33 @@ fn room_that_comes_is_counted_and_held_back() {
     let verdicts = pass(&both, &mut candidates, Running::default(), &Quotas::default(), &made);
     assert!(verdicts.iter().all(|(_, verdict)| matches!(verdict, Verdict::Full(_))), "{verdicts:?}");
     assert!(decided(&both, &half, &made, &[]).is_empty());
+}
+
+#[test]
+fn only_what_allows_it_is_preempted_by_higher_priority_and_the_least_of_it() {
+    let (names, sessions) = (ids('o', 5), ids('s', 3));
+    let had = |index: usize, runner, priority, since, gib| Occupant {
+        is_warm: false,
+        ..agent(&names[index], runner, priority, since, gib)
+    };
+    let occupants = [had(0, 0, 0, 1, 2), had(1, 0, -5, 1, 2), had(2, 1, -5, 2, 2), had(3, 1, 3, 9, 2)];
+    let fleet = fleet(2, 2, &occupants);
+    let none = Making::default();
+    let urgent = |id, priority| {
+        let waits = waits(id, 1);
+        Applicant { waiting: Waiting { priority, ..waits.waiting }, may_preempt: true, ..waits }
+    };
+    // The lowest priority, the youngest of it; nobody of the same or a higher one; one for each who waits.
+    let all = [urgent(&sessions[0], 3), urgent(&sessions[1], 3), urgent(&sessions[2], 3)];
+    assert_eq!(decided(&all, &fleet, &none, &occupants), ["s0 r1: o2", "s1 r0: o1", "s2 r0: o0"]);
+    assert!(decided(&[urgent(&sessions[0], -5)], &fleet, &none, &occupants).is_empty());
+    // Who has preempted somebody, or was preempted, preempts nobody.
+    let spent = Applicant { may_preempt: false, ..all[0] };
+    assert!(decided(&[spent], &fleet, &none, &occupants).is_empty());
+    // Where agents that nobody has are enough, those end, whatever their priority and however many.
+    let mut with_agents = occupants.to_vec();
+    with_agents[0] = Occupant { is_warm: true, priority: 50, ..with_agents[0] };
+    assert_eq!(decided(&all[..1], &fleet, &none, &with_agents), ["s0 r0: o0"]);
 }
 
 proptest! {

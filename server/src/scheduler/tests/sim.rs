@@ -168,7 +168,7 @@ impl World {
             priority: if session.in_pool { self.priority } else { 0 },
             since: session.since,
         };
-        Applicant { waiting, ask, pool_max: self.pool_max.filter(|_| session.in_pool) }
+        Applicant { waiting, ask, pool_max: self.pool_max.filter(|_| session.in_pool), may_preempt: false }
     }
 
     fn running(&self) -> Running<'_> {
