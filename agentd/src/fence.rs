@@ -4,8 +4,8 @@
 //! [`Fence::heard`] notes each acknowledged heartbeat with the time at which it was *sent*, which is never later than
 //! the server's own. One task ([`run`]) waits on CLOCK_BOOTTIME, which goes on while the machine is suspended, and
 //! says `cut off` when `MARGIN` of the lost-timeout has passed without another; it takes that back at the first
-//! desired set after contact came back ([`Fence::synced`]), which it asks for at once ([`Fence::sync_wanted`]), never
-//! before, so that whoever lets a session go on has seen what the servers now want of it. The time of the last contact is kept on disk, a moment behind: a restarted
+//! desired set that was asked for after contact came back ([`Fence::synced`]), which it asks for at once
+//! ([`Fence::sync_wanted`]), never before, so that whoever lets a session go on has seen what the servers now want of it. The time of the last contact is kept on disk, a moment behind: a restarted
 //! agentd goes on counting where its predecessor stopped, or a little earlier, which is the safe side.
 
 use std::fs;
@@ -40,17 +40,78 @@ struct Contact {
 }
 
 impl Contact {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of minutes")]
     fn deadline(self) -> BootMillis {
-        self.at + (self.lost_timeout as f64 * MARGIN) as u64
+        hold_at(self.at, self.lost_timeout)
     }
+}
+
+/// Pure: whether what may start elsewhere is held, by what is heard in its order.
+#[derive(Debug, Default)]
+pub struct Hold {
+    held: bool,
+    /// Since when contact is back: only what is asked for later says what the servers want now.
+    back_at: Option<BootMillis>,
+}
+
+/// What changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Sessions are held from now on.
+    CutOff,
+    /// Contact is back: a desired set is wanted.
+    Back,
+}
+
+impl Hold {
+    /// As a former agentd, or whoever stood in for it, left it.
+    pub fn new(held: bool) -> Self {
+        Self { held, back_at: None }
+    }
+
+    /// It is `now`, and no server was heard for most of the lost-timeout, or one was.
+    pub fn look(&mut self, silent: bool, now: BootMillis) -> Option<Change> {
+        match (silent, self.held) {
+            (true, false) => (self.held, self.back_at) = (true, None),
+            (true, true) => {
+                self.back_at = None;
+                return None;
+            }
+            (false, true) if self.back_at.is_none() => {
+                self.back_at = Some(now);
+                return Some(Change::Back);
+            }
+            (false, _) => return None,
+        }
+        Some(Change::CutOff)
+    }
+
+    /// A desired set came that was asked for at `asked_at`. True where sessions go on.
+    pub fn synced(&mut self, asked_at: BootMillis) -> bool {
+        let is_news = self.held && self.back_at.is_some_and(|back_at| asked_at >= back_at);
+        if is_news {
+            *self = Self::default();
+        }
+        is_news
+    }
+
+    /// Sessions are held.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+}
+
+/// When a runner holds its sessions that was heard last by a heartbeat which it sent at `at`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of minutes")]
+pub fn hold_at(at: BootMillis, lost_timeout: u64) -> BootMillis {
+    at + (lost_timeout as f64 * MARGIN) as u64
 }
 
 /// Where contact is told. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Fence {
     contact: Arc<watch::Sender<Option<Contact>>>,
-    syncs: Arc<watch::Sender<u64>>,
+    /// When the last desired set was asked for that came.
+    synced: Arc<watch::Sender<BootMillis>>,
     sync_wanted: Arc<Notify>,
     file: PathBuf,
 }
@@ -62,7 +123,7 @@ impl Fence {
         let contact = load(&file);
         Self {
             contact: Arc::new(watch::Sender::new(contact)),
-            syncs: Arc::new(watch::Sender::new(0)),
+            synced: Arc::new(watch::Sender::new(0)),
             sync_wanted: Arc::default(),
             file,
         }
@@ -85,9 +146,9 @@ impl Fence {
         self.sync_wanted.notified().await;
     }
 
-    /// A desired set came, and whoever reads it can see it now.
-    pub fn synced(&self) {
-        self.syncs.send_modify(|count| *count += 1);
+    /// A desired set came that was asked for at `asked_at`, and whoever reads it can see it now.
+    pub fn synced(&self, asked_at: BootMillis) {
+        self.synced.send_replace(asked_at);
     }
 }
 
@@ -131,36 +192,34 @@ async fn keep(fence: &Fence) {
 
 async fn tell(fence: &Fence, cut_off: watch::Sender<bool>) -> io::Result<()> {
     let timer = timer()?;
-    let (mut contact, mut syncs) = (fence.contact.subscribe(), fence.syncs.subscribe());
-    // Desired sets count from the moment at which contact came back.
-    let mut back = false;
+    let (mut contact, mut synced) = (fence.contact.subscribe(), fence.synced.subscribe());
+    let mut hold = Hold::new(*cut_off.borrow());
     loop {
         let last = *contact.borrow_and_update();
         let silent = last.is_some_and(|last| Fence::now() >= last.deadline());
-        let held = *cut_off.borrow();
-        match last {
-            Some(_) if silent && !held => {
-                tracing::warn!("no server heard for most of the lost-timeout; what may start elsewhere is held");
-                cut_off.send_replace(true);
-                back = false;
-                continue;
-            }
-            Some(last) if !silent => {
-                if held && !std::mem::replace(&mut back, true) {
-                    syncs.mark_unchanged();
-                    fence.sync_wanted.notify_one();
+        if last.is_some() {
+            match hold.look(silent, Fence::now()) {
+                Some(Change::CutOff) => {
+                    tracing::warn!("no server heard for most of the lost-timeout; what may start elsewhere is held");
+                    cut_off.send_replace(true);
                 }
-                arm(timer.get_ref(), last.deadline())?;
+                Some(Change::Back) => fence.sync_wanted.notify_one(),
+                None => {}
             }
-            // Silent for long already, or nothing was ever heard: then nobody can have called this runner lost.
-            Some(_) | None => {}
+        }
+        // Silent for long already, or nothing was ever heard: then nobody can have called this runner lost.
+        if let Some(last) = last.filter(|_| !silent) {
+            arm(timer.get_ref(), last.deadline())?;
         }
         tokio::select! {
             changed = contact.changed() => if changed.is_err() { return Ok(()) },
             expired = timer.readable(), if last.is_some() && !silent => expired?.clear_ready(),
-            _ = syncs.changed(), if held && !silent => {
-                tracing::info!("a server is heard again and says what it wants");
-                cut_off.send_replace(false);
+            _ = synced.changed(), if hold.is_held() && !silent => {
+                let asked_at = *synced.borrow_and_update();
+                if hold.synced(asked_at) {
+                    tracing::info!("a server is heard again and says what it wants");
+                    cut_off.send_replace(false);
+                }
             }
         }
     }
@@ -217,7 +276,10 @@ mod tests {
         let soon = tokio::time::timeout(Duration::from_millis(200), cut_off.wait_for(|now| !*now)).await.is_ok();
         assert!(!soon, "contact alone took it back");
         tokio::time::timeout(Duration::from_secs(10), fence.sync_wanted()).await.expect("a desired set is asked for");
-        fence.synced();
+        fence.synced(1);
+        let soon = tokio::time::timeout(Duration::from_millis(200), cut_off.wait_for(|now| !*now)).await.is_ok();
+        assert!(!soon, "what was asked for before took it back");
+        fence.synced(Fence::now());
         until(&mut cut_off, false).await;
         task.abort();
     }

@@ -5,6 +5,7 @@
 
 mod amend;
 mod enrol;
+pub mod liveness;
 pub mod occupancy;
 mod reaped;
 mod remove;

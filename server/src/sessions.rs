@@ -19,6 +19,7 @@ pub mod list;
 pub mod report;
 pub mod time_limits;
 pub mod room;
+pub mod steps;
 pub mod validate;
 pub mod view;
 

@@ -183,6 +183,7 @@ impl Serving<'_> {
         let mut registered = self.registered.subscribe();
         loop {
             self.when_registered(&mut registered).await;
+            let asked_at = Fence::now();
             match self.connection.request(Request::Sync {}).await {
                 Ok(Reply::DesiredSet { sessions, rotate, images }) => {
                     self.link.images.have_ahead(&images);
@@ -193,7 +194,7 @@ impl Serving<'_> {
                         *old = Some(sessions);
                         changed
                     });
-                    self.link.fence.synced();
+                    self.link.fence.synced(asked_at);
                 }
                 Err(RequestError::Refused { code, detail }) => tracing::warn!(%code, detail, "desired set refused"),
                 other => tracing::debug!(reason = failure(other), "no desired set"),

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use helix_protocol::assignment::{Assignment, DesiredSession};
-use helix_protocol::checkpoint::WorkRecord;
 use helix_protocol::external_agents::{RDP_USER, Task, TaskAgent};
 use helix_protocol::link::Nudge;
 use helix_protocol::record::SessionRecord;
 use helix_protocol::session::{Cause, Desired};
-use helix_protocol::{Epoch, ErrorCode, RunnerId, SessionId, subject};
+use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 
 use super::names::has_desktop;
@@ -21,8 +20,8 @@ use crate::scheduler::room::{Room, make_room};
 use crate::scheduler::{Ask, place};
 use crate::sessions::fleet::{self, Rules};
 use crate::sessions::list::waits;
-use crate::sessions::room;
 use crate::sessions::view::{desired_of, has_ended};
+use crate::sessions::{room, steps};
 use crate::store::Versioned;
 
 /// Begins the cause of every session that waits.
@@ -32,8 +31,8 @@ const NAMED: usize = 3;
 
 /// What to do about one waiting session.
 enum Decision {
-    /// Give it to this runner under this epoch.
-    Assign(Versioned<SessionRecord>, RunnerId, Epoch),
+    /// Write this, by which it has a runner, over this revision.
+    Assign(Box<SessionRecord>, u64),
     /// Say why it waits.
     Explain(Versioned<SessionRecord>, Cause),
     /// End it, so that this session has room.
@@ -80,7 +79,9 @@ impl Reconciler {
         // For whom room is made or will be, and who gives way.
         let mut giving: HashMap<&SessionId, (usize, Vec<&SessionId>)> = HashMap::new();
         for (_, entry) in sessions.iter() {
-            if let Some((to, runner)) = room::gives_way_to(&entry.value).and_then(|to| making.reserved.get_key_value(to)) {
+            if let Some((to, runner)) =
+                room::gives_way_to(&entry.value).and_then(|to| making.reserved.get_key_value(to))
+            {
                 giving.entry(to).or_insert((*runner, Vec::new())).1.push(&entry.value.id);
             }
         }
@@ -93,10 +94,8 @@ impl Reconciler {
             match verdict {
                 Verdict::Place(runner) => {
                     let runner = &candidates[runner].id;
-                    // Above whatever the runner saw under this id, also before the store was emptied.
-                    let seen = observed.get(&subject::runner_session_key(runner, &entry.value.id));
-                    let epoch = seen.map_or(entry.value.epoch, |seen| seen.value.epoch.max(entry.value.epoch));
-                    Some(Decision::Assign(entry.clone(), runner.clone(), Epoch(epoch.0.saturating_add(1))))
+                    let assigned = steps::assigned(&entry.value, runner, &observed, Timestamp::now());
+                    Some(Decision::Assign(Box::new(assigned), entry.revision))
                 }
                 Verdict::Held(reason) | Verdict::Full(reason) => {
                     let room = giving.get(&entry.value.id);
@@ -129,7 +128,7 @@ impl Reconciler {
 
     async fn carry_out(&self, decision: Decision) -> Result<()> {
         match decision {
-            Decision::Assign(entry, runner, epoch) => self.assign(entry, runner, epoch).await,
+            Decision::Assign(record, revision) => self.assign(&record, revision).await,
             Decision::GiveWay(entry, to) => self.give_way(entry, to).await,
             Decision::Explain(entry, cause) => {
                 let record = SessionRecord { cause: Some(cause), ..(*entry.value).clone() };
@@ -142,24 +141,16 @@ impl Reconciler {
         }
     }
 
-    async fn assign(&self, entry: Versioned<SessionRecord>, runner: RunnerId, epoch: Epoch) -> Result<()> {
-        let assignment = Assignment { runner: runner.clone(), epoch, assigned_at: Timestamp::now() };
-        let record = SessionRecord {
-            epoch,
-            assignments: entry.value.assignments.saturating_add(1),
-            assignment: Some(assignment),
-            cause: None,
-            work: WorkRecord { to: None, left: None, ..entry.value.work.clone() },
-            ..(*entry.value).clone()
-        };
-        let written = self.store.sessions.update(record.id.as_str(), &record, entry.revision).await;
+    async fn assign(&self, record: &SessionRecord, revision: u64) -> Result<()> {
+        let written = self.store.sessions.update(record.id.as_str(), record, revision).await;
         // Stopped or amended meanwhile, or assigned by another server: the next pass sees it.
         let Some(revision) = unless_conflict(written)? else { return Ok(()) };
-        if let Some(desired) = desired_of(&record, false) {
-            self.project(&desired, &record, None).await?;
+        if let Some(desired) = desired_of(record, false) {
+            self.project(&desired, record, None).await?;
         }
-        tracing::info!(session.id = %record.id, runner.id = %runner, epoch = epoch.0, "session assigned");
-        self.sessions.tell(&record, revision).await;
+        let runner = record.assignment.as_ref().map(|of| of.runner.as_str());
+        tracing::info!(session.id = %record.id, runner.id = runner, epoch = record.epoch.0, "session assigned");
+        self.sessions.tell(record, revision).await;
         Ok(())
     }
 
@@ -269,7 +260,7 @@ fn documents_task(desired: &DesiredSession, labels: &BTreeMap<String, String>) -
 mod tests {
     use helix_protocol::control::Control;
     use helix_protocol::session::SessionSpec;
-    use helix_protocol::{Generation, SessionId};
+    use helix_protocol::{Epoch, Generation, SessionId};
 
     use super::*;
 

@@ -7,65 +7,30 @@
 
 use helix_protocol::checkpoint::{Restore, WorkRecord};
 use helix_protocol::record::SessionRecord;
-use helix_protocol::resources::OnLost;
 use helix_protocol::runner::Liveness;
-use helix_protocol::session::{Cause, Desired};
-use helix_protocol::{ErrorCode, SessionId};
+use helix_protocol::session::Cause;
+use helix_protocol::{ErrorCode, RunnerId, subject};
 
 use super::Reconciler;
 use crate::error::Result;
-use crate::sessions::list::waits;
-use crate::sessions::view::{has_ended, has_ended_there, observed_of};
+use crate::sessions::steps::{self, MoveStep};
 use crate::store::Versioned;
-
-/// What is next for a session that moves.
-enum Step {
-    /// It is saved, and ends.
-    End,
-    /// It goes on where it is, for this reason.
-    GiveUp(String),
-    /// The session that it should have made room for does not wait any more.
-    Spare,
-}
 
 impl Reconciler {
     /// Ends what is saved and shall move; gives up what could not be saved, or has ended by itself.
     pub(super) async fn begin_moves(&self) -> Result<()> {
         let due: Vec<_> = {
             let (sessions, observed) = (self.store.sessions.view().read(), self.store.observed.view().read());
-            let step = |record: &SessionRecord| {
-                let moving = record.work.moving.as_ref().filter(|moving| !moving.ends)?;
-                if record.desired == Desired::Stopped || has_ended_there(record, &observed) {
-                    return Some(Step::GiveUp("it has ended".to_owned()));
-                }
-                let still_waits = |to: &SessionId| sessions.get(to.as_str()).is_some_and(|entry| waits(&entry.value));
-                if moving.gives_way_to.as_ref().is_some_and(|to| !still_waits(to)) {
-                    return Some(Step::Spare);
-                }
-                let seen = observed_of(record, &observed)?.work.as_ref().filter(|seen| seen.asked >= moving.saves)?;
-                Some(seen.error.clone().map_or(Step::End, Step::GiveUp))
-            };
+            let step = |record: &SessionRecord| steps::next_of_move(record, &sessions, &observed);
             let entries = sessions.iter().map(|(_, entry)| entry);
             entries.filter_map(|entry| Some((entry.clone(), step(&entry.value)?))).collect()
         };
         for (entry, step) in due {
-            let mut record = (*entry.value).clone();
-            let work = &mut record.work;
-            let gives_way = work.moving.as_ref().is_some_and(|moving| moving.gives_way_to.is_some());
-            match step {
-                Step::End if gives_way && record.spec.on_lost != Some(OnLost::Restart) => {
-                    work.moving = None;
-                    work.preempted.iter_mut().for_each(|preempted| preempted.ended = true);
-                    record.desired = Desired::Stopped;
-                }
-                Step::End => work.moving.iter_mut().for_each(|moving| moving.ends = true),
-                Step::GiveUp(error) => {
-                    tracing::warn!(session.id = %record.id, error, "session does not move: it could not be saved");
-                    (work.moving, work.error) = (None, Some(error));
-                    work.preempted = work.preempted.take().filter(|_| !gives_way);
-                }
-                Step::Spare => (work.moving, work.preempted) = (None, None),
+            let gives_way = entry.value.work.moving.as_ref().is_some_and(|moving| moving.gives_way_to.is_some());
+            if let MoveStep::GiveUp(error) = &step {
+                tracing::warn!(session.id = %entry.value.id, error, "session does not move: it could not be saved");
             }
+            let record = steps::moved_on(&entry.value, step);
             match self.store.sessions.update(record.id.as_str(), &record, entry.revision).await {
                 Err(error) if error.code == ErrorCode::Conflict => {}
                 done => {
@@ -83,28 +48,20 @@ impl Reconciler {
     pub(super) async fn finish_moves(&self) -> Result<()> {
         let ended: Vec<_> = {
             let (sessions, observed) = (self.store.sessions.view().read(), self.store.observed.view().read());
-            let is_due = |record: &SessionRecord| {
-                let lost = record.spec.on_lost == Some(OnLost::Restart) && self.is_lost(record);
-                record.work.moving.as_ref().is_some_and(|moving| moving.ends || lost)
-                    && record.desired == Desired::Running
-                    && (record.assignment.is_none() || has_ended_there(record, &observed) || lost)
-            };
+            let is_due = |record: &SessionRecord| steps::has_moved(record, &observed, self.is_lost(record));
             sessions.iter().filter(|(_, entry)| is_due(&entry.value)).map(|(_, entry)| entry.clone()).collect()
         };
         for entry in ended {
             let record = &entry.value;
             let Some(moving) = record.work.moving.clone() else { continue };
-            let restore = match moving.restore {
+            let restore = match moving.restore.clone() {
                 Some(restore) => Some(self.checkpoints.again(&record.id, restore).await?),
                 None => self.checkpoints.latest(&record.id).await?.or_else(|| record.work.restore.clone()),
             };
-            let from = record.assignment.as_ref().map(|of| of.runner.clone());
-            // What was preempted may come back to where it was.
-            let left = from.filter(|_| moving.to.is_none() && moving.gives_way_to.is_none());
             let why = moving.gives_way_to.as_ref();
             let why = why.map_or_else(|| "it moves".to_owned(), |by| format!("preempted by session {by}"));
             tracing::info!(session.id = %record.id, to = ?moving.to, "session goes on");
-            let work = WorkRecord { restore, moving: None, left, to: moving.to, ..record.work.clone() };
+            let work = steps::work_after_move(record, &moving, restore);
             self.begin_elsewhere(&entry, work, &why).await?;
         }
         Ok(())
@@ -114,13 +71,7 @@ impl Reconciler {
     pub(super) async fn restart_lost(&self) -> Result<()> {
         let lost: Vec<_> = {
             let (sessions, observed) = (self.store.sessions.view().read(), self.store.observed.view().read());
-            let is_due = |record: &SessionRecord| {
-                record.spec.on_lost == Some(OnLost::Restart)
-                    && record.desired == Desired::Running
-                    && record.work.moving.is_none()
-                    && record.assignment.is_some()
-                    && !has_ended(record, &observed)
-            };
+            let is_due = |record: &SessionRecord| steps::restarts_when_lost(record, &observed);
             sessions.iter().filter(|(_, entry)| is_due(&entry.value)).map(|(_, entry)| entry.clone()).collect()
         };
         for entry in lost.into_iter().filter(|entry| self.is_lost(&entry.value)) {
@@ -140,7 +91,9 @@ impl Reconciler {
 
     fn is_lost(&self, record: &SessionRecord) -> bool {
         let runner = record.assignment.as_ref().and_then(|of| self.store.runners.view().get(of.runner.as_str()));
-        runner.is_some_and(|runner| runner.value.liveness == Liveness::Lost)
+        let is_heard = |id: &RunnerId| self.store.leases.view().get(&subject::runner_lease_key(id)).is_some();
+        // One that is just back may let its sessions go on before it is called online.
+        runner.is_some_and(|runner| runner.value.liveness == Liveness::Lost && !is_heard(&runner.value.id))
     }
 
     /// It waits for a runner, as a new one does.
@@ -148,7 +101,7 @@ impl Reconciler {
         let restore: Option<&Restore> = work.restore.as_ref();
         let from = restore.map_or_else(|| "anew".to_owned(), |restore| format!("from checkpoint {}", restore.number));
         let cause = Some(Cause::new("queued", format!("{why}; it begins {from}")));
-        let record = SessionRecord { assignment: None, work, cause, ..(*entry.value).clone() };
+        let record = steps::waits_again(&entry.value, work, cause);
         match self.store.sessions.update(record.id.as_str(), &record, entry.revision).await {
             Ok(revision) => {
                 self.sessions.tell(&record, revision).await;

@@ -6,23 +6,21 @@
 //! there; every other one stays stopped.
 
 use helix_protocol::audit::AuditEntry;
-use helix_protocol::checkpoint::{Moving, Preempted, WorkRecord};
 use helix_protocol::event::Event;
-use helix_protocol::pool::Warm;
 use helix_protocol::record::SessionRecord;
-use helix_protocol::session::Desired;
 use helix_protocol::{ErrorCode, SessionId};
 use jiff::Timestamp;
 
 use super::Reconciler;
 use crate::audit::OK;
 use crate::error::Result;
+use crate::sessions::steps::give_way;
 use crate::store::Versioned;
 
 impl Reconciler {
     /// Has a session end for another one, unless it changed meanwhile: then the next pass decides anew.
     pub(super) async fn give_way(&self, entry: Versioned<SessionRecord>, to: SessionId) -> Result<()> {
-        let record = give_way(&entry.value, &to);
+        let record = give_way(&entry.value, &to, Timestamp::now());
         let revision = match self.store.sessions.update(record.id.as_str(), &record, entry.revision).await {
             Ok(revision) => revision,
             Err(error) if error.code == ErrorCode::Conflict => return Ok(()),
@@ -41,28 +39,4 @@ impl Reconciler {
         self.events.tell(&Event::Audit { entry }, &format!("gave_way.{}.{revision}", record.id)).await;
         Ok(())
     }
-}
-
-fn give_way(record: &SessionRecord, to: &SessionId) -> SessionRecord {
-    if let Some(warm) = &record.warm {
-        let warm = Some(Warm { gave_way_to: Some(to.clone()), ..warm.clone() });
-        return SessionRecord { desired: Desired::Stopped, deleted: true, warm, ..record.clone() };
-    }
-    let saves = record.work.asked + 1;
-    let moving = Moving {
-        to: None,
-        restore: None,
-        since: Timestamp::now(),
-        saves,
-        ends: false,
-        gives_way_to: Some(to.clone()),
-    };
-    let work = WorkRecord {
-        asked: saves,
-        moving: Some(moving),
-        error: None,
-        preempted: Some(Preempted { by: to.clone(), epoch: record.epoch, ended: false }),
-        ..record.work.clone()
-    };
-    SessionRecord { work, ..record.clone() }
 }

@@ -27,6 +27,11 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Of these pools, and of no images.
+    pub fn of(pools: HashMap<PoolName, PoolSpec>) -> Self {
+        Self { pools, arches: HashMap::new() }
+    }
+
     /// As they are now.
     pub fn read(store: &Store) -> Self {
         let pools = {

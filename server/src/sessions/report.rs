@@ -6,7 +6,7 @@ use helix_protocol::assignment::{Assignment, DesiredSession};
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::AgentResponse;
 use helix_protocol::record::SessionRecord;
-use helix_protocol::session::{ObservedSession, SessionPhase};
+use helix_protocol::session::{Desired, ObservedSession, SessionPhase};
 use helix_protocol::{ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 
@@ -14,6 +14,7 @@ use super::Sessions;
 use super::time_limits::ended_by_limit;
 use super::view::desired_of_deleted;
 use crate::error::{Error, Result};
+use crate::store::view::Content;
 
 /// Sessions that one runner reports although they are not its own, above which more are refused.
 const MAX_REPORTED: usize = 500;
@@ -138,19 +139,10 @@ impl Sessions {
         let (sessions, observed, desired) =
             (store.sessions.view().read(), store.observed.view().read(), store.desired.view().read());
         let mut set: Vec<_> = desired.with_prefix(&prefix).map(|(_, entry)| (*entry.value).clone()).collect();
-        // A record that is merely absent orders nothing.
-        let unwanted = observed.with_prefix(&prefix).map(|(_, entry)| &entry.value).filter(|seen| {
-            let id = seen.session.as_str();
-            let unwanted = match sessions.get(id) {
-                None => sessions.was_deleted(id),
-                Some(entry) => is_leftover(runner, seen, &entry.value) && !is_superseded(runner, seen, &entry.value),
-            };
-            !seen.forgotten && unwanted
-        });
-        for seen in unwanted {
-            set.retain(|desired| desired.session != seen.session);
-            let lives_elsewhere = sessions.get(seen.session.as_str()).is_some_and(|entry| !entry.value.deleted);
-            set.push(desired_of_deleted(seen, lives_elsewhere));
+        set.retain(|order| sessions.get(order.session.as_str()).is_none_or(|entry| is_of(runner, order, &entry.value)));
+        for order in unwanted(runner, &sessions, &observed) {
+            set.retain(|desired| desired.session != order.session);
+            set.push(order);
         }
         Ok(set)
     }
@@ -174,7 +166,7 @@ impl Sessions {
             return Ok(());
         }
         let id = format!("{}.{}.{}.{}", now.runner, now.session, now.epoch, now.report);
-        let stopping = record.is_some_and(|record| record.desired == helix_protocol::session::Desired::Stopped);
+        let stopping = record.is_some_and(|record| record.desired == Desired::Stopped);
         let failed = now.phase == SessionPhase::Failed;
         let event = Event::Session {
             session: now.session.clone(),
@@ -191,10 +183,43 @@ impl Sessions {
     }
 }
 
+/// True while the record says so: the projection may be a moment behind, and who reads of a session that is about to begin
+/// elsewhere would let it go on.
+fn is_of(runner: &RunnerId, order: &DesiredSession, record: &SessionRecord) -> bool {
+    record.assignment.as_ref().is_some_and(|of| of.runner == *runner && of.epoch == order.epoch)
+}
+
+/// Orders to end and forget what a runner has that is not its own any more. A record that is merely absent orders nothing.
+pub fn unwanted(
+    runner: &RunnerId,
+    sessions: &Content<SessionRecord>,
+    observed: &Content<ObservedSession>,
+) -> Vec<DesiredSession> {
+    let prefix = format!("{runner}.");
+    let is_unwanted = |seen: &ObservedSession| {
+        let id = seen.session.as_str();
+        let unwanted = match sessions.get(id) {
+            None => sessions.was_deleted(id),
+            Some(entry) if is_given_up(seen, &entry.value) => true,
+            Some(entry) => is_leftover(runner, seen, &entry.value) && !is_superseded(runner, seen, &entry.value),
+        };
+        !seen.forgotten && unwanted
+    };
+    let seen = observed.with_prefix(&prefix).map(|(_, entry)| &*entry.value).filter(|seen| is_unwanted(seen));
+    let lives_elsewhere = |id: &str| sessions.get(id).is_some_and(|entry| !entry.value.deleted);
+    seen.map(|seen| desired_of_deleted(seen, lives_elsewhere(seen.session.as_str()))).collect()
+}
+
 /// True when what was reported is not what the record is about: another runner has the assignment, or the report is
 /// of an assignment (or of a former life of the id) that is over.
-fn is_leftover(runner: &RunnerId, seen: &ObservedSession, record: &SessionRecord) -> bool {
+pub fn is_leftover(runner: &RunnerId, seen: &ObservedSession, record: &SessionRecord) -> bool {
     seen.epoch < record.epoch || record.assignment.as_ref().is_some_and(|assignment| assignment.runner != *runner)
+}
+
+/// True for what a lost runner still has, held, of a session that was stopped while it waited to begin elsewhere.
+fn is_given_up(seen: &ObservedSession, record: &SessionRecord) -> bool {
+    let was_stopped = record.assignment.is_none() && record.desired == Desired::Stopped;
+    was_stopped && seen.epoch <= record.epoch && !seen.phase.is_terminal()
 }
 
 /// True when the same runner has a newer assignment: that order itself ends what it still has of the old one.
@@ -223,7 +248,8 @@ fn check_epoch(observed: &ObservedSession, record: Option<&SessionRecord>) -> Re
     Err(Error::new(ErrorCode::Conflict, detail))
 }
 
-fn is_newer(new: &ObservedSession, known: &ObservedSession) -> bool {
+/// True for a report that is stored over another one.
+pub fn is_newer(new: &ObservedSession, known: &ObservedSession) -> bool {
     (new.epoch, new.report) > (known.epoch, known.report)
 }
 

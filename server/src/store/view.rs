@@ -60,6 +60,12 @@ pub struct Content<T> {
     markers: HashMap<String, u64>,
 }
 
+impl<T> Clone for Content<T> {
+    fn clone(&self) -> Self {
+        Self { entries: self.entries.clone(), markers: self.markers.clone() }
+    }
+}
+
 impl<T> Default for Content<T> {
     fn default() -> Self {
         Self { entries: BTreeMap::new(), markers: HashMap::new() }
@@ -101,7 +107,7 @@ impl<T> Content<T> {
     }
 
     /// Puts `entry`, or a marker, unless what is known is newer. True when something changed.
-    pub(crate) fn apply(&mut self, key: &str, revision: u64, entry: Option<Versioned<T>>) -> bool {
+    pub fn apply(&mut self, key: &str, revision: u64, entry: Option<Versioned<T>>) -> bool {
         let known = self.entries.get(key).map(|entry| entry.revision).or_else(|| self.markers.get(key).copied());
         if known.is_some_and(|known| known >= revision) {
             return false;

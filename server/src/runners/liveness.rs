@@ -1,0 +1,70 @@
+//! Pure: how a runner is heard, by the age of its last heartbeat.
+
+use std::time::Duration;
+
+use helix_protocol::runner::Liveness;
+use tokio::time::Instant;
+
+/// When silence means what.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// After so long without a heartbeat a runner is suspect.
+    pub suspect: Duration,
+    /// After so long it is lost.
+    pub lost: Duration,
+    /// Since when the bus is healthy and this process leads. Nobody is declared lost before one full lost-timeout of
+    /// that: an outage of the bus looks like every runner dying.
+    pub steady_since: Instant,
+}
+
+impl Timing {
+    /// The verdict, and when it may change by silence alone.
+    pub fn judge(&self, known: Liveness, heard: Option<Instant>, now: Instant) -> (Liveness, Option<Instant>) {
+        let may_declare = self.steady_since + self.lost;
+        // No lease: silent for longer than it lived.
+        let lost_at = heard.map_or(may_declare, |heard| (heard + self.lost).max(may_declare));
+        let suspect_at = heard.map(|heard| heard + self.suspect);
+        if known == Liveness::Lost && heard.is_none() || now >= lost_at {
+            return (Liveness::Lost, None);
+        }
+        match suspect_at {
+            Some(suspect_at) if now < suspect_at => (Liveness::Online, Some(suspect_at)),
+            _ => (Liveness::Suspect, Some(lost_at)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn silence_is_judged_by_age_and_nobody_is_lost_before_one_steady_timeout() {
+        use Liveness::{Lost, Online, Suspect};
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let timing = |steady| Timing {
+            suspect: Duration::from_secs(15),
+            lost: Duration::from_secs(30),
+            steady_since: at(steady),
+        };
+        // steady since, known, heard at, now → verdict, next look
+        let table = [
+            (0, Online, Some(100), 110, Online, Some(115)),
+            (0, Online, Some(100), 115, Suspect, Some(130)),
+            (0, Suspect, Some(100), 129, Suspect, Some(130)),
+            (0, Suspect, Some(100), 130, Lost, None),
+            (0, Lost, Some(100), 101, Online, Some(115)),
+            (0, Lost, None, 101, Lost, None),
+            (0, Online, None, 200, Lost, None),
+            // The bus came back, or this process began to lead, at 190.
+            (190, Online, None, 200, Suspect, Some(220)),
+            (190, Online, Some(100), 200, Suspect, Some(220)),
+            (190, Suspect, None, 220, Lost, None),
+        ];
+        for (steady, known, heard, now, verdict, next) in table {
+            let judged = timing(steady).judge(known, heard.map(at), at(now));
+            assert_eq!(judged, (verdict, next.map(at)), "steady {steady} {known:?} heard {heard:?} now {now}");
+        }
+    }
+}
