@@ -84,6 +84,7 @@ test-hosts: setup-test web ## Boot real systemd hosts and run the host suites
 soak: setup-test web ## The long form of the tests of kills and of use
 	$(CARGO) build --locked --workspace
 	HELIX_SIM_SEEDS=$(HELIX_SIM_SEEDS) $(CARGO) test --locked --workspace --lib -- scheduler::tests::sim --nocapture
+	HELIX_SIM_SEEDS=$(HELIX_SIM_SEEDS) $(CARGO) test --locked --workspace --test sim -- --nocapture
 	HELIX_CHAOS_ROUNDS=$(HELIX_CHAOS_ROUNDS) $(CARGO) test --locked --workspace --test it -- nothing_is_lost_or_left --nocapture
 	HELIX_CHAOS_TURNS=$(HELIX_CHAOS_TURNS) $(CARGO) test --locked --workspace --test it -- conversations_survive --nocapture
 	HELIX_SOAK_DESKTOPS=$(HELIX_SOAK_DESKTOPS) HELIX_SOAK_SECONDS=$(HELIX_SOAK_SECONDS) \
