@@ -58,7 +58,7 @@ impl Threads {
     ) -> Self {
         let commits = Commits::begin(bus.clone(), &tasks, shutdown.clone());
         let hub = Hub::new(Log::new(bus.clone(), commits), store.sessions.clone(), tasks.clone(), shutdown.clone());
-        let sockets = Sockets::new(hub.clone(), bus, store, uses, server_id, timing, tasks, shutdown);
+        let sockets = Sockets::new(hub.clone(), bus, (store, uses), server_id, timing, tasks, shutdown);
         Self { hub, sockets }
     }
 }

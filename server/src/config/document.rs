@@ -110,8 +110,9 @@ impl<'a> Document<'a> {
     pub fn texts(&mut self, section: &'static str, key: &'static str) -> Option<Vec<String>> {
         self.known.insert((section, key));
         let found = self.find(section, key)?.get_ref();
-        let all = found.as_array().map(|all| all.iter().map(|one| one.get_ref().as_str().map(str::to_owned)));
-        let texts = all.and_then(|mut all| all.by_ref().collect::<Option<Vec<_>>>());
+        let texts = found.as_array().and_then(|all| {
+            all.iter().map(|one| one.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+        });
         if texts.is_none() {
             self.fault(section, key, "is not a list of texts", "write for example [\"/usr/local/bin/x\", \"--flag\"]");
         }

@@ -124,8 +124,7 @@ impl Sockets {
     pub fn new(
         hub: Hub,
         bus: Bus,
-        store: Store,
-        uses: Uses,
+        (store, uses): (Store, Uses),
         server_id: Arc<str>,
         timing: Timing,
         tasks: TaskTracker,

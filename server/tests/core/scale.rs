@@ -51,7 +51,9 @@ async fn a_program_is_told_what_room_is_missing_and_which_runner_could_go() {
     let fleet = Fleet::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let (place, script) = (folder.path().display(), folder.path().join("hook"));
-    let text = format!("#!/bin/sh\ntest -e {place}/broken && {{ echo no credit >&2; exit 3; }}\ncat >> {place}/calls\necho >> {place}/calls\n");
+    let text = format!(
+        "#!/bin/sh\ntest -e {place}/broken && {{ echo no credit >&2; exit 3; }}\ncat >> {place}/calls\necho >> {place}/calls\n"
+    );
     std::fs::write(&script, text).expect("written");
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("executable");
     let settings = format!("{TIMES}command = [\"{}\"]\n", script.display());
@@ -70,10 +72,9 @@ async fn a_program_is_told_what_room_is_missing_and_which_runner_could_go() {
     assert_eq!(call.key, format!("scale-{}", call.number));
 
     // It gets one session; two more of a pool, and one that may run on it alone, wait.
-    let spec: PoolSpec = serde_json::from_str(
-        r#"{"selector": {"site": "cellar"}, "reserve": {"memory": "2GiB"}, "kind": "command"}"#,
-    )
-    .expect("a pool");
+    let spec: PoolSpec =
+        serde_json::from_str(r#"{"selector": {"site": "cellar"}, "reserve": {"memory": "2GiB"}, "kind": "command"}"#)
+            .expect("a pool");
     let pool = helix_protocol::PoolName::parse("ci").expect("valid");
     first.pools.put(&admin(), &pool, spec, None).await.expect("made");
     create(&first, "{}").await;
