@@ -141,6 +141,11 @@ impl Fence {
         self.contact.send_replace(Some(contact));
     }
 
+    /// How long the servers that were heard last wait until they call a runner lost; none where none was heard in this boot.
+    pub fn lost_timeout(&self) -> Option<Duration> {
+        self.contact.borrow().map(|contact| Duration::from_millis(contact.lost_timeout))
+    }
+
     /// Completes when contact is back and sessions are held until the next desired set: somebody should fetch it.
     pub async fn sync_wanted(&self) {
         self.sync_wanted.notified().await;

@@ -147,10 +147,16 @@ impl Link {
                 ask = true;
             }
             self.away(&trouble);
-            let wait = backoff.pause();
+            let wait = backoff.pause_below(self.longest_pause());
             tracing::debug!(wait_ms = wait.as_millis() as u64, "waiting before the next attempt to connect");
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// After an outage servers call a runner lost that is not back within the lost-timeout, and give its sessions to others.
+    /// The first attempt to come back may be refused: servers may not vouch for anybody yet. So there must be time for several.
+    fn longest_pause(&self) -> Duration {
+        self.fence.lost_timeout().map_or(Duration::MAX, |timeout| timeout / 4)
     }
 
     fn away(&self, why: &str) {

@@ -32,6 +32,7 @@ mod hostile;
 mod images;
 mod machine_images;
 mod nats_cluster;
+mod outage;
 mod packages;
 mod pools;
 mod preemption;

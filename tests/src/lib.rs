@@ -8,6 +8,7 @@ pub mod agents;
 pub mod archive;
 pub mod browser;
 pub mod certificates;
+pub mod chaos;
 pub mod cluster;
 pub mod eventually;
 pub mod http;

@@ -14,9 +14,14 @@ pub struct Backoff {
 impl Backoff {
     /// How long to wait now; the next answer is longer.
     pub fn pause(&mut self) -> Duration {
+        self.pause_below(Duration::MAX)
+    }
+
+    /// The same, but never longer than this.
+    pub fn pause_below(&mut self, most: Duration) -> Duration {
         let seconds = 1_u64.checked_shl(self.failures).unwrap_or(CAP_SECONDS).min(CAP_SECONDS);
         self.failures = (self.failures + 1).min(u64::BITS - 1);
-        jitter(Duration::from_secs(seconds))
+        jitter(Duration::from_secs(seconds).min(most))
     }
 
     /// After a success.
@@ -46,6 +51,8 @@ mod tests {
             assert!((whole / 2..=whole).contains(&wait), "{wait:?} for {whole:?}");
         }
         (0..200).for_each(|_| assert!(backoff.pause() <= Duration::from_secs(CAP_SECONDS)));
+        let most = Duration::from_millis(7500);
+        (0..200).for_each(|_| assert!(backoff.pause_below(most) <= most));
         backoff.reset();
         assert!(backoff.pause() <= Duration::from_secs(1));
     }

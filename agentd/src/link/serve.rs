@@ -120,7 +120,7 @@ impl Serving<'_> {
                 }
                 other => {
                     self.link.away(&format!("cannot register: {}", failure(other)));
-                    let wait = tokio::time::sleep(backoff.pause());
+                    let wait = tokio::time::sleep(backoff.pause_below(self.link.longest_pause()));
                     tokio::select! {
                         _ = ups.changed() => {}
                         () = wait => {}
