@@ -218,6 +218,7 @@ async fn serve<S: Supervisor>(
             leftovers,
             images,
             gates: gates.clone(),
+            viewers: viewers.told().clone(),
             dials: dials_sender,
         },
         end_link.clone(),

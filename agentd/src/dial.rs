@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Reply, Stream};
+use helix_protocol::viewer::{Refusal, ViewerWay};
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use tokio::net::TcpStream;
@@ -33,7 +34,7 @@ use crate::link::token::OwnToken;
 use crate::recorder::notes::Notes;
 use crate::supervisor::{Supervisor, SupervisorError, UnitName};
 use crate::tools::host::{Board, ToolsError};
-use crate::viewers::{ServeError, Viewers, Way};
+use crate::viewers::{Coming, ServeError, Viewers};
 
 use self::logs::Logs;
 
@@ -146,16 +147,26 @@ impl<S: Supervisor> Dialer<S> {
             Stream::Vnc | Stream::Rdp => {
                 let socket = dialled.await.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
                 let Some(viewer) = &dial.viewer else { return refuse(socket, DialError::NoViewer).await };
-                let place = match self.viewers.lobby().enter(&dial.session, None) {
+                let (session, way) = match dial.stream {
+                    Stream::Vnc => (&dial.session, ViewerWay::Vnc),
+                    _ => (&dial.session, ViewerWay::Rdp),
+                };
+                let place = match self.viewers.lobby().enter(session, None) {
                     Ok(place) => place,
-                    Err(crowded) => return refuse(socket, ServeError::from(crowded).into()).await,
+                    Err(crowded) => {
+                        self.viewers.told().refused(session, way, None, Some(&viewer.by), Refusal::Crowded);
+                        return refuse(socket, ServeError::from(crowded).into()).await;
+                    }
                 };
+                let coming = Coming { session, way, address: None, by: Some(&viewer.by), place: &place };
                 let (mut say, mut hear) = socket.split();
-                let served = if dial.stream == Stream::Vnc {
-                    self.viewers.vnc(&dial.session, &mut hear, &mut say, Proof::Ticket(viewer), &place).await
-                } else {
-                    self.viewers.rdp(&dial.session, &mut hear, &mut say, Way::Dialled(viewer.role), &place).await
+                let served = match way {
+                    ViewerWay::Vnc => self.viewers.vnc(coming, &mut hear, &mut say, Proof::Ticket(viewer)).await,
+                    _ => self.viewers.rdp(coming, &mut hear, &mut say, viewer.role).await,
                 };
+                if let Some(refused) = served.as_ref().err().and_then(ServeError::refusal) {
+                    self.viewers.refused(coming, refused);
+                }
                 Ok(served?)
             }
             Stream::Tools => {

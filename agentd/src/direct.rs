@@ -3,7 +3,8 @@
 //! Each session has a VNC port, an RDP port and a page with a viewer for browsers ([`page`]), on one address and for a list
 //! of networks alone. Which is its is decided by who can bind it, so that runners of one machine never collide. Whoever
 //! comes must know the password of a grant. A task per connection, bounded in number, for each session and for
-//! each address that they come from ([`crate::viewers::lobby`]); all end with the session's slice ([`crate::session`]).
+//! each address that they come from ([`crate::viewers::lobby`]); all end with the session's slice ([`crate::session`]). The audit trail is told of
+//! each that comes in or is sent away ([`crate::viewers::told`]).
 
 mod page;
 
@@ -12,7 +13,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use helix_protocol::SessionId;
+use helix_protocol::control::Role;
 use helix_protocol::session::DirectPorts;
+use helix_protocol::viewer::{Refusal, ViewerWay};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -22,8 +25,7 @@ use crate::config::Direct;
 use crate::gate::line::Plain;
 use crate::rdp::front::FIRST_BYTE;
 use crate::supervisor::Supervisor;
-use crate::viewers::lobby::Place;
-use crate::viewers::{ServeError, Viewers, Way};
+use crate::viewers::{Coming, ServeError, Viewers};
 
 /// VNC ports in the order in which they are tried: the documents begin with 5901.
 const VNC_PORTS: [u16; 21] = [
@@ -59,6 +61,16 @@ enum Kind {
     Vnc,
     Rdp,
     Page,
+}
+
+impl Kind {
+    fn way(self) -> ViewerWay {
+        match self {
+            Self::Vnc => ViewerWay::DirectVnc,
+            Self::Rdp => ViewerWay::DirectRdp,
+            Self::Page => ViewerWay::DirectPage,
+        }
+    }
 }
 
 impl Ports {
@@ -116,13 +128,15 @@ impl Ports {
             };
             let address = peer.ip().to_canonical();
             let entered = if direct.allows(address) {
-                viewers.lobby().enter(session, Some(address)).map_err(|crowded| crowded.to_string())
+                let entered = viewers.lobby().enter(session, Some(address));
+                entered.map_err(|crowded| (Refusal::Crowded, crowded.to_string()))
             } else {
-                Err("its network is not allowed".to_owned())
+                Err((Refusal::ForeignNetwork, "its network is not allowed".to_owned()))
             };
             let place = match entered {
                 Ok(place) => place,
-                Err(why) => {
+                Err((cause, why)) => {
+                    viewers.told().refused(session, kind.way(), Some(address), None, cause);
                     if refused.is_none_or(|at| at.elapsed() >= REFUSAL_LOGGED) {
                         tracing::warn!(HELIX_SESSION = %session, %address, ?kind, why, "refused at a direct port");
                         refused = Some(Instant::now());
@@ -132,11 +146,17 @@ impl Ports {
             };
             let (session, viewers, host) = (session.clone(), viewers.clone(), direct.host.clone());
             connections.spawn(async move {
+                // Until it has said what it speaks it is taken for what its port is for.
+                let mut coming =
+                    Coming { session: &session, way: kind.way(), address: Some(address), by: None, place: &place };
                 let attended = tokio::select! {
-                    attended = attend(stream, kind, &session, &viewers, &host, &place) => attended,
+                    attended = attend(stream, kind, &mut coming, &viewers, &host) => attended,
                     () = place.sent_away() => Err(ServeError::SentAway.into()),
                 };
                 if let Err(error) = attended {
+                    if let Some(refused) = refusal(&error) {
+                        viewers.refused(coming, refused);
+                    }
                     tracing::info!(HELIX_SESSION = %session, %address, ?kind, "viewer not served: {error}");
                 }
             });
@@ -151,27 +171,35 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Socket
     }
 }
 
+/// What the audit trail says of it.
+fn refusal(error: &anyhow::Error) -> Option<Refusal> {
+    if error.is::<page::ForeignOrigin>() {
+        return Some(Refusal::ForeignOrigin);
+    }
+    error.downcast_ref::<ServeError>()?.refusal()
+}
+
 async fn attend<S: Supervisor>(
     mut stream: TcpStream,
     kind: Kind,
-    session: &SessionId,
+    coming: &mut Coming<'_>,
     viewers: &Viewers<S>,
     host: &str,
-    place: &Place,
 ) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(&stream, true)?;
     sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
     if kind == Kind::Page {
-        return page::attend(stream, session, viewers, host, place).await;
+        return page::attend(stream, *coming, viewers, host).await;
     }
     let is_rdp = kind == Kind::Rdp || viewers.has_rdp() && speaks_rdp(&mut stream).await;
     let (from, to) = stream.into_split();
     let (mut hear, mut say) = (Plain(from), Plain(to));
     if is_rdp {
-        viewers.rdp(session, &mut hear, &mut say, Way::Direct, place).await?;
+        coming.way = ViewerWay::DirectRdp;
+        viewers.rdp(*coming, &mut hear, &mut say, Role::Control).await?;
     } else {
-        viewers.vnc(session, &mut hear, &mut say, viewers.granted(session), place).await?;
+        viewers.vnc(*coming, &mut hear, &mut say, viewers.granted(coming.session)).await?;
     }
     Ok(())
 }

@@ -51,6 +51,7 @@ use crate::gate::Gates;
 use crate::images::Images;
 use crate::leftovers::LeftoverBoard;
 use crate::usage::UsageBoard;
+use crate::viewers::told::Told;
 
 /// A connection that lasted this long was a success: the next failure starts a new row of waiting times.
 const STEADY: Duration = Duration::from_mins(1);
@@ -93,6 +94,8 @@ pub struct Link {
     pub images: Images,
     /// Who looks at which desktop, for the heartbeat.
     pub gates: Gates,
+    /// Who came to its desktops, for the audit trail.
+    pub viewers: Told,
     /// Nudges to dial a server.
     pub dials: mpsc::Sender<DialNudge>,
 }

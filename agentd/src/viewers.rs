@@ -2,24 +2,29 @@
 //!
 //! VNC: the gate ([`crate::gate`]) and the display's own socket. RDP: the front ([`crate::rdp`]) and the session's unit `rdp`,
 //! whose other end is a VNC viewer at the very same gate. Runs in the task of who calls; whoever is sent away is told
-//! why, as far as its line can say it. Who has proved nothing yet can lose his place to the next ([`lobby`]).
+//! why, as far as its line can say it. Who has proved nothing yet can lose his place to the next ([`lobby`]). The audit trail is told who came in
+//! with a password, and who was sent away ([`told`]).
 
 pub mod lobby;
+pub mod told;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use helix_protocol::SessionId;
 use helix_protocol::control::Role;
+use helix_protocol::viewer::{Refusal, ViewerWay};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
 use self::lobby::{Crowded, Lobby, Place};
+use self::told::Told;
 use crate::display::require_peer;
 use crate::gate::line::{Hear, Plain, Say, tell};
-use crate::gate::viewer::{HANDSHAKE_TIMEOUT, Proof, ViewerError, admit, show};
+use crate::gate::viewer::{Admitted, HANDSHAKE_TIMEOUT, Proof, ViewerError, admit, show};
 use crate::gate::{Gates, greet_display};
 use crate::rdp::front::{self, FrontError};
 use crate::recorder::notes::Notes;
@@ -63,6 +68,38 @@ pub enum ServeError {
     Unit(#[from] ToolsError),
 }
 
+impl ServeError {
+    /// What the audit trail says of it; none: it is no matter of who came.
+    pub fn refusal(&self) -> Option<Refusal> {
+        Some(match self {
+            Self::NoDesktop | Self::Display(_) | Self::Unit(_) | Self::Viewer(ViewerError::Random(_)) => return None,
+            Self::Crowded(_) | Self::SentAway => Refusal::Crowded,
+            Self::Viewer(ViewerError::WrongPassword) => Refusal::WrongPassword,
+            Self::Viewer(ViewerError::NotRfb) => Refusal::NotRfb,
+            Self::Viewer(ViewerError::NoHandshake) | Self::Front(FrontError::Late) => Refusal::Late,
+            Self::Viewer(ViewerError::Revoked) => Refusal::GrantOver,
+            Self::Viewer(ViewerError::Filtered(_)) => Refusal::Malformed,
+            Self::Front(FrontError::NotRdp) => Refusal::NotRdp,
+            Self::Front(FrontError::User) => Refusal::WrongUser,
+        })
+    }
+}
+
+/// Somebody who comes, as far as he is known before he has said anything.
+#[derive(Debug, Clone, Copy)]
+pub struct Coming<'a> {
+    /// To whose desktop.
+    pub session: &'a SessionId,
+    /// By which way.
+    pub way: ViewerWay,
+    /// From where, where he came to a port of this runner.
+    pub address: Option<IpAddr>,
+    /// Whose ticket brought him, where he came through a server.
+    pub by: Option<&'a str>,
+    /// Where he waits.
+    pub place: &'a Place,
+}
+
 /// The way to every desktop of this runner. Clones are the same.
 #[derive(Debug)]
 pub struct Viewers<S> {
@@ -83,27 +120,31 @@ struct Inner<S> {
     rdp: Board,
     has_rdp: bool,
     lobby: Lobby,
-}
-
-/// How a client came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Through a server, in no more than this role.
-    Dialled(Role),
-    /// At a port of this runner.
-    Direct,
+    told: Told,
 }
 
 impl<S: Supervisor> Viewers<S> {
     /// With the sessions' gates, and where it is noted what viewers do. `has_rdp`: this machine can serve RDP.
     pub fn new(supervisor: S, gates: Gates, notes: Notes, has_rdp: bool) -> Self {
-        let (rdp, lobby) = (Board::default(), Lobby::default());
-        Self { inner: Arc::new(Inner { supervisor, gates, notes, rdp, has_rdp, lobby }) }
+        let (rdp, lobby, told) = (Board::default(), Lobby::default(), Told::default());
+        Self { inner: Arc::new(Inner { supervisor, gates, notes, rdp, has_rdp, lobby, told }) }
     }
 
     /// Where everybody waits who comes.
     pub fn lobby(&self) -> &Lobby {
         &self.inner.lobby
+    }
+
+    /// Somebody is sent away: the audit trail is told the first cause of it.
+    pub fn refused(&self, coming: Coming<'_>, refused: Refusal) {
+        if coming.place.refuse() {
+            self.inner.told.refused(coming.session, coming.way, coming.address, coming.by, refused);
+        }
+    }
+
+    /// What the audit trail shall know.
+    pub fn told(&self) -> &Told {
+        &self.inner.told
     }
 
     /// Where sessions announce their units `rdp`.
@@ -124,15 +165,14 @@ impl<S: Supervisor> Viewers<S> {
     /// Serves a VNC viewer until it leaves or is sent away. Who does not come in never reaches the display.
     pub async fn vnc(
         &self,
-        session: &SessionId,
+        coming: Coming<'_>,
         hear: &mut impl Hear,
         say: &mut impl Say,
         proof: Proof<'_>,
-        place: &Place,
     ) -> Result<(), ServeError> {
         let ended = tokio::select! {
-            ended = self.show(session, hear, say, proof, place) => ended,
-            () = place.sent_away() => Err(ServeError::SentAway),
+            ended = self.show(coming, hear, say, proof) => ended,
+            () = coming.place.sent_away() => Err(ServeError::SentAway),
         };
         let why = ended.as_ref().err().map(ToString::to_string);
         say.close(why.as_deref()).await;
@@ -141,32 +181,46 @@ impl<S: Supervisor> Viewers<S> {
 
     async fn show(
         &self,
-        session: &SessionId,
+        coming: Coming<'_>,
         hear: &mut impl Hear,
         say: &mut impl Say,
         proof: Proof<'_>,
-        place: &Place,
     ) -> Result<(), ServeError> {
-        let Some(admitted) = admit(hear, say, proof).await? else { return Ok(()) };
+        let wrong = || self.refused(coming, Refusal::WrongPassword);
+        let Some(admitted) = admit(hear, say, proof, wrong).await? else { return Ok(()) };
+        self.comes_in(coming, hear, say, admitted).await
+    }
+
+    /// One that may is shown the desktop.
+    async fn comes_in(
+        &self,
+        Coming { session, way, address, place, .. }: Coming<'_>,
+        hear: &mut impl Hear,
+        say: &mut impl Say,
+        admitted: Admitted,
+    ) -> Result<(), ServeError> {
         place.comes_in()?;
+        // Whoever has a ticket and nothing else is in the trail by the server's word.
+        if let Some(joined) = admitted.by_password() {
+            self.inner.told.joined(session, way, address, joined);
+        }
         let display = self.display(session).await?;
         let (control, _looking) = (self.inner.gates.watch(session), self.inner.gates.enter(session));
         Ok(show(hear, say, admitted, display, control, (&self.inner.notes, session)).await?)
     }
 
     /// Serves an RDP client, from its first byte, until it leaves or is sent away. It must know the password of one of the
-    /// session's grants, and gets no more than its way allows.
+    /// session's grants, and gets no more than `most`.
     pub async fn rdp(
         &self,
-        session: &SessionId,
+        coming: Coming<'_>,
         hear: &mut impl Hear,
         say: &mut impl Say,
-        way: Way,
-        place: &Place,
+        most: Role,
     ) -> Result<(), ServeError> {
         let ended = tokio::select! {
-            ended = self.carry(session, hear, say, way, place) => ended,
-            () = place.sent_away() => Err(ServeError::SentAway),
+            ended = self.carry(coming, hear, say, most) => ended,
+            () = coming.place.sent_away() => Err(ServeError::SentAway),
         };
         let why = ended.as_ref().err().map(ToString::to_string);
         say.close(why.as_deref()).await;
@@ -175,16 +229,12 @@ impl<S: Supervisor> Viewers<S> {
 
     async fn carry(
         &self,
-        session: &SessionId,
+        coming: Coming<'_>,
         hear: &mut impl Hear,
         say: &mut impl Say,
-        way: Way,
-        place: &Place,
+        most: Role,
     ) -> Result<(), ServeError> {
-        let most = match way {
-            Way::Dialled(role) => role,
-            Way::Direct => Role::Control,
-        };
+        let Coming { session, place, .. } = coming;
         let first = match front::request(hear).await {
             Ok(first) => first,
             Err(error) => {
@@ -221,7 +271,8 @@ impl<S: Supervisor> Viewers<S> {
             let (from_rfb, to_rfb) = rfb.into_split();
             let (mut hear, mut say) = (Plain(from_rfb), Plain(to_rfb));
             let proof = Proof::Grant(self.inner.gates.grants(session), most);
-            let admitted = match admit(&mut hear, &mut say, proof).await {
+            let wrong = || self.refused(coming, Refusal::WrongPassword);
+            let admitted = match admit(&mut hear, &mut say, proof, wrong).await {
                 Ok(Some(admitted)) => admitted,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -230,10 +281,7 @@ impl<S: Supervisor> Viewers<S> {
                     return Err(error.into());
                 }
             };
-            place.comes_in()?;
-            let display = self.display(session).await?;
-            let (control, _looking) = (self.inner.gates.watch(session), self.inner.gates.enter(session));
-            Ok(show(&mut hear, &mut say, admitted, display, control, (&self.inner.notes, session)).await?)
+            self.comes_in(coming, &mut hear, &mut say, admitted).await
         };
         // Whichever ends first ends all: the halves are dropped, and with them the sockets.
         tokio::select! {

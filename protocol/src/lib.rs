@@ -2,7 +2,7 @@
 //!
 //! Everything on a wire or in the store has its type here and nowhere else: HTTP bodies ([`api`], and the
 //! documents' older shapes in [`external_agents`]), records in JetStream ([`record`]), the runner's link
-//! ([`link`]), the desktop as an API ([`desktop`]), the agents' sync socket ([`sync`]) and the log of their conversations ([`thread`]), files, commands and terminals ([`tools`]), recordings ([`recording`]), the names of every subject, stream and bucket ([`subject`]) and stable error codes ([`error`]).
+//! ([`link`]), the desktop as an API ([`desktop`]), the agents' sync socket ([`sync`]) and the log of their conversations ([`thread`]), files, commands and terminals ([`tools`]), recordings ([`recording`]), viewers that a runner tells of ([`viewer`]), the names of every subject, stream and bucket ([`subject`]) and stable error codes ([`error`]).
 //! Deployables depend on this crate and never on each other.
 
 pub mod api;
@@ -31,6 +31,7 @@ pub mod sync;
 pub mod thread;
 pub mod time_limit;
 pub mod tools;
+pub mod viewer;
 
 pub use error::ErrorCode;
 pub use ids::{

@@ -13,6 +13,7 @@ use crate::ids::{Epoch, RunnerId, SessionId};
 use crate::image::Digest;
 use crate::runner::{Heartbeat, RunnerFacts};
 use crate::session::ObservedSession;
+use crate::viewer::ViewerNote;
 
 /// Number of what is spoken here. It counts up when a message gets another meaning, or one that the other side must know
 /// comes along; a field that may be absent changes nothing.
@@ -57,6 +58,9 @@ pub enum Request {
     Heartbeat {
         /// How it is.
         heartbeat: Heartbeat,
+        /// Who came to its desktops, or was sent away. Repeated until acknowledged.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        viewers: Vec<ViewerNote>,
     },
     /// What shall I run?
     Sync {},
@@ -97,7 +101,11 @@ pub enum Reply {
         protocol: u32,
     },
     /// Heard.
-    HeartbeatAck {},
+    HeartbeatAck {
+        /// Notes of viewers up to this number are in the audit trail; none of them where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        viewers: Option<u64>,
+    },
     /// All that the runner shall run or end. What is missing is not an order (invariant 5).
     DesiredSet {
         /// The whole set.

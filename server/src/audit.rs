@@ -5,7 +5,9 @@
 //! disk: what was done is durable by itself, with the name of who asked. [`Audit::page`] reads both back as one row.
 //!
 //! Refusals, and tickets, are told at most once in ten seconds per principal, action, target and code, with the count of
-//! those since: agents with a wrong token dial again for ever. A short task per entry.
+//! those since: agents with a wrong token dial again for ever. A short task per entry. What runners say of viewers comes by [`viewers`].
+
+mod viewers;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -149,6 +151,7 @@ pub fn audited(item: FeedItem) -> Option<AuditItem> {
         target,
         result,
         repeated: 0,
+        entrance: None,
     };
     let entry = match item.event {
         Event::Audit { entry } => entry,

@@ -13,6 +13,7 @@ use helix_protocol::external_agents::AgentHeartbeat;
 use helix_protocol::link::{Message, Nudge, PROTOCOL, Reply, Request, RotateToken, is_understood};
 use helix_protocol::runner::{Heartbeat, RunnerStatus};
 use helix_protocol::session::ObservedSession;
+use helix_protocol::viewer::ViewerNote;
 use helix_protocol::{ErrorCode, RunnerId, subject};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -97,7 +98,7 @@ impl Link {
                     protocol: PROTOCOL,
                 })
             }
-            Request::Heartbeat { heartbeat } => self.heartbeat(runner, heartbeat).await,
+            Request::Heartbeat { heartbeat, viewers } => self.heartbeat(runner, heartbeat, viewers).await,
             // Its connection may outlive its removal for a moment.
             Request::Sync {} => {
                 let record = self.app.runners.known(runner).await?;
@@ -118,7 +119,7 @@ impl Link {
         }
     }
 
-    async fn heartbeat(&self, runner: &RunnerId, heartbeat: Heartbeat) -> Result<Reply> {
+    async fn heartbeat(&self, runner: &RunnerId, heartbeat: Heartbeat, viewers: Vec<ViewerNote>) -> Result<Reply> {
         let shown = AgentHeartbeat {
             agent_id: runner.to_string(),
             status: documents_word(heartbeat.status()).to_owned(),
@@ -133,7 +134,13 @@ impl Link {
                 .tell_of_runner(runner, &format!("back.{}", jiff::Timestamp::now().as_millisecond()))
                 .await;
         }
-        Ok(Reply::HeartbeatAck {})
+        // It is alive, whatever becomes of its notes: those that are not acknowledged come again.
+        let told = self.app.audit.viewers(runner, viewers, |session| self.app.sessions.runs_at(session, runner)).await;
+        let viewers = told.unwrap_or_else(|error| {
+            tracing::warn!(runner.id = %runner, error = %error.detail, "what it says of viewers is not in the trail yet");
+            None
+        });
+        Ok(Reply::HeartbeatAck { viewers })
     }
 
     async fn report(&self, runner: &RunnerId, observed: ObservedSession) -> Result<Reply> {

@@ -7,6 +7,9 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use helix_protocol::api::SessionView;
+use helix_protocol::api::audit::AuditPage;
+use helix_protocol::api::grants::GrantList;
+use helix_protocol::audit::AuditEntry;
 use helix_protocol::external_agents::RdpConnection;
 use helix_tests::browser::Browser;
 use helix_tests::eventually::{eventually, secs};
@@ -21,6 +24,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::browser::no_complaints;
+use crate::cli::Cli;
 use crate::desktop::truth;
 use crate::rdp::{of_colour, painted, typed};
 
@@ -240,6 +244,71 @@ async fn who_is_no_viewer_gets_nothing_at_a_direct_port() -> Result<()> {
     let (knocks, right) = tokio::join!(knocks, right);
     right?;
     knocks.into_iter().collect::<Result<Vec<()>>>()?;
+
+    // Each of them is in the trail, as one line per cause in ten seconds.
+    let before = ["not_rfb", "not_rdp", "foreign_origin"];
+    let ways = ["direct_vnc", "direct_rdp", "direct_page"];
+    let trail = eventually("the trail counts everybody", secs(40), || async {
+        let trail = viewers(&api, "desk").await?;
+        let wrong: Vec<_> = trail.iter().filter(|entry| entry.result == "wrong_password").collect();
+        let crowded: Vec<_> = trail.iter().filter(|entry| entry.result == "crowded").collect();
+        let told = wrong.iter().chain(&crowded).map(|entry| entry.repeated + 1).sum::<u32>();
+        ensure!(told == 100, "{told} of 100: {trail:?}");
+        ensure!(wrong.len() + crowded.len() <= 10, "a line for each: {trail:?}");
+        for (cause, way) in before.iter().zip(ways) {
+            let is_there = |entry: &&AuditEntry| entry.result == *cause && is_at(entry, way, "127.0.0.1");
+            ensure!(trail.iter().any(|entry| is_there(&entry)), "{cause} at {way} is missing: {trail:?}");
+        }
+        Ok(trail)
+    })
+    .await?;
+    let grants: GrantList = api.get("/api/v1/sessions/desk/grants").await?.json()?;
+    let joined: Vec<_> = trail.iter().filter(|entry| entry.action == "viewer.joined").collect();
+    let [joined] = &joined[..] else { anyhow::bail!("{joined:?}") };
+    ensure!(joined.result == "ok" && joined.principal == "admin", "{joined:?}");
+    ensure!(is_at(joined, "direct_vnc", "127.77.6.9"), "{joined:?}");
+    let by = joined.entrance.as_ref().and_then(|entrance| entrance.grant.clone());
+    ensure!(by.is_some_and(|by| grants.grants.iter().any(|grant| grant.id == by)), "{joined:?} {grants:?}");
+    let text = api.get("/api/v1/audit?limit=1000").await?.text;
+    ensure!(!text.contains(&password) && !text.contains("wrong0"), "the trail tells passwords");
+    let shown = Cli::new(&cluster)?.plain(0, &["audit", "--refused", "--target", "desk"]).await?;
+    ensure!(shown.contains("?  viewer.refused  desk  wrong_password  direct VNC from 127."), "{shown}");
+    cluster.shutdown().await
+}
+
+/// What the trail says of viewers of this session.
+pub async fn viewers(api: &Api, session: &str) -> Result<Vec<AuditEntry>> {
+    let page: AuditPage = api.get(&format!("/api/v1/audit?limit=1000&target={session}")).await?.json()?;
+    let entries = page.entries.into_iter().map(|item| item.entry);
+    Ok(entries.filter(|entry| entry.action.starts_with("viewer.")).collect())
+}
+
+fn is_at(entry: &AuditEntry, way: &str, address: &str) -> bool {
+    let entrance = entry.entrance.as_ref().and_then(|entrance| serde_json::to_value(entrance).ok());
+    entrance.is_some_and(|entrance| entrance["way"] == way && entrance["address"] == address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_from_another_network_is_closed_and_told() -> Result<()> {
+    const ADDRESS: &str = "127.77.6.5";
+    let cluster = Cluster::builder().runner(RunnerSpec::new("r1").direct_for(ADDRESS, "127.77.6.0/24")).start().await?;
+    let api = cluster.api()?;
+    cluster.ready(&json!({"id": "desk", "kind": "terminal", "geometry": "640x480"})).await?;
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect((ADDRESS, 5901)).await?; // from 127.0.0.1
+        let mut answer = Vec::new();
+        let _ = timeout(secs(20), stream.read_to_end(&mut answer)).await.context("it is not closed")?;
+        ensure!(answer.is_empty(), "{answer:?}");
+    }
+    eventually("the trail says so", secs(40), || async {
+        let trail = viewers(&api, "desk").await?;
+        let told =
+            trail.iter().filter(|entry| entry.result == "foreign_network" && is_at(entry, "direct_vnc", "127.0.0.1"));
+        let told = told.map(|entry| entry.repeated + 1).sum::<u32>();
+        ensure!(told == 5, "{told}: {trail:?}");
+        Ok(())
+    })
+    .await?;
     cluster.shutdown().await
 }
 

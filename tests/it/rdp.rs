@@ -5,6 +5,8 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use helix_protocol::api::SessionView;
 use helix_protocol::api::grants::{GrantList, NewGrant};
+use helix_protocol::audit::AuditEntry;
+use helix_protocol::viewer::ViewerWay;
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::own_display::OwnDisplay;
 use helix_tests::rfb::{Frame, Rfb};
@@ -17,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cli::Cli;
 use crate::desktop::truth;
+use crate::direct::viewers;
 
 const CONTROL: &str = "/api/v1/sessions/desk/control";
 const GRANTS: &str = "/api/v1/sessions/desk/grants";
@@ -277,6 +280,23 @@ async fn who_knows_no_password_never_sees_a_pixel() -> Result<()> {
     })
     .await?;
     ensure!(!typed(&view).contains("not-allowed"), "who only looks was heard");
+
+    // Who came and who did not is in the trail, with whose port it was, and the grant of those who came in.
+    eventually("the trail tells all of it", secs(40), || async {
+        let trail = viewers(&api, "desk").await?;
+        let of = |result: &str| {
+            let entries = trail.iter().filter(|entry| entry.result == result && entry.principal == "admin");
+            let is_rdp = |entry: &&AuditEntry| entry.entrance.as_ref().is_some_and(|came| came.way == ViewerWay::Rdp);
+            entries.filter(is_rdp).map(|entry| entry.repeated + 1).sum::<u32>()
+        };
+        let told = ["wrong_password", "wrong_user", "not_rdp", "ok"].map(of);
+        // xfreerdp may try a second time in another way.
+        ensure!(told[0] >= 1 && told[1] >= 2 && told[2] == 4 && told[3] == 2, "{told:?}: {trail:?}");
+        Ok(())
+    })
+    .await?;
+    let text = api.get("/api/v1/audit?limit=1000").await?.text;
+    ensure!(!text.contains(password) && !text.contains(&look.password), "the trail tells a password");
 
     // The end of the session is the client's, and everybody's who served it.
     api.stop("desk").await?;

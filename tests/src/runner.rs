@@ -47,8 +47,21 @@ impl RunnerSpec {
 
     /// With ports of its sessions open at this address, for the loopback network.
     #[must_use]
-    pub fn direct(mut self, listen: &str) -> Self {
-        self.settings = format!("[direct]\nlisten = {listen:?}\nallow = [\"127.0.0.0/8\"]\n");
+    pub fn direct(self, listen: &str) -> Self {
+        self.direct_for(listen, "127.0.0.0/8")
+    }
+
+    /// The same for this network alone.
+    #[must_use]
+    pub fn direct_for(mut self, listen: &str, network: &str) -> Self {
+        self.settings = format!("[direct]\nlisten = {listen:?}\nallow = [{network:?}]\n");
+        self
+    }
+
+    /// With the kinds of this directory beside the shipped ones.
+    #[must_use]
+    pub fn kinds(mut self, dir: &Path) -> Self {
+        self.settings.push_str(&format!("kinds_dir = {}\n", quoted(dir)));
         self
     }
 

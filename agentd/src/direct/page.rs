@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use helix_protocol::SessionId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -16,8 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::supervisor::Supervisor;
-use crate::viewers::Viewers;
-use crate::viewers::lobby::Place;
+use crate::viewers::{Coming, Viewers};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HEAD_BYTES: usize = 8 * 1024;
@@ -49,16 +47,24 @@ enum Wanted {
     Nothing(&'static str, &'static str),
 }
 
+/// A browser's, of a page of somebody else's.
+#[derive(Debug, thiserror::Error)]
+#[error("the page that wants the desktop is not this runner's")]
+pub(super) struct ForeignOrigin;
+
+const FOREIGN: Wanted = Wanted::Nothing("403 Forbidden", "open /vnc.html here\n");
+
 /// Answers one request.
 pub(super) async fn attend<S: Supervisor>(
     mut stream: TcpStream,
-    session: &SessionId,
+    coming: Coming<'_>,
     viewers: &Viewers<S>,
     host: &str,
-    place: &Place,
 ) -> anyhow::Result<()> {
     let Some(request) = tokio::time::timeout(TIMEOUT, head(&mut stream)).await?? else { return Ok(()) };
-    let (status, kind, body) = match wanted(&request, host) {
+    let wanted = wanted(&request, host);
+    let is_foreign = wanted == FOREIGN;
+    let (status, kind, body) = match wanted {
         Wanted::Desktop(key, binary) => {
             let protocol = if binary { "sec-websocket-protocol: binary\r\n" } else { "" };
             let answer = format!(
@@ -75,7 +81,7 @@ pub(super) async fn attend<S: Supervisor>(
                 .max_frame_size(Some(MAX_MESSAGE_BYTES));
             let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
             let (mut say, mut hear) = socket.split();
-            viewers.vnc(session, &mut hear, &mut say, viewers.granted(session), place).await?;
+            viewers.vnc(coming, &mut hear, &mut say, viewers.granted(coming.session)).await?;
             return Ok(());
         }
         Wanted::File(kind, body) => ("200 OK", kind, body),
@@ -92,7 +98,7 @@ pub(super) async fn attend<S: Supervisor>(
         stream.shutdown().await
     };
     tokio::time::timeout(TIMEOUT, say).await??;
-    Ok(())
+    if is_foreign { Err(ForeignOrigin.into()) } else { Ok(()) }
 }
 
 /// The head of a request; `None` where it is none, or too long.
@@ -130,7 +136,7 @@ fn wanted(head: &str, host: &str) -> Wanted {
     let own = field("origin").and_then(|origin| Some(origin.split_once("://")?.1));
     // Nor by a name of its own that leads here.
     if own.is_none() || own != field("host") || !own.is_some_and(|own| is_own_name(own, host)) {
-        return Wanted::Nothing("403 Forbidden", "open /vnc.html here\n");
+        return FOREIGN;
     }
     match (field("upgrade"), field("sec-websocket-version"), field("sec-websocket-key")) {
         (Some(upgrade), Some("13"), Some(key)) if upgrade.eq_ignore_ascii_case("websocket") => {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::line::{Hear, Say, tell};
 use super::{Door, Fault, Filter, Granted, Step};
 use crate::recorder::notes::{Hands, Notes};
+use crate::viewers::told::Joined;
 
 /// A person may have to type the password first.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(2);
@@ -74,23 +75,39 @@ struct Grantee {
     known: watch::Receiver<Granted>,
 }
 
+impl Admitted {
+    /// By what it came in, where that was a password.
+    pub fn by_password(&self) -> Option<Joined> {
+        let grant = self.grant.as_ref().map(|grant| grant.id.clone());
+        (grant.is_some() || self.viewer.password.is_some()).then(|| Joined { by: self.viewer.by.clone(), grant })
+    }
+}
+
 impl Grantee {
     fn is_over(&self) -> bool {
         self.expires_at <= Timestamp::now() || self.known.borrow().list.iter().all(|grant| grant.id != self.id)
     }
 }
 
-/// The RFB handshake with the viewer, at most [`HANDSHAKE_TIMEOUT`] long. `None` where it left.
+/// The RFB handshake with the viewer, at most [`HANDSHAKE_TIMEOUT`] long. `None` where it left. `wrong` is called at once where its
+/// password is wrong: it may leave before it is told.
 pub async fn admit(
     hear: &mut impl Hear,
     say: &mut impl Say,
     proof: Proof<'_>,
+    wrong: impl FnOnce(),
 ) -> Result<Option<Admitted>, ViewerError> {
-    let talk = tokio::time::timeout(HANDSHAKE_TIMEOUT, talk(hear, say, proof));
+    let talk = tokio::time::timeout(HANDSHAKE_TIMEOUT, talk(hear, say, proof, wrong));
     talk.await.unwrap_or(Err(ViewerError::NoHandshake))
 }
 
-async fn talk(hear: &mut impl Hear, say: &mut impl Say, proof: Proof<'_>) -> Result<Option<Admitted>, ViewerError> {
+async fn talk(
+    hear: &mut impl Hear,
+    say: &mut impl Say,
+    proof: Proof<'_>,
+    wrong: impl FnOnce(),
+) -> Result<Option<Admitted>, ViewerError> {
+    let mut wrong = Some(wrong);
     let (passwords, mut candidates) = candidates(proof);
     let (mut door, greeting) = Door::open(passwords).map_err(ViewerError::Random)?;
     if !say.say(Bytes::from_static(greeting)).await {
@@ -101,6 +118,9 @@ async fn talk(hear: &mut impl Hear, say: &mut impl Say, proof: Proof<'_>) -> Res
         let mut reply = Vec::new();
         let step = door.take(&bytes, &mut reply);
         if step == Step::Wrong {
+            if let Some(wrong) = wrong.take() {
+                wrong();
+            }
             tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
         }
         if !reply.is_empty() && !say.say(reply.into()).await {
@@ -245,4 +265,67 @@ async fn look(
         let _ = display.write_all(&released).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
+mod tests {
+    use helix_protocol::grant::Grant;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::super::line::Plain;
+    use super::super::{Gates, vnc_answer};
+    use super::*;
+
+    const PASSWORD: &str = "k3TqB9xw";
+
+    /// Comes with the password, as far as the handshake goes.
+    async fn come(known: watch::Receiver<Granted>) -> (UnixStream, Result<Option<Admitted>, ViewerError>) {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let (from, to) = server.into_split();
+        let (mut hear, mut say) = (Plain(from), Plain(to));
+        let knocks = async {
+            let mut greeting = [0; 12];
+            client.read_exact(&mut greeting).await.unwrap();
+            client.write_all(&greeting).await.unwrap();
+            let mut offered = [0; 2];
+            client.read_exact(&mut offered).await.unwrap();
+            client.write_all(&[2]).await.unwrap();
+            let mut challenge = [0; 16];
+            client.read_exact(&mut challenge).await.unwrap();
+            client.write_all(&vnc_answer(PASSWORD, &challenge)).await.unwrap();
+        };
+        let (admitted, ()) =
+            tokio::join!(admit(&mut hear, &mut say, Proof::Grant(known, Role::Control), || ()), knocks);
+        (client, admitted)
+    }
+
+    #[tokio::test]
+    async fn a_grant_that_expires_ends_what_it_opened_and_opens_nothing_more() {
+        let (gates, session) = (Gates::default(), SessionId::parse("desk").unwrap());
+        let viewer = Viewer {
+            by: "ann".to_owned(),
+            token: String::new(),
+            seat: None,
+            role: Role::Control,
+            password: Some(PASSWORD.to_owned()),
+        };
+        let expires_at = Timestamp::now() + Duration::from_millis(500);
+        gates.grant(&session, 1, &[Grant { id: GrantId::parse("one").unwrap(), viewer, expires_at }]);
+        let (_client, admitted) = come(gates.grants(&session)).await;
+        let admitted = admitted.unwrap().unwrap();
+        assert_eq!(admitted.by_password().unwrap().grant, Some(GrantId::parse("one").unwrap()));
+        let (display, _far) = UnixStream::pair().unwrap();
+        let (_viewer, gate) = UnixStream::pair().unwrap();
+        let (from, to) = gate.into_split();
+        let (mut hear, mut say, notes) = (Plain(from), Plain(to), Notes::default());
+        let shown = show(&mut hear, &mut say, admitted, display, gates.watch(&session), (&notes, &session));
+        let ended = tokio::time::timeout(Duration::from_secs(10), shown).await.expect("it outlives its time");
+        assert!(matches!(ended, Err(ViewerError::Revoked)), "{ended:?}");
+        assert!(Timestamp::now() >= expires_at, "before its time");
+        // The list still has it: nobody need have revoked it.
+        assert_eq!(gates.grants(&session).borrow().list.len(), 1);
+        let (_client, late) = come(gates.grants(&session)).await;
+        assert!(matches!(late, Err(ViewerError::WrongPassword)), "{late:?}");
+    }
 }

@@ -146,9 +146,11 @@ impl Serving<'_> {
                 leftovers: self.link.leftovers.told(),
             };
             let sent_at = Fence::now();
-            match self.connection.request(Request::Heartbeat { heartbeat }).await {
-                Ok(Reply::HeartbeatAck {}) => {
+            let viewers = self.link.viewers.pending();
+            match self.connection.request(Request::Heartbeat { heartbeat, viewers: viewers.clone() }).await {
+                Ok(Reply::HeartbeatAck { viewers: told }) => {
                     unanswered = 0;
+                    self.link.viewers.acknowledge(&viewers, told.unwrap_or_default());
                     self.link.fence.heard(sent_at, *self.lost_timeout.borrow());
                     self.link.status.send_if_modified(|status| {
                         let was = std::mem::replace(status, LinkStatus::Registered);
@@ -175,6 +177,7 @@ impl Serving<'_> {
             tokio::select! {
                 () = tokio::time::sleep(interval.unwrap_or(HEARTBEAT_INTERVAL)) => {}
                 _ = draining.changed() => {}
+                () = self.link.viewers.news() => {}
             }
         }
     }
@@ -292,7 +295,7 @@ fn failure(result: Result<Reply, RequestError>) -> String {
 fn kind_of(reply: &Reply) -> &'static str {
     match reply {
         Reply::Registered { .. } => "registered",
-        Reply::HeartbeatAck {} => "heartbeat_ack",
+        Reply::HeartbeatAck { .. } => "heartbeat_ack",
         Reply::DesiredSet { .. } => "desired_set",
         Reply::ReportAck { .. } => "report_ack",
         Reply::Dials { .. } => "dials",

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use helix_protocol::SessionId;
@@ -56,6 +57,7 @@ pub struct Place {
     lobby: Lobby,
     number: u64,
     away: CancellationToken,
+    was_refused: AtomicBool,
 }
 
 /// Of whom an address is: a household has as many of IPv6 as it likes, all with the same first half.
@@ -77,7 +79,12 @@ impl Lobby {
         // Who knows no password keeps out nobody who has a ticket.
         inner.make_room(MAX_WAITING, |guest| !guest.is_in && guest.from.is_some() == from.is_some())?;
         inner.number += 1;
-        let place = Place { lobby: self.clone(), number: inner.number, away: CancellationToken::new() };
+        let place = Place {
+            lobby: self.clone(),
+            number: inner.number,
+            away: CancellationToken::new(),
+            was_refused: AtomicBool::default(),
+        };
         let (session, away) = (session.clone(), place.away.clone());
         inner.guests.push(Guest { number: place.number, session, from, is_rdp: false, is_in: false, away });
         Ok(place)
@@ -143,6 +150,11 @@ impl Place {
             guest.is_in = true;
         }
         Ok(())
+    }
+
+    /// He is refused; false where he was already: whatever comes of that is the same refusal.
+    pub fn refuse(&self) -> bool {
+        !self.was_refused.swap(true, Ordering::Relaxed)
     }
 
     /// Completes when somebody else has his place.

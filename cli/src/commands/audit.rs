@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use helix_protocol::api::audit::AuditItem;
+use helix_protocol::viewer::Entrance;
 
 use crate::client::Client;
 use crate::error::Result;
@@ -79,5 +80,13 @@ fn words(item: &AuditItem) -> String {
     let repeated = if entry.repeated > 0 { format!(" (and {} times before)", entry.repeated) } else { String::new() };
     let target = if entry.target.is_empty() { "-" } else { &entry.target };
     let at = entry.at.strftime("%Y-%m-%d %H:%M:%S");
-    format!("{at}  {}  {}  {target}  {}{repeated}", entry.principal, entry.action, entry.result)
+    let came = entry.entrance.as_ref().map(from).unwrap_or_default();
+    format!("{at}  {}  {}  {target}  {}{came}{repeated}", entry.principal, entry.action, entry.result)
+}
+
+/// How a viewer came, and with which grant.
+fn from(entrance: &Entrance) -> String {
+    let address = entrance.address.map(|address| format!(" from {address}")).unwrap_or_default();
+    let grant = entrance.grant.as_ref().map(|grant| format!(", grant {grant}")).unwrap_or_default();
+    format!("  {}{address}{grant}", entrance.way.words())
 }

@@ -94,6 +94,7 @@ impl Drop for Noted {
             target: std::mem::take(&mut self.target),
             result,
             repeated: 0,
+            entrance: None,
         });
     }
 }

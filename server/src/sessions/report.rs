@@ -7,7 +7,7 @@ use helix_protocol::event::Event;
 use helix_protocol::external_agents::AgentResponse;
 use helix_protocol::record::SessionRecord;
 use helix_protocol::session::{Desired, ObservedSession, SessionPhase};
-use helix_protocol::{ErrorCode, RunnerId, subject};
+use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 
 use super::Sessions;
@@ -40,6 +40,12 @@ pub enum Recorded {
 }
 
 impl Sessions {
+    /// Whether this runner has the session, or had it last, as far as this replica knows.
+    pub fn runs_at(&self, session: &SessionId, runner: &RunnerId) -> bool {
+        let entry = self.inner.store.sessions.view().get(session.as_str());
+        entry.is_some_and(|entry| entry.value.assignment.as_ref().is_some_and(|of| of.runner == *runner))
+    }
+
     /// Stores a report of `runner` under its own key; durable when this returns. A leftover (see [`is_leftover`])
     /// never counts as its record's session and is told to nobody, but it must be known to be ended.
     pub async fn record(&self, runner: &RunnerId, observed: ObservedSession) -> Result<Recorded> {

@@ -1,7 +1,12 @@
 //! The audit trail: every request that matters is in it, with who, what and how it ended; nobody else reads it.
 
+use std::collections::BTreeMap;
+
+use helix_protocol::link::{Reply, Request};
 use helix_protocol::record::Scope;
+use helix_protocol::runner::{Heartbeat, RunnerImages};
 use helix_protocol::session::SessionPhase;
+use helix_protocol::viewer::{Entrance, Refusal, ViewerNote, ViewerWay};
 use serde_json::{Value, json};
 
 use super::harness::{Fleet, SimRunner, eventually, id};
@@ -98,5 +103,57 @@ async fn whoever_does_something_or_is_refused_is_in_the_trail() {
         lines(&root, "target=s").await.iter().any(|line| line.contains("session.Stopping")).then_some(())
     })
     .await;
+    fleet.stop(&[app]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_tells_of_its_own_viewers_and_each_note_is_there_once() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let root = Caller::admin(fleet.serve(&app).await);
+    let (runner, other) = (SimRunner::enrol(&fleet, &app, "r1").await, SimRunner::enrol(&fleet, &app, "r2").await);
+    runner.register(1).await;
+    assert_eq!(root.post("/api/v1/sessions", &json!({"id": "s", "kind": "command", "input": "x"})).await.0, 201);
+    eventually("assigned", async || runner.sync().await.pop()).await;
+    other.register(1).await;
+    let entrance = Entrance { way: ViewerWay::DirectVnc, address: "10.0.0.7".parse().ok(), grant: None };
+    let note = |number, refused| ViewerNote {
+        number,
+        session: id("s"),
+        entrance: entrance.clone(),
+        by: None,
+        refused,
+        count: 42,
+        at: jiff::Timestamp::now(),
+    };
+    let heartbeat = Heartbeat {
+        active_tasks: 0,
+        slots: 1,
+        draining: false,
+        usage: BTreeMap::new(),
+        images: RunnerImages::default(),
+    };
+    let say = async |by: &SimRunner, viewers: Vec<ViewerNote>| {
+        let request = Request::Heartbeat { heartbeat: heartbeat.clone(), viewers };
+        match by.request(request).await {
+            Some(Reply::HeartbeatAck { viewers }) => viewers,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(say(&runner, Vec::new()).await, None);
+    let notes = vec![note(7, Some(Refusal::WrongPassword)), note(8, None)];
+    // Its answer was lost: it says them again.
+    for _ in 0..2 {
+        assert_eq!(say(&runner, notes.clone()).await, Some(8));
+    }
+    // Another's runner is not believed, and need not say it again.
+    assert_eq!(say(&other, vec![note(9, Some(Refusal::NotRfb))]).await, Some(9));
+    let trail = lines(&root, "target=s&limit=1000").await;
+    let of_viewers: Vec<&String> = trail.iter().filter(|line| line.contains("viewer.")).collect();
+    assert_eq!(of_viewers, ["? | viewer.refused | s | wrong_password", "? | viewer.joined | s | ok"]);
+    let (_, page) = root.get("/api/v1/audit?refused=true&target=s").await;
+    let entry = &page["entries"][0];
+    assert_eq!(entry["entrance"], json!({"way": "direct_vnc", "address": "10.0.0.7"}));
+    assert_eq!(entry["repeated"], 41);
     fleet.stop(&[app]).await;
 }

@@ -354,8 +354,8 @@ impl SimRunner {
 
     async fn beat(&self, heartbeat: Heartbeat) {
         let heartbeat = Heartbeat { slots: 4, ..heartbeat };
-        let reply = self.request(Request::Heartbeat { heartbeat }).await;
-        assert!(matches!(reply, Some(Reply::HeartbeatAck {})), "{reply:?}");
+        let reply = self.request(Request::Heartbeat { heartbeat, viewers: Vec::new() }).await;
+        assert!(matches!(reply, Some(Reply::HeartbeatAck { .. })), "{reply:?}");
     }
 
     pub async fn sync(&self) -> Vec<DesiredSession> {
