@@ -330,6 +330,10 @@ pub struct TicketRecord {
     pub stream: crate::link::Stream,
     /// Whom it lets in.
     pub viewer: Viewer,
+    /// `Origin` of the page that asked for it: it is good for that page alone. None: a program asked, and it is good for
+    /// programs, which send none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// Hash of the token that asked for it: revoking that token closes what the ticket opened.
     pub token_hash: String,
     /// When it ends.

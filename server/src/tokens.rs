@@ -184,19 +184,21 @@ impl Tokens {
         Ok(issued)
     }
 
-    /// Makes a one-use ticket for a session's stream, 60 s.
+    /// Makes a one-use ticket for a session's stream, 60 s; `origin` is that of the page that asks.
     pub async fn issue_ticket(
         &self,
         by: &Principal,
         session: &SessionId,
         stream: Stream,
         viewer: Viewer,
+        origin: Option<String>,
     ) -> Result<Issued> {
         let issued = fresh(TICKET_TTL)?;
         let record = TicketRecord {
             session: session.clone(),
             stream,
             viewer,
+            origin,
             token_hash: by.token_hash.clone(),
             expires_at: issued.expires_at,
         };

@@ -58,7 +58,7 @@ use helix_protocol::control::{Role, Viewer};
 use helix_protocol::event::Event;
 use helix_protocol::ids::secret_hash;
 use helix_protocol::link::{Nudge, Reply, Stream};
-use helix_protocol::record::Scope;
+use helix_protocol::record::{Scope, TicketRecord};
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::{Desired, SessionPhase, SessionSpec, Unclaimed};
 use helix_protocol::{Epoch, ErrorCode, Generation, SessionId, subject};
@@ -325,7 +325,8 @@ async fn two_servers_serve_one_fleet_and_silence_is_told() {
     assert_eq!(listed.iter().map(|view| &view.id).collect::<Vec<_>>(), [&created.view.id]);
     let viewer =
         Viewer { by: "admin".to_owned(), token: String::new(), seat: None, role: Role::Control, password: None };
-    let ticket = one.tokens.issue_ticket(&admin(), &id("s"), Stream::Vnc, viewer.clone()).await.expect("issued");
+    let issue = async || one.tokens.issue_ticket(&admin(), &id("s"), Stream::Vnc, viewer.clone(), None).await;
+    let ticket = issue().await.expect("issued");
     // Both know it, one gets it.
     let known = [
         two.tokens.ticket(&ticket.secret).await.expect("any replica takes it"),
@@ -336,6 +337,12 @@ async fn two_servers_serve_one_fleet_and_silence_is_told() {
     let late = one.tokens.consume_ticket(&ticket.secret, &known[1]).await.expect_err("once");
     assert_eq!(late.code, ErrorCode::TicketInvalid);
     assert_eq!(two.tokens.ticket(&ticket.secret).await.expect_err("gone").code, ErrorCode::TicketInvalid);
+    // After its time nobody gets one, whether or not the store still has it.
+    let old = issue().await.expect("issued");
+    let known = one.tokens.ticket(&old.secret).await.expect("it is good for a minute");
+    let record = TicketRecord { expires_at: jiff::Timestamp::now(), ..(*known.value).clone() };
+    one.store.tickets.update(&secret_hash(&old.secret), &record, known.revision).await.expect("its time is over");
+    assert_eq!(two.tokens.ticket(&old.secret).await.expect_err("too late").code, ErrorCode::TicketInvalid);
 
     // The leader leaves: the other leads at once, hears silence, and calls the runner lost.
     let epoch = eventually("assigned", async || runner.sync().await.first().map(|order| order.epoch)).await;

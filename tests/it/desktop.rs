@@ -107,8 +107,21 @@ async fn a_ticket_opens_one_stream_once() -> Result<()> {
     // Of many at once with the same ticket, one gets in.
     let ticket = api.ticket("one").await?;
     let tries = (0..6).map(|_| anonymous.socket(&ticket.url[ticket.url.find("/api").unwrap_or(0)..]));
-    let opened = futures::future::join_all(tries.collect::<Vec<_>>().into_iter()).await;
-    ensure!(opened.iter().filter(|socket| socket.is_ok()).count() == 1, "not exactly one got in");
+    let came = futures::future::join_all(tries.collect::<Vec<_>>().into_iter()).await;
+    ensure!(came.iter().filter(|socket| socket.is_ok()).count() == 1, "not exactly one got in");
+
+    // A page's ticket is for that page, and a program's for programs. Another site's page does not even spend it.
+    let of_page = api.ticket_of_page("one", api.base()).await?.ticket;
+    for foreign in ["http://evil.example.org", "null"] {
+        let refused = anonymous.socket_of_page(&path("one", &of_page), foreign).await;
+        ensure!(refusal(refused)? == 403, "{foreign} was let in with a good ticket");
+    }
+    anonymous.socket_of_page(&path("one", &of_page), api.base()).await.context("the page that asked for it")?;
+    let of_page = api.ticket_of_page("one", api.base()).await?.ticket;
+    ensure!(refusal(anonymous.socket(&path("one", &of_page)).await)? == 401, "a page's ticket is good for a program");
+    let of_program = api.ticket("one").await?.ticket;
+    let refused = anonymous.socket_of_page(&path("one", &of_program), api.base()).await;
+    ensure!(refusal(refused)? == 401, "a program's ticket is good for a page");
 
     // A link's token opens that desktop and nothing else.
     let link = api.link("one").await?;

@@ -208,6 +208,20 @@ impl Api {
         self.post(&format!("/api/v1/sessions/{id}/tickets"), &json!({"stream": "vnc"})).await?.json()
     }
 
+    /// The same, asked for by a page of this origin.
+    pub async fn ticket_of_page(&self, id: &str, origin: &str) -> Result<Ticket> {
+        let request = self.client.post(format!("{}/api/v1/sessions/{id}/tickets", self.base));
+        let request = request.bearer_auth(&self.token).header("origin", origin).json(&json!({"stream": "vnc"}));
+        Ok(request.send().await?.error_for_status()?.json().await?)
+    }
+
+    /// A WebSocket that a ticket in its path opens, as a page of this origin asks for it.
+    pub async fn socket_of_page(&self, path: &str, origin: &str) -> Result<Socket> {
+        let mut request = format!("{}{path}", self.base.replacen("http", "ws", 1)).into_client_request()?;
+        request.headers_mut().insert("origin", origin.parse()?);
+        Ok(tokio_tungstenite::connect_async(request).await?.0)
+    }
+
     /// A link for a browser to a session's desktop.
     pub async fn link(&self, id: &str) -> Result<Link> {
         self.post(&format!("/api/v1/sessions/{id}/links"), &json!({})).await?.json()

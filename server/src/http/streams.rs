@@ -12,7 +12,7 @@ use helix_protocol::record::Scope;
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::SessionPhase;
 use helix_protocol::{ErrorCode, RunnerId, SessionId};
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
@@ -41,7 +41,8 @@ pub(super) fn routes(registry: Registry) -> Registry {
         .add(Need::Ticket, routes!(rdp))
 }
 
-/// A one-use ticket, 60 s, for a session's desktop: open `url` as a WebSocket. Who may only look at it gets one to look.
+/// A one-use ticket, 60 s, for a session's desktop: open `url` as a WebSocket, from the same page, or as a program does, without
+/// an `Origin`. Who may only look at it gets one to look.
 #[utoipa::path(post, path = "/api/v1/sessions/{id}/tickets", tag = "desktop",
     params(("id" = SessionId, Path, description = "Session id")), request_body = CreateTicket,
     responses((status = 200, body = Ticket)))]
@@ -70,7 +71,7 @@ async fn create_ticket(
     let drives = principal.may_drive(&id, &view.owner) && !request.view_only;
     let role = if drives { Role::Control } else { Role::View };
     let viewer = Viewer { by: principal.name.clone(), token: principal.digest(), seat: request.seat, role, password };
-    let issued = app.tokens.issue_ticket(&principal, &id, request.stream, viewer).await?;
+    let issued = app.tokens.issue_ticket(&principal, &id, request.stream, viewer, origin(&headers)).await?;
     let base = urls::websocket_base(&app.config.public_url, &headers);
     let url = urls::desktop_stream(&base, &id, word, &issued.secret);
     let (recorded, expires_at) = (view.recording.is_some(), issued.expires_at);
@@ -121,9 +122,10 @@ async fn vnc(
     id: Id<SessionId>,
     query: Query<StreamQuery>,
     caller: Option<Extension<Caller>>,
+    headers: HeaderMap,
     upgrade: Result<Upgrade>,
 ) -> Result<Response> {
-    by_ticket(app, id, Stream::Vnc, query, caller, upgrade).await
+    by_ticket(app, id, Stream::Vnc, query, (caller, headers), upgrade).await
 }
 
 /// WebSocket of a session's desktop: binary frames of RDP, as any RDP client speaks it. The client must know a grant's
@@ -136,9 +138,10 @@ async fn rdp(
     id: Id<SessionId>,
     query: Query<StreamQuery>,
     caller: Option<Extension<Caller>>,
+    headers: HeaderMap,
     upgrade: Result<Upgrade>,
 ) -> Result<Response> {
-    by_ticket(app, id, Stream::Rdp, query, caller, upgrade).await
+    by_ticket(app, id, Stream::Rdp, query, (caller, headers), upgrade).await
 }
 
 async fn by_ticket(
@@ -146,7 +149,7 @@ async fn by_ticket(
     Id(id): Id<SessionId>,
     stream: Stream,
     Query(query): Query<StreamQuery>,
-    caller: Option<Extension<Caller>>,
+    (caller, headers): (Option<Extension<Caller>>, HeaderMap),
     upgrade: Result<Upgrade>,
 ) -> Result<Response> {
     let invalid =
@@ -161,6 +164,9 @@ async fn by_ticket(
         if ticket.session != id || ticket.stream != stream {
             return Err(invalid("the ticket is for another stream"));
         }
+        if ticket.origin != origin(&headers) {
+            return Err(invalid("the ticket is for the page, or the program, that asked for it"));
+        }
         // What a ticket gives, whoever asked for it.
         let name = "desktop ticket".to_owned();
         let bearer = Principal { name, scope: Scope::Desktop(id.clone()), token_hash: ticket.token_hash.clone() };
@@ -171,6 +177,11 @@ async fn by_ticket(
     let (spent, opened) = tokio::join!(app.tokens.consume_ticket(&secret, &entry), open);
     spent?;
     opened
+}
+
+/// Which page asks: a browser says it with each of these requests, and no program does.
+fn origin(headers: &HeaderMap) -> Option<String> {
+    headers.get(header::ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).to_ascii_lowercase())
 }
 
 /// Opens a session's desktop for `viewer`, who may: a socket that lives as long as the token of `bearer`.
