@@ -267,6 +267,7 @@ impl Reaper {
                 target: what.join(", "),
                 result: OK.to_owned(),
                 repeated: 0,
+                entrance: None,
             });
         }
         let removal = (!report.removed.is_empty()).then(|| report.clone());

@@ -11,7 +11,6 @@ mod reaped;
 mod remove;
 mod rotate;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +18,8 @@ use helix_protocol::api::RunnerView;
 use helix_protocol::assignment::Lease;
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::Register;
-use helix_protocol::reap::RunnerLeftovers;
 use helix_protocol::record::RunnerRecord;
-use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerImages, RunnerStatus};
+use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
 use helix_protocol::{ErrorCode, RunnerId, subject};
 use jiff::Timestamp;
 

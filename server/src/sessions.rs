@@ -17,9 +17,9 @@ pub mod inherit;
 mod known;
 pub mod list;
 pub mod report;
-pub mod time_limits;
 pub mod room;
 pub mod steps;
+pub mod time_limits;
 pub mod validate;
 pub mod view;
 

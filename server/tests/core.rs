@@ -31,10 +31,10 @@ mod queue;
 mod reaper;
 #[path = "core/recordings.rs"]
 mod recordings;
-#[path = "core/scale.rs"]
-mod scale;
 #[path = "core/room.rs"]
 mod room;
+#[path = "core/scale.rs"]
+mod scale;
 #[path = "core/secrets.rs"]
 mod secrets;
 #[path = "core/spec_tasks.rs"]

@@ -35,6 +35,7 @@ impl Reconciler {
             target: record.id.to_string(),
             result: OK.to_owned(),
             repeated: 0,
+            entrance: None,
         };
         self.events.tell(&Event::Audit { entry }, &format!("gave_way.{}.{revision}", record.id)).await;
         Ok(())

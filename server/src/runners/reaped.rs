@@ -18,7 +18,7 @@ impl Runners {
         let Some(target) = told(before.unwrap_or_default(), now) else { return };
         let principal = format!("runner {id}");
         let (action, result) = ("reap".to_owned(), OK.to_owned());
-        let entry = AuditEntry { at: Timestamp::now(), principal, action, target, result, repeated: 0 };
+        let entry = AuditEntry { at: Timestamp::now(), principal, action, target, result, repeated: 0, entrance: None };
         // Two servers that hear the same are told apart by nothing: it is the same.
         let event = format!("reaped.{id}.{}.{}", now.sessions, now.workspaces);
         self.inner.events.tell(&Event::Audit { entry }, &event).await;
