@@ -102,7 +102,7 @@ impl Link {
             // Its connection may outlive its removal for a moment.
             Request::Sync {} => {
                 let record = self.app.runners.known(runner).await?;
-                let ahead = ahead::wanted(&self.app.store, &record);
+                let ahead = Box::pin(ahead::wanted(&self.app.store, &record));
                 let (mut sessions, images) = tokio::try_join!(self.app.sessions.desired_set(runner), ahead)?;
                 self.app.sessions.give_access(&mut sessions);
                 let rotate = record.rotation.as_ref().map(|rotation| RotateToken { next: rotation.next.clone() });

@@ -99,7 +99,7 @@ impl Reaper {
 
     /// Looks now, by the same rules as ever, and answers what this look found.
     pub async fn reap(&self, dry_run: bool) -> Result<ReaperView> {
-        let (report, _) = self.pass(dry_run).await?;
+        let (report, _) = Box::pin(self.pass(dry_run)).await?;
         let view = self.view().await?;
         Ok(ReaperView { last: Some(report), ..view })
     }

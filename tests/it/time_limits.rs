@@ -28,8 +28,8 @@ async fn what_nobody_uses_ends_and_what_is_looked_at_or_worked_on_does_not() -> 
     cluster.ready(&task).await?;
     cluster.ready(&json!({"id": "desk", "kind": "terminal", "idle_timeout": "10s"})).await?;
     let viewer = Rfb::ticket(&api.ticket("desk").await?.url).await?;
-    let made = cli.run(&["session", "create", "--id", "left", "--kind", "terminal", "--idle-timeout", "10s", "--wait"]);
-    let made = made.await?;
+    let line = ["session", "create", "--id", "left", "--kind", "terminal", "--idle-timeout", "10s", "--wait"];
+    let made = cli.run(&line).await?;
     ensure!(made.code == 0, "{}", made.stderr);
     cluster.remember(&api.session("left").await?);
 

@@ -258,7 +258,7 @@ async fn start(client: &Client, case: &Case, args: &TestAgentsArgs, ui: &Ui, tes
         let kind = tested.kind.as_ref().map_or("", KindName::as_str);
         let checks = Checks { client, id: &id };
         let left = Duration::from_secs(args.timeout).saturating_sub(begun.elapsed());
-        let found = tokio::time::timeout(left, checks.of(kind, &mut stage)).await;
+        let found = tokio::time::timeout(left, Box::pin(checks.of(kind, &mut stage))).await;
         found.unwrap_or_else(|_elapsed| {
             Err(CliError::failed(stage)
                 .at(format!("session {id}"))

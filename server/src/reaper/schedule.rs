@@ -44,7 +44,7 @@ impl Reaper {
                     woken = recordings.changed() => woken,
                     woken = leading.changed() => woken,
                     () = tokio::time::sleep_until(due) => {
-                        let after = match self.pass(false).await {
+                        let after = match Box::pin(self.pass(false)).await {
                             Ok((_, next)) => next.map_or(interval, until).clamp(pause, interval),
                             Err(error) => {
                                 tracing::warn!(source = ?error.source, "the reaper could not look at everything: {error}");

@@ -4,10 +4,12 @@
 //! two at once but in the order that `View::read` says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use helix_protocol::reap::LeftoverKind;
 use helix_protocol::record::Scope;
 use helix_protocol::{SessionId, subject};
+use jiff::Timestamp;
 
 use super::Reaper;
 use super::names::{self, Name, Owner};
@@ -68,7 +70,7 @@ impl Reaper {
                 let (kind, owner) = match names::read(stream, &subject) {
                     Name::Own if self.is_readable(stream, &subject) => continue,
                     Name::Own => {
-                        self.note_foreign(&mut found, LeftoverKind::Key, stream, &subject).await?;
+                        self.note_unreadable(&mut found, stream, &subject).await?;
                         continue;
                     }
                     Name::Foreign(kind) => {
@@ -157,6 +159,17 @@ impl Reaper {
             subject::BUCKET_IMAGES => has(store.images.view(), key),
             _ => true,
         }
+    }
+
+    /// A key of ours that the views do not have: unreadable, unless it is so new that they have yet to hear of it.
+    async fn note_unreadable(&self, found: &mut Found, stream: &str, subject: &str) -> Result<()> {
+        let Some(seen) = stored::key(&self.bus, stream, subject).await? else { return Ok(()) };
+        let age = Duration::try_from(Timestamp::now().duration_since(seen.written)).unwrap_or_default();
+        if age >= self.settings.grace {
+            let place = format!("{stream}/{subject}");
+            found.foreign.push(Foreign { kind: LeftoverKind::Key, place, bytes: seen.bytes });
+        }
+        Ok(())
     }
 
     async fn note_foreign(&self, found: &mut Found, kind: LeftoverKind, stream: &str, subject: &str) -> Result<()> {

@@ -83,6 +83,8 @@ fn recording(id: &RecordingId, session: &str) -> RecordingRecord {
 
 /// One of everything that belongs to a session, and to a runner. Answers how many there are of each kind.
 async fn plant(app: &App, session: &str, runner: &str, sim: &SimRunner) -> BTreeMap<LeftoverKind, u64> {
+    use LeftoverKind::{Checkpoint, Conversation, Lease, Recording, Report, SpecTask, Ticket, Token};
+
     let (jetstream, now) = (app.bus.jetstream(), Timestamp::now());
     say(app, session, "first").await;
     say(app, session, "second").await;
@@ -105,7 +107,6 @@ async fn plant(app: &App, session: &str, runner: &str, sim: &SimRunner) -> BTree
     store(jetstream, subject::recording_chunk(&rec, 0), "data").await;
     store(jetstream, subject::recording_page(&rec, 0), "[]").await;
     store(jetstream, subject::checkpoint_blob(&id(session), &Digest::of(session.as_bytes())), "pack").await;
-    use LeftoverKind::{Checkpoint, Conversation, Lease, Recording, Report, SpecTask, Ticket, Token};
     let one = [Report, Ticket, SpecTask, Conversation, Recording, Checkpoint].map(|kind| (kind, 1));
     one.into_iter().chain([(Lease, 2), (Token, 2)]).collect()
 }

@@ -24,7 +24,7 @@ pub(super) fn warnings(fleet: &FleetStatus) -> Vec<String> {
         let (id, leftovers) = (&runner.id, &runner.leftovers);
         if let Some(next) = leftovers.kept.first() {
             warnings.push(format!(
-                "runner {id} keeps {} workspaces of sessions that live elsewhere; the next goes {}; look: helixctl runner \
+                "runner {id} keeps {} workspaces of sessions that live elsewhere; the next stays {}; look: helixctl runner \
                  show {id}",
                 leftovers.kept.len(),
                 crate::commands::reap::until(next.until)
