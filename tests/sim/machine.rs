@@ -118,7 +118,10 @@ impl Machine {
         }
         let held = self.hold.is_held();
         if held {
-            self.copies.values_mut().for_each(|copy| copy.held |= copy.restarts && !copy.phase.is_terminal());
+            // What ends already goes on to do so.
+            let is_held =
+                |copy: &Copy| copy.restarts && matches!(copy.phase, SessionPhase::Starting | SessionPhase::Ready);
+            self.copies.values_mut().for_each(|copy| copy.held |= is_held(copy));
         }
         if self.up {
             for order in self.desired.clone().unwrap_or_default() {
