@@ -53,9 +53,9 @@ pub struct Room {
     pub give_way: Vec<usize>,
 }
 
-/// What a choice costs, the dearest first: how many sessions end that somebody has, and the highest priority of them; how
-/// many agents that nobody has, and the highest priority of those.
-type Cost = (usize, i32, usize, i32);
+/// What a choice costs, the dearest first: how many sessions end that somebody has, the highest priority of them and how
+/// long the oldest is there; how many agents that nobody has, and the highest priority of those.
+type Cost = (usize, i32, Reverse<Option<Timestamp>>, usize, i32);
 
 /// Who gives way to whom. `verdicts` and `candidates` are as [`pass`](super::pass::pass) left them.
 pub fn make_room(
@@ -131,7 +131,8 @@ fn cheapest(
         let (warm, had): (Vec<_>, Vec<_>) =
             give_way.iter().map(|&index| occupants[index]).partition(|occupant| occupant.is_warm);
         let highest = |of: &[Occupant<'_>]| of.iter().map(|one| one.priority).max().unwrap_or(i32::MIN);
-        let cost = (had.len(), highest(&had), warm.len(), highest(&warm));
+        let oldest = had.iter().map(|one| one.since).min();
+        let cost = (had.len(), highest(&had), Reverse(oldest), warm.len(), highest(&warm));
         let is_better = best.as_ref().is_none_or(|(known, other, _)| {
             cost < *known || cost == *known && score::better(&soon[runner], &soon[*other], ask)
         });

@@ -185,9 +185,9 @@ proptest! {
             }
             after[*runner].take(ask);
         }
-        // Who got nothing finds nothing.
+        // Where nobody ends, nobody could for anybody: else somebody may wait for what others leave over.
         for (index, verdict) in &verdicts {
-            if matches!(verdict, Verdict::Full(_)) && !rooms.iter().any(|room| room.applicant == *index) {
+            if rooms.is_empty() && matches!(verdict, Verdict::Full(_)) {
                 let left: Vec<_> = (0..occupants.len()).filter(|index| !gone.contains(index)).collect();
                 for runner in 0..after.len() {
                     let here: Vec<_> = left.iter().copied().filter(|&index| occupants[index].runner == runner).collect();
