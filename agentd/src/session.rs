@@ -379,7 +379,12 @@ impl<S: Supervisor> Session<S> {
     }
 
     fn note_claim(&self, unclaimed: bool) {
-        if self.entry().unclaimed != unclaimed {
+        let (was, forgotten) = {
+            let entry = self.entry();
+            (entry.unclaimed, entry.forgotten)
+        };
+        // One that is forgotten is missing there on purpose, and is being buried: noted now, it would be in the ledger again.
+        if was != unclaimed && !forgotten {
             tracing::info!(unclaimed, "the desired set changed its mind about this session");
             self.change(|entry| entry.unclaimed = unclaimed);
         }

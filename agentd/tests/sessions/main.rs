@@ -194,6 +194,24 @@ async fn absence_is_no_order_and_old_epochs_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_forgotten_is_not_noted_again() {
+    let mut runner = Runner::start();
+    runner.want("s", 1, Desired::Running, terminal());
+    runner.phase("s", SessionPhase::Ready).await;
+    runner.want("s", 1, Desired::Stopped, terminal());
+    runner.phase("s", SessionPhase::Stopped).await;
+    runner.delete("s");
+    let last = runner.until("s", |observed| observed.forgotten).await;
+    // The server has removed its record, and the acknowledgement is on the way.
+    runner.want_nothing();
+    // The start of another one takes longer than a word about this one.
+    runner.want("other", 1, Desired::Running, terminal());
+    runner.phase("other", SessionPhase::Ready).await;
+    let now = runner.until("s", |_| true).await;
+    assert_eq!((now.report, now.unclaimed), (last.report, None), "it is reported, and so noted, once more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_ends_after_its_time() {
     let mut runner = Runner::start_with(|config| config.session_timeout = Duration::from_secs(1));
     runner.want("s", 1, Desired::Running, command("true"));

@@ -142,9 +142,16 @@ impl Sessions {
         let store = &self.inner.store;
         tokio::try_join!(store.desired.catch_up(), store.sessions.catch_up(), store.observed.catch_up())?;
         let prefix = format!("{runner}.");
-        let (sessions, observed, desired) =
-            (store.sessions.view().read(), store.observed.view().read(), store.desired.view().read());
-        let mut set: Vec<_> = desired.with_prefix(&prefix).map(|(_, entry)| (*entry.value).clone()).collect();
+        let mut set: Vec<_> = {
+            let desired = store.desired.view().read();
+            desired.with_prefix(&prefix).map(|(_, entry)| (*entry.value).clone()).collect()
+        };
+        // A record is written before its projection, but what was read here at the same time may have the projection alone. A
+        // session that is ordered by that has no token, as `give_access` does not know it, and its agent is refused for ever.
+        if is_ahead(&set, &store.sessions.view().read()) {
+            store.sessions.catch_up().await?;
+        }
+        let (sessions, observed) = (store.sessions.view().read(), store.observed.view().read());
         set.retain(|order| sessions.get(order.session.as_str()).is_none_or(|entry| is_of(runner, order, &entry.value)));
         for order in unwanted(runner, &sessions, &observed) {
             set.retain(|desired| desired.session != order.session);
@@ -187,6 +194,12 @@ impl Sessions {
         let response = response(before, now);
         self.inner.events.respond(&response, &format!("response.{id}")).await
     }
+}
+
+/// True where a projection names an assignment that the records do not know yet.
+fn is_ahead(set: &[DesiredSession], sessions: &Content<SessionRecord>) -> bool {
+    let known = |desired: &DesiredSession| sessions.get(desired.session.as_str()).map(|entry| entry.value.epoch);
+    set.iter().any(|desired| known(desired) < Some(desired.epoch))
 }
 
 /// True while the record says so: the projection may be a moment behind, and who reads of a session that is about to begin
