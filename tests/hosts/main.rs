@@ -20,6 +20,7 @@ mod join;
 mod limits;
 mod moves;
 mod packages;
+mod power_cuts;
 mod provision;
 mod rdp;
 mod recording;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         stops::cases(),
         adoption::cases(),
         limits::cases(),
+        power_cuts::cases(),
         forward::cases(),
         tools::cases(),
         rdp::cases(),
