@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use helix_protocol::session::SessionPhase;
+use helix_tests::chaos::Kills;
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::random::Random;
 use serde_json::json;
@@ -67,7 +68,11 @@ async fn kills_of_agentd_lose_nothing() -> Result<()> {
     let slices = host.run_ok("systemctl list-units --plain --no-legend 'helix-s*.slice' | wc -l").await?;
     ensure!(slices.trim() == SESSIONS.len().to_string(), "{slices} slices");
     host.stop().await?;
-    fleet.stop().await
+    fleet.stop().await?;
+    let survived = Kills::of("adoption", seed);
+    survived.count("agentd", kills);
+    say(&survived.survived()?);
+    Ok(())
 }
 
 async fn kills_in_the_middle_of_start_and_stop() -> Result<()> {

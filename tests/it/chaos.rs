@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use helix_protocol::SessionId;
 use helix_protocol::session::SessionPhase;
+use helix_tests::chaos::{self, Kills};
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::http::told;
 use helix_tests::process::{runs, signal_pid};
@@ -20,8 +21,6 @@ use serde_json::{Value, json};
 
 /// How long everything may take to be true again after a kill.
 const TRUTH: Duration = secs(90);
-/// Of a run that nothing else was asked of.
-const SEED: u64 = 1;
 /// Sessions that run at once.
 const MOST: usize = 4;
 
@@ -60,6 +59,22 @@ impl Victim {
     fn holds_starts(self) -> bool {
         matches!(self, Self::Runner(_) | Self::Everything)
     }
+
+    /// Goes into the account.
+    fn count(self, kills: &Kills, cluster: &Cluster) {
+        match self {
+            Self::Nats => kills.count("nats-server", 1),
+            Self::Server(_) => kills.count("helix-server", 1),
+            Self::Runner(_) => kills.count("agentd", 1),
+            Self::Guest => kills.count("guest", 1),
+            Self::Display => kills.count("display", 1),
+            Self::Everything => {
+                kills.count("nats-server", 1);
+                kills.count("helix-server", cluster.servers.len() as u64);
+                kills.count("agentd", cluster.runners.len() as u64);
+            }
+        }
+    }
 }
 
 /// All victims in an order that is drawn.
@@ -82,10 +97,6 @@ enum Asked {
     Stop,
     /// Failed in a former round, or a part of it was killed.
     Failed,
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 fn body(id: &str) -> Value {
@@ -261,10 +272,10 @@ async fn round(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_left_whoever_is_killed() -> Result<()> {
-    let (asked_rounds, asked_seed) = (number("HELIX_CHAOS_ROUNDS"), number("HELIX_CHAOS_SEED"));
+    let asked_rounds = chaos::number("HELIX_CHAOS_ROUNDS");
     let rounds = asked_rounds.unwrap_or(VICTIMS.len() as u64);
-    let drawn = || if asked_rounds.is_some() { jiff::Timestamp::now().as_microsecond() as u64 } else { SEED };
-    let seed = asked_seed.unwrap_or_else(drawn);
+    let seed = chaos::seed(asked_rounds.is_some());
+    let kills = Kills::of("sessions", seed);
     let mut random = Random::seeded(seed);
     let runner = |id| RunnerSpec::new(id).slots(MOST as u32);
     let mut cluster = Cluster::builder().servers(2).runner(runner("r1")).runner(runner("r2")).start().await?;
@@ -278,6 +289,7 @@ async fn nothing_is_lost_or_left_whoever_is_killed() -> Result<()> {
         round(&mut cluster, &mut random, &mut asked, number, victim)
             .await
             .with_context(|| format!("HELIX_CHAOS_SEED={seed} HELIX_CHAOS_ROUNDS={rounds}"))?;
+        victim.count(&kills, &cluster);
     }
     let api = cluster.api()?;
     for id in asked.keys() {
@@ -289,5 +301,7 @@ async fn nothing_is_lost_or_left_whoever_is_killed() -> Result<()> {
         let left = std::fs::read_dir(&runner.workspace_dir)?.count();
         ensure!(left == 0, "{left} workspaces are left in {}", runner.workspace_dir.display());
     }
-    cluster.shutdown().await
+    cluster.shutdown().await?;
+    println!("{}", kills.survived()?);
+    Ok(())
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use helix_tests::Cluster;
+use helix_tests::chaos::{Kills, number, seed};
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::random::Random;
 use helix_tests::runner::RunnerSpec;
@@ -35,7 +36,6 @@ use crate::conversations::stage::Talk;
 
 /// Turns of `make test`.
 const TURNS: u64 = 60;
-const SEED: u64 = 1;
 /// Patience of the servers: longer than any outage here, so that only what cannot be proved ends in `unknown`.
 const SETTINGS: &str = "[threads]\nready_fallback = \"12s\"\nthread_created = \"12s\"\nsilence = \"12s\"\n\
                         tool_silence = \"12s\"\n";
@@ -46,31 +46,24 @@ const SESSIONS: usize = 4;
 /// Clients of each session.
 const CLIENTS: usize = 2;
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn conversations_survive_kills_at_random_points() -> Result<()> {
     let drawn = number("HELIX_CHAOS_TURNS");
     let turns = drawn.unwrap_or(TURNS);
-    let seed = match number("HELIX_CHAOS_SEED") {
-        Some(seed) => seed,
-        None if drawn.is_some() => u64::from(std::process::id()) ^ jiff::Timestamp::now().as_nanosecond() as u64,
-        None => SEED,
-    };
+    let seed = seed(drawn.is_some());
+    let kills = Kills::of("conversations", seed);
     let what = format!("HELIX_CHAOS_SEED={seed} HELIX_CHAOS_TURNS={turns}");
     println!("replay with {what}");
     let builder = Cluster::builder().servers(2).settings(SETTINGS);
     let mut cluster = builder.runner(RunnerSpec::new(bridges::RUNNER).slots(1)).start().await?;
-    let outcome = play(&mut cluster, seed, turns).await;
-    match outcome.with_context(|| what.clone()) {
-        Ok(()) => cluster.shutdown().await.with_context(|| what),
-        Err(fault) => Err(fault),
-    }
+    let outcome = play(&mut cluster, seed, turns, &kills).await;
+    outcome.with_context(|| what.clone())?;
+    cluster.shutdown().await.with_context(|| what)?;
+    println!("{}", kills.survived()?);
+    Ok(())
 }
 
-async fn play(cluster: &mut Cluster, seed: u64, turns: u64) -> Result<()> {
+async fn play(cluster: &mut Cluster, seed: u64, turns: u64, kills: &Kills) -> Result<()> {
     let mut random = Random::seeded(seed);
     let apis = [cluster.api_of(0)?, cluster.api_of(1)?];
     let ended = Arc::new(watch::Sender::new(0));
@@ -105,7 +98,7 @@ async fn play(cluster: &mut Cluster, seed: u64, turns: u64) -> Result<()> {
     };
     let asked = tokio::select! {
         asked = done => asked?,
-        struck = strikes::for_ever(cluster, &editors, &bridge, ended.subscribe(), &mut random) => match struck {
+        struck = strikes::for_ever(cluster, &editors, &bridge, ended.subscribe(), &mut random, kills) => match struck {
             Ok(never) => match never {},
             Err(fault) => return Err(fault),
         },

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use helix_tests::chaos::{Kills, number};
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::random::Random;
 use serde_json::Value;
@@ -25,10 +26,6 @@ const STEPS: [&str; 7] = [
     "waiting for the runner",
     "starting a test",
 ];
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
 
 /// A run that is at this step.
 async fn run_until(stage: &Stage, args: &[&str], step: &str) -> Result<Child> {
@@ -124,7 +121,7 @@ pub async fn a_connection_that_is_cut_leaves_the_host_as_it_was() -> Result<()> 
 pub async fn a_killed_run_is_finished_by_the_next() -> Result<()> {
     let rounds = number("HELIX_PROVISION_KILLS").map_or(Ok(STEPS.len()), usize::try_from)?;
     let seed = number("HELIX_CHAOS_SEED").unwrap_or(7);
-    let mut random = Random::seeded(seed);
+    let (kills, mut random) = (Kills::of("provision", seed), Random::seeded(seed));
     let stage = Stage::start([Boot::container()]).await?;
     for round in 0..rounds {
         // Each point once before any comes again.
@@ -141,6 +138,7 @@ pub async fn a_killed_run_is_finished_by_the_next() -> Result<()> {
             timeout(secs(120), child.wait()).await.context("helixctl does not notice")??;
         } else {
             child.kill().await?;
+            kills.count("helixctl", 1);
         }
         let run = stage.provision(&["--label", &label]).await?;
         ensure!(run.code == 0, "round {round}, {step}: {}\n{}", run.stdout, run.stderr);
@@ -156,7 +154,9 @@ pub async fn a_killed_run_is_finished_by_the_next() -> Result<()> {
     .await?;
     let left = host.run_ok("ls /var/lib/helix/provision; ls /var/lib/helix/provision/runs | wc -l").await?;
     ensure!(left == "lock\nowner\nproved\nruns\n1", "left: {left}");
-    stage.stop().await
+    stage.stop().await?;
+    crate::harness::say(&kills.survived()?);
+    Ok(())
 }
 
 /// helixctl's machine loses its power: nobody tells the host. The next run notices within a minute or so.

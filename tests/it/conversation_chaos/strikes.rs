@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use helix_tests::Cluster;
+use helix_tests::chaos::Kills;
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::random::Random;
 use tokio::sync::watch;
@@ -64,6 +65,23 @@ const STRIKES: [Strike; 13] = [
     Strike::Everything,
 ];
 
+impl Strike {
+    /// What is killed goes into the account; what only breaks does not.
+    fn count(self, kills: &Kills) {
+        match self {
+            Self::Bridge => kills.count("bridge", 1),
+            Self::Agentd => kills.count("agentd", 1),
+            Self::Server => kills.count("helix-server", 1),
+            Self::Nats => kills.count("nats-server", 1),
+            Self::Everything => {
+                kills.count("helix-server", 2);
+                kills.count("nats-server", 1);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Strikes until it is dropped. Each kind comes once before any comes again.
 pub async fn for_ever(
     cluster: &mut Cluster,
@@ -71,6 +89,7 @@ pub async fn for_ever(
     bridge: &Bridge,
     mut ended: watch::Receiver<u64>,
     random: &mut Random,
+    kills: &Kills,
 ) -> Result<Infallible> {
     loop {
         let mut strikes = STRIKES;
@@ -87,6 +106,7 @@ pub async fn for_ever(
             println!("{strike:?}: session {number}, server {server}");
             let editor = &editors[number];
             hit(cluster, editor, bridge, strike, server, random).await.with_context(|| format!("{strike:?}"))?;
+            strike.count(kills);
             if matches!(strike, Strike::Nats | Strike::Everything) {
                 // One outage after the other without a moment of life in between would prove nothing.
                 well(cluster).await?;
