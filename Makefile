@@ -19,6 +19,14 @@ HELIX_SIM_SEEDS ?= 100000
 HELIX_PROVISION_KILLS ?= 200
 # Times that it kills agentd on a host with five sessions; each takes a second or two.
 HELIX_ADOPTION_KILLS ?= 1000
+# Seconds of chaos in a fleet of three hosts.
+HELIX_FLEET_SECONDS ?= 1800
+# Times that a machine with server and NATS loses its power; each takes half a minute.
+HELIX_POWER_CUTS ?= 100
+# Seconds that NATS is away under three runners.
+HELIX_OUTAGE_SECONDS ?= 60
+# What `make kills` goes on to.
+HELIX_KILLS ?= 10000
 helixctl := $(CARGO_TARGET_DIR)/release/helixctl
 # The programs of packages need nothing of a system, not even its C library, and nothing of where they were built is in them.
 host = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -29,7 +37,7 @@ package_flags = -C target-feature=+crt-static $(call remap,--remap-path-prefix)
 install_options = --bin-dir $(CARGO_TARGET_DIR)/release $(if $(DESTDIR),--destdir $(DESTDIR)) --prefix $(or $(PREFIX),/usr)
 
 .NOTPARALLEL: # set-up comes before what it makes possible; cargo and npm use every processor themselves
-.PHONY: help build programs probe package install uninstall demo down test test-hosts check soak bench setup-test web
+.PHONY: help build programs probe package install uninstall demo down test test-hosts check soak kills bench setup-test web
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,8 +99,17 @@ soak: setup-test web ## The long form of the tests of kills and of use
 	  $(CARGO) test --locked --workspace --test it -- desktops_in_use --nocapture
 	HELIX_ADOPTION_KILLS=$(HELIX_ADOPTION_KILLS) HELIX_TEST_HOSTS_MINUTES=90 \
 	  $(CARGO) test --locked --workspace --test hosts -- kills_of_agentd_lose_nothing --nocapture
+	HELIX_OUTAGE_SECONDS=$(HELIX_OUTAGE_SECONDS) $(CARGO) test --locked --workspace --test it -- a_long_outage --nocapture
+	HELIX_FLEET_SECONDS=$(HELIX_FLEET_SECONDS) HELIX_TEST_HOSTS_MINUTES=90 \
+	  $(CARGO) test --locked --workspace --test hosts -- a_fleet_in_chaos --nocapture
+	HELIX_POWER_CUTS=$(HELIX_POWER_CUTS) HELIX_TEST_HOSTS_MINUTES=180 \
+	  $(CARGO) test --locked --workspace --test hosts -- power_cuts_lose_nothing --nocapture
 	HELIX_PROVISION_KILLS=$(HELIX_PROVISION_KILLS) HELIX_TEST_HOSTS_MINUTES=90 \
 	  $(CARGO) test --locked --workspace --test hosts -- a_killed_run_is_finished --nocapture
+
+kills: setup-test web ## Kill all components, until the account has HELIX_KILLS; broken off, the next run goes on
+	$(CARGO) build --locked --workspace --tests --bins
+	CARGO=$(CARGO) tests/kills.sh $(HELIX_KILLS)
 
 bench: web ## Measure against the peers; a report in Markdown on standard output
 	packaging/setup.sh bench test-hosts >&2

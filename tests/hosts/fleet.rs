@@ -13,11 +13,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 use helix_protocol::api::SessionView;
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::SessionPhase;
-use helix_tests::cluster::Cluster;
+use helix_tests::cluster::{Builder, Cluster};
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::http::Api;
+use helix_tests::nats::Nats;
 use helix_tests::programs;
-use helix_tests::server::Times;
+use helix_tests::server::{Server, Times};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -27,7 +28,10 @@ use crate::harness::{Host, Kind, lab};
 /// Where agentd of a host keeps everything.
 pub const STATE_DIR: &str = "/var/lib/helix/agentd";
 
-/// NATS and one server, and what carries hosts to them.
+/// Whose certificates hosts believe, where NATS has some.
+const NATS_CA: &str = "/etc/helix/nats-ca.pem";
+
+/// NATS and servers, and what carries hosts to them.
 pub struct Fleet {
     pub cluster: Cluster,
     relays: Vec<Relay>,
@@ -87,11 +91,16 @@ impl Fleet {
 
     /// One server.
     pub async fn start_with(times: Times) -> Result<Self> {
-        let builder = Cluster::builder().times(times).seen_at(IpAddr::V4(lab::SERVER));
-        let cluster = builder.start().await?;
-        let mut relays = vec![Relay::open(cluster.nats.port()).await?];
-        for server in &cluster.servers {
-            relays.push(Relay::open(server.port()).await?);
+        Self::of(Cluster::builder().times(times)).await
+    }
+
+    /// Of this cluster, which hosts see on the bridge.
+    pub async fn of(builder: Builder) -> Result<Self> {
+        let cluster = builder.seen_at(IpAddr::V4(lab::SERVER)).start().await?;
+        let nats = std::iter::once(&cluster.nats).chain(&cluster.peers).map(Nats::port);
+        let mut relays = Vec::new();
+        for port in nats.chain(cluster.servers.iter().map(Server::port)) {
+            relays.push(Relay::open(port).await?);
         }
         Ok(Self { cluster, relays })
     }
@@ -112,20 +121,30 @@ impl Fleet {
     /// Writes agentd's settings and its enrolment token.
     pub async fn configure(&self, host: &Host, settings: &RunnerSettings) -> Result<()> {
         host.write("/etc/helix/agentd.toml", &self.settings_text(settings)?, 0o600).await?;
+        if let Some(certificates) = &self.cluster.certificates {
+            host.put(&certificates.ca, NATS_CA, 0o644).await?;
+        }
         host.write("/etc/helix/enrolment.token", &self.cluster.enrolment_token()?, 0o600).await
     }
 
     /// The text of agentd.toml.
     pub fn settings_text(&self, settings: &RunnerSettings) -> Result<String> {
-        let server = self.cluster.servers.first().context("no server")?.port();
         let RunnerSettings { id, slots, backend, more } = settings;
+        let servers: Vec<_> =
+            self.cluster.servers.iter().map(|server| format!("http://{}:{}", lab::SERVER, server.port())).collect();
+        let (scheme, trust) = match &self.cluster.certificates {
+            Some(_) => ("tls", format!("nats_ca_file = \"{NATS_CA}\"\n")),
+            None => ("nats", String::new()),
+        };
+        let nats = std::iter::once(&self.cluster.nats).chain(&self.cluster.peers);
+        let nats: Vec<_> = nats.map(|nats| format!("{scheme}://{}:{}", lab::SERVER, nats.port())).collect();
+        ensure!(!servers.is_empty(), "no server");
         Ok(format!(
-            "api_host = \"http://{at}:{server}\"\nnats_url = \"nats://{at}:{nats}\"\n\
+            "api_host = {servers:?}\nnats_url = \"{nats}\"\n{trust}\
              api_token_file = \"/etc/helix/enrolment.token\"\nrunner_id = \"{id}\"\nconcurrency = {slots}\n\
              backend = \"{backend}\"\nstate_dir = \"{STATE_DIR}\"\nhealth_port = 0\n\
              display_width = 1024\ndisplay_height = 640\nlog_level = \"debug\"\n{more}\n",
-            at = lab::SERVER,
-            nats = self.cluster.nats.port(),
+            nats = nats.join(","),
         ))
     }
 

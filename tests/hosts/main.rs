@@ -11,6 +11,7 @@ mod bench;
 mod bridge;
 mod figures;
 mod fleet;
+mod fleet_chaos;
 mod forward;
 mod harness;
 mod harness_tests;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         sessions::cases(),
         held::cases(),
         moves::cases(),
+        fleet_chaos::cases(),
         stops::cases(),
         adoption::cases(),
         limits::cases(),

@@ -95,6 +95,11 @@ impl Cluster {
         self.servers.get(number).context("no such server")?.api(&self.admin)
     }
 
+    /// Member `number` of the bus.
+    pub fn member(&mut self, number: usize) -> Result<&mut Nats> {
+        if number == 0 { Ok(&mut self.nats) } else { self.peers.get_mut(number - 1).context("no such nats-server") }
+    }
+
     /// The admin token.
     pub fn admin_token(&self) -> &str {
         &self.admin
@@ -252,7 +257,9 @@ impl Builder {
         // nats-server's configuration does not depend on its own port.
         let first = dir.path().join("nats.toml");
         std::fs::write(&first, config(&secrets, 8080, "", &self.times, None))?;
-        let certificates = (self.nats > 1).then(|| Certificates::make(dir.path(), "")).transpose()?;
+        let seen_at = self.seen_at.map(|at| at.to_string());
+        let hosts: Vec<_> = ["localhost", "127.0.0.1"].into_iter().chain(seen_at.as_deref()).collect();
+        let certificates = (self.nats > 1).then(|| Certificates::make_for(dir.path(), "", &hosts)).transpose()?;
         let mut all = match &certificates {
             None => {
                 let nats_dir = dir.path().join("nats");

@@ -106,6 +106,27 @@ pub fn mend(one: &str, other: &str) -> Result<()> {
     nft(&format!("flush chain bridge lab {chain}\ndelete chain bridge lab {chain}"))
 }
 
+/// Lets nothing pass between an address and a port of ours.
+pub fn cut_port(address: Ipv4Addr, port: u16) -> Result<()> {
+    let chain = format!("p{}_{port}", address.to_string().replace('.', "_"));
+    nft(&format!(
+        "add table inet lab
+         add chain inet lab {chain}_in {{ type filter hook input priority 0; policy accept; }}
+         add chain inet lab {chain}_out {{ type filter hook output priority 0; policy accept; }}
+         add rule inet lab {chain}_in ip saddr {address} tcp dport {port} drop
+         add rule inet lab {chain}_out ip daddr {address} tcp sport {port} drop"
+    ))
+}
+
+/// Undoes [`cut_port`].
+pub fn mend_port(address: Ipv4Addr, port: u16) -> Result<()> {
+    let chain = format!("p{}_{port}", address.to_string().replace('.', "_"));
+    nft(&format!(
+        "flush chain inet lab {chain}_in\ndelete chain inet lab {chain}_in\nflush chain inet lab {chain}_out\n\
+         delete chain inet lab {chain}_out"
+    ))
+}
+
 /// The same name for both orders.
 fn chain(one: &str, other: &str) -> String {
     let mut pair = [one.replace('-', "_"), other.replace('-', "_")];
