@@ -5,6 +5,7 @@ use helix_protocol::desktop::{CursorView, DisplayView, Waited, WindowList};
 use helix_protocol::session::SessionPhase;
 use helix_tests::cluster::READY;
 use helix_tests::eventually::{eventually, secs};
+use helix_tests::runner::RunnerSpec;
 use helix_tests::{Api, Cluster};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -36,8 +37,31 @@ async fn settle(api: &Api, id: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_desktop_is_seen_and_driven_over_http() -> Result<()> {
     let cluster = Cluster::small().await?;
+    seen_and_driven(&cluster, "terminal", (1234, 567)).await?;
+    cluster.shutdown().await
+}
+
+/// The same with the second display server, by the kind's word; its screen gets no larger than it began.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desktop_of_xvfb_is_seen_and_driven_over_http() -> Result<()> {
+    let kinds = tempfile::tempdir()?;
+    let terminal = include_str!("../../packaging/kinds/terminal.toml");
+    std::fs::write(kinds.path().join("plain.toml"), format!("display_server = \"xvfb\"\n{terminal}"))?;
+    let cluster = Cluster::builder().runner(RunnerSpec::new("r1").kinds(kinds.path())).start().await?;
+    seen_and_driven(&cluster, "plain", (900, 567)).await?;
+    let of_desk = helix_protocol::SessionId::parse("desk")?.unit_key();
+    let runs = helix_tests::leftovers::processes(cluster.dir())?;
+    let is_drawn_by = |server: &str| {
+        let programs = runs.iter().filter(|line| line.contains(&of_desk)).filter_map(|line| line.split(' ').nth(1));
+        programs.filter_map(|program| program.rsplit('/').next()).any(|program| program == server)
+    };
+    ensure!(is_drawn_by("X0tigervnc") && !is_drawn_by("Xtigervnc"), "{runs:?}");
+    cluster.shutdown().await
+}
+
+async fn seen_and_driven(cluster: &Cluster, kind: &str, (width, height): (u32, u32)) -> Result<()> {
     let api = cluster.api()?;
-    let view = cluster.ready(&json!({"id": "desk", "kind": "terminal", "geometry": "1000x700"})).await?;
+    let view = cluster.ready(&json!({"id": "desk", "kind": kind, "geometry": "1000x700"})).await?;
     let at = |rest: &str| format!("/api/v1/sessions/desk/{rest}");
     settle(&api, "desk").await?;
 
@@ -89,13 +113,13 @@ async fn a_desktop_is_seen_and_driven_over_http() -> Result<()> {
     let text = "x".repeat(500 * 1024);
     ensure!(api.put(&at("clipboard"), &json!({"text": text})).await?.status == 204);
     ensure!(api.get(&at("clipboard")).await?.json::<Value>()? == json!({"text": text}));
-    let size: DisplayView = api.put(&at("display"), &json!({"width": 1234, "height": 567})).await?.json()?;
-    ensure!((size.width, size.height) == (1234, 567));
+    let size: DisplayView = api.put(&at("display"), &json!({"width": width, "height": height})).await?.json()?;
+    ensure!((size.width, size.height) == (width, height));
     ensure!(api.get(&at("display")).await?.json::<DisplayView>()? == size);
     settle(&api, "desk").await?;
     let late: Waited = api.post(&at("wait"), &json!({"for": "change", "timeout_ms": 50})).await?.json()?;
     ensure!(!late.reached, "{late:?}");
-    cluster.shutdown().await
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,9 +45,19 @@ async fn types(rfb: &mut Rfb, view: &SessionView, word: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_types_at_a_time() -> Result<()> {
+    types_alone("xtigervnc").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_types_at_a_time_on_xvfb() -> Result<()> {
+    types_alone("xvfb").await
+}
+
+async fn types_alone(server: &str) -> Result<()> {
     let cluster = Cluster::small().await?;
     let api = cluster.api()?;
-    let view = cluster.ready(&json!({"id": "desk", "kind": "terminal", "geometry": "800x600"})).await?;
+    let wanted = json!({"id": "desk", "kind": "terminal", "geometry": "800x600", "display_server": server});
+    let view = cluster.ready(&wanted).await?;
     let mut one = viewer(&api, &json!({"stream": "vnc", "seat": "one"})).await?;
     let mut two = viewer(&api, &json!({"stream": "vnc", "seat": "two"})).await?;
     let mut looks = viewer(&api, &json!({"stream": "vnc", "view_only": true})).await?;
