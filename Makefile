@@ -15,6 +15,8 @@ HELIX_SOAK_DESKTOPS ?= 50
 HELIX_SOAK_SECONDS ?= 600
 # Worlds that the scheduler is simulated in.
 HELIX_SIM_SEEDS ?= 100000
+# Inputs of each property test of the gate (RFB) and of the front of RDP.
+HELIX_FUZZ_CASES ?= 200000
 # Times that it kills `helixctl provision`; each takes some seconds.
 HELIX_PROVISION_KILLS ?= 200
 # Times that it kills agentd on a host with five sessions; each takes a second or two.
@@ -97,6 +99,8 @@ soak: setup-test web ## The long form of the tests of kills and of use
 	HELIX_CHAOS_TURNS=$(HELIX_CHAOS_TURNS) $(CARGO) test --locked --workspace --test it -- conversations_survive --nocapture
 	HELIX_SOAK_DESKTOPS=$(HELIX_SOAK_DESKTOPS) HELIX_SOAK_SECONDS=$(HELIX_SOAK_SECONDS) \
 	  $(CARGO) test --locked --workspace --test it -- desktops_in_use --nocapture
+	$(CARGO) test --locked --workspace --test it -- --ignored a_gigabyte_goes_through --nocapture
+	PROPTEST_CASES=$(HELIX_FUZZ_CASES) $(CARGO) test --locked --workspace --lib -- gate:: rdp::front --nocapture
 	HELIX_ADOPTION_KILLS=$(HELIX_ADOPTION_KILLS) HELIX_TEST_HOSTS_MINUTES=90 \
 	  $(CARGO) test --locked --workspace --test hosts -- kills_of_agentd_lose_nothing --nocapture
 	HELIX_OUTAGE_SECONDS=$(HELIX_OUTAGE_SECONDS) $(CARGO) test --locked --workspace --test it -- a_long_outage --nocapture

@@ -1,9 +1,10 @@
 //! Many desktops for a while: viewers come and go in every way, drivers type and look through the API, and afterwards
 //! everything that was typed is there, once and in order, every recording is whole and can be played, and nothing has
-//! grown: no descriptor, no process, no memory beyond what an allocator keeps. `HELIX_SOAK_DESKTOPS` and `HELIX_SOAK_SECONDS` set how many and how long, and draw
+//! grown: no descriptor, no process, no memory beyond what an allocator keeps, of any program of the fleet ([`used`]). `HELIX_SOAK_DESKTOPS` and `HELIX_SOAK_SECONDS` set how many and how long, and draw
 //! another seed; `HELIX_CHAOS_SEED` replays one.
 
-use std::fmt;
+mod used;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,11 +16,13 @@ use helix_tests::http::Socket;
 use helix_tests::random::Random;
 use helix_tests::rfb::Rfb;
 use helix_tests::runner::RunnerSpec;
-use helix_tests::{Api, Cluster, leftovers};
+use helix_tests::{Api, Cluster};
+use reqwest::Method;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
+use self::used::Use;
 use crate::cli::Cli;
 use crate::recording;
 
@@ -27,65 +30,13 @@ const DESKTOPS: u64 = 4;
 const SECONDS: u64 = 20;
 /// Of a run that nothing else was asked of.
 const SEED: u64 = 1;
-/// What an allocator may keep, and what grows with sessions' history: per process, in KiB.
-const SLACK_KIB: u64 = 48 * 1024;
-/// Descriptors of work that ends by its own time (kept connections, a desktop's X connection).
-const SPARE_DESCRIPTORS: usize = 8;
-
-/// Every fifth desktop is drawn by the second display server.
+/// Every fifth desktop is drawn by the second display server, from the fourth on.
 fn display_server(number: u64) -> &'static str {
-    if number % 5 == 4 { "xvfb" } else { "xtigervnc" }
+    if number % 5 == 3 { "xvfb" } else { "xtigervnc" }
 }
 
 fn setting(name: &str, default: u64) -> Result<u64> {
     std::env::var(name).map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
-}
-
-/// What the programs under test use.
-#[derive(Clone, Copy)]
-struct Use {
-    /// Of server and runner, in KiB.
-    resident: [u64; 2],
-    descriptors: [usize; 2],
-    /// Of the whole cluster.
-    processes: usize,
-}
-
-impl fmt::Debug for Use {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [server, runner] = self.resident.map(|kib| kib / 1024);
-        let [of_server, of_runner] = self.descriptors;
-        write!(
-            f,
-            "server {server} MiB, {of_server} descriptors; agentd {runner} MiB, {of_runner} descriptors; {} processes",
-            self.processes
-        )
-    }
-}
-
-impl Use {
-    fn of(cluster: &Cluster) -> Result<Self> {
-        let pids = [cluster.servers[0].pid(), cluster.runners[0].pid()];
-        let [server, runner] = pids.map(|pid| pid.context("it has ended"));
-        let pids = [server?, runner?];
-        let mut used = Self { resident: [0; 2], descriptors: [0; 2], processes: 0 };
-        for (place, pid) in pids.into_iter().enumerate() {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-            used.resident[place] = line.trim().trim_end_matches(" kB").parse()?;
-            used.descriptors[place] = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-        }
-        used.processes = leftovers::processes(cluster.dir())?.len();
-        Ok(used)
-    }
-
-    /// More than before that cannot be explained.
-    fn has_grown(&self, before: &Self) -> bool {
-        let memory = self.resident.iter().zip(&before.resident).any(|(now, then)| *now > then + SLACK_KIB);
-        let descriptors = self.descriptors.iter().zip(&before.descriptors);
-        let descriptors = descriptors.into_iter().any(|(now, then)| *now > then + SPARE_DESCRIPTORS);
-        memory || descriptors || self.processes > before.processes
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +63,7 @@ async fn desktops_in_use_lose_and_leak_nothing() -> Result<()> {
     // Whatever is made at the first use is there before anything is counted.
     try_join_all(views.iter().map(|view| use_once(&api, view))).await?;
     let before = settled(&cluster, None).await?;
-    println!("before: {before:?}");
+    println!("before:\n{before:?}");
 
     let quarter = whole / 4;
     let mut typed = vec![0; views.len()];
@@ -130,7 +81,7 @@ async fn desktops_in_use_lose_and_leak_nothing() -> Result<()> {
             typed.iter().sum::<u64>()
         );
         let after = settled(&cluster, Some(&baseline)).await?;
-        println!("after: {after:?}");
+        println!("after:\n{after:?}");
         // What the first quarter brought is what use costs; the rest may add nothing to it.
         baseline = after;
     }
@@ -168,6 +119,19 @@ async fn use_once(api: &Api, view: &SessionView) -> Result<()> {
     let path = format!("/api/v1/sessions/{id}/screenshot?format=jpeg");
     let answer = api.get(&path).await?;
     ensure!(answer.status == 200, "{path}: {}", answer.status);
+    through_tools(api, id, 0).await
+}
+
+/// A file there and back, and a command.
+async fn through_tools(api: &Api, id: &str, number: u64) -> Result<()> {
+    let (at, text) = (format!("/api/v1/sessions/{id}"), format!("{number:0>4096}"));
+    let put =
+        api.send(Method::PUT, &format!("{at}/files?path=soak.txt"), Some(("text/plain", text.clone().into()))).await?;
+    ensure!(put.status.is_success(), "{at}/files: {} {}", put.status, put.text);
+    let got = api.get(&format!("{at}/files?path=soak.txt")).await?;
+    ensure!(got.text == text, "{at}/files: another file came back: {} {:.200}", got.status, got.text);
+    let said = api.post(&format!("{at}/exec"), &json!({"command": ["cat", "soak.txt"]})).await?.expect(200)?;
+    ensure!(said["stdout"] == text, "{at}/exec: {said}");
     Ok(())
 }
 
@@ -176,7 +140,8 @@ async fn settled(cluster: &Cluster, before: Option<&Use>) -> Result<Use> {
     let Some(before) = before else { return Use::of(cluster) };
     eventually("what is used is what was used before", secs(60), || async {
         let now = Use::of(cluster)?;
-        ensure!(!now.has_grown(before), "before {before:?}\nnow {now:?}");
+        let grown = now.grown(before);
+        ensure!(grown.is_empty(), "{}\nbefore:\n{before:?}\nnow:\n{now:?}", grown.join("; "));
         Ok(now)
     })
     .await
@@ -186,7 +151,7 @@ async fn settled(cluster: &Cluster, before: Option<&Use>) -> Result<Use> {
 async fn drive(api: &Api, view: &SessionView, typed: &mut u64, mut random: Random, until: Instant) -> Result<()> {
     let at = format!("/api/v1/sessions/{}", view.id);
     while Instant::now() < until {
-        match random.below(6) {
+        match random.below(7) {
             0..3 => {
                 let line = *typed + 1;
                 let text = format!("echo {line} >>typed.txt\n");
@@ -205,6 +170,7 @@ async fn drive(api: &Api, view: &SessionView, typed: &mut u64, mut random: Rando
                 let answer = api.get(&format!("{at}/screenshot?format={format}&scale=0.5")).await?;
                 ensure!(answer.status == 200, "{at}/screenshot: {}", answer.status);
             }
+            5 => through_tools(api, view.id.as_str(), random.draw()).await?,
             _ => {
                 let wait = json!({"for": "settle", "timeout_ms": 2000, "quiet_ms": 50});
                 api.post(&format!("{at}/wait"), &wait).await?;

@@ -137,13 +137,6 @@ impl Program {
     }
 }
 
-/// Resident memory of a process, in KiB.
-fn resident(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
-}
-
 /// The session's tools, of which there is one.
 fn tools_of(view: &SessionView) -> Result<u32> {
     let words = "agentd tools --socket=";

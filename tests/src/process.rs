@@ -161,6 +161,13 @@ pub fn signal_pid(pid: u32, signal: Signal) -> Result<()> {
     rustix::process::kill_process(pid, signal).with_context(|| format!("{signal:?} to {pid:?}"))
 }
 
+/// Resident memory of a process, in KiB.
+pub fn resident_kib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
 /// True while a process with this id exists and is no zombie.
 pub fn runs(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))

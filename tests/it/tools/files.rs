@@ -2,10 +2,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use helix_tests::eventually::{eventually, secs};
+use helix_tests::process::resident_kib;
 use reqwest::{Body, Method, Response};
 use serde_json::{Value, json};
 
-use super::{desk, request, resident, tools_of, workspace};
+use super::{desk, request, tools_of, workspace};
 
 /// A megabyte that is not the same everywhere.
 fn megabyte(number: u64) -> Vec<u8> {
@@ -196,13 +197,13 @@ async fn there_and_back(megabytes: u64) -> Result<()> {
     ok(write, 200).await?;
     let tools = tools_of(&view)?;
     let processes = [("server", server), ("agentd", agentd), ("tools", tools)];
-    let before = processes.map(|(_, pid)| resident(pid).unwrap_or(0));
+    let before = processes.map(|(_, pid)| resident_kib(pid).unwrap_or(0));
     let (over, mut is_over) = tokio::sync::watch::channel(());
     let watched = tokio::spawn(async move {
         let mut most = [0; 3];
         loop {
             for (most, (_, pid)) in most.iter_mut().zip(processes) {
-                *most = resident(pid).unwrap_or(0).max(*most);
+                *most = resident_kib(pid).unwrap_or(0).max(*most);
             }
             if tokio::time::timeout(std::time::Duration::from_millis(20), is_over.changed()).await.is_ok() {
                 return most;
@@ -237,7 +238,7 @@ async fn a_large_file_goes_through_in_constant_memory() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a gigabyte there and back: cargo test -p helix-tests --test it -- --ignored gigabyte"]
+#[ignore = "a gigabyte there and back: make soak"]
 async fn a_gigabyte_goes_through_in_constant_memory() -> Result<()> {
     there_and_back(1024).await
 }
