@@ -5,6 +5,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::{Cluster, process, programs};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
@@ -56,6 +57,31 @@ async fn the_trail_is_read_and_followed() -> Result<()> {
     until("admin  POST /sessions  desk  ok").await?;
     api.post("/api/v1/sessions/desk/tickets", &json!({"stream": "vnc"})).await?.expect(200)?;
     until("admin  POST /sessions/{id}/tickets  desk  ok").await?;
+    // Commands, files and terminals, by what they did and never by what was in it.
+    let files = "/api/v1/sessions/desk/files?path=notes.txt";
+    let put = api.send(Method::PUT, files, Some(("text/plain", b"SECRET-TEXT".to_vec()))).await?;
+    ensure!(put.status.is_success(), "{}", put.text);
+    ensure!(api.get(files).await?.text == "SECRET-TEXT");
+    api.post("/api/v1/sessions/desk/exec", &json!({"command": "echo SECRET-COMMAND"})).await?.expect(200)?;
+    drop(api.socket("/api/v1/sessions/desk/terminals/main").await?);
+    api.get("/api/v1/sessions/desk/files?path=none.txt").await?.problem(404, "file_not_found")?;
+    api.delete(files).await?;
+    eventually("the trail tells them", secs(20), || async {
+        let trail = cli.plain(0, &["audit", "--target", "desk"]).await?;
+        for words in [
+            "admin  PUT /sessions/{id}/files  desk  ok",
+            "admin  GET /sessions/{id}/files  desk  ok",
+            "admin  POST /sessions/{id}/exec  desk  ok",
+            "admin  GET /sessions/{id}/terminals/{name}  desk  ok",
+            "admin  GET /sessions/{id}/files  desk  file_not_found",
+            "admin  DELETE /sessions/{id}/files  desk  ok",
+        ] {
+            ensure!(trail.contains(words), "{words:?} is missing in\n{trail}");
+        }
+        ensure!(!trail.contains("SECRET") && !trail.contains("notes.txt"), "{trail}");
+        Ok(())
+    })
+    .await?;
     api.stop("desk").await?;
     until("admin  POST /sessions/{id}/stop  desk  ok").await?;
     process::signal_pid(follower.id().context("it ended")?, rustix::process::Signal::INT)?;

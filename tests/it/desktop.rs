@@ -7,8 +7,10 @@ use helix_tests::cluster::READY;
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::http::refusal;
 use helix_tests::rfb::{Frame, Rfb};
-use helix_tests::{Api, Cluster, x};
+use helix_tests::{Api, Cluster, process, x};
 use serde_json::json;
+
+use crate::cli::Cli;
 
 /// What the X server shows now.
 pub async fn truth(view: &SessionView) -> Result<Frame> {
@@ -135,6 +137,72 @@ async fn a_ticket_opens_one_stream_once() -> Result<()> {
     ensure!(matches!(refused.status.as_u16(), 403 | 404), "the link's token opens another desktop: {}", refused.status);
     guest.post_empty("/api/v1/sessions/one/stop").await?.problem(403, "forbidden")?;
     guest.post("/api/v1/sessions/one/links", &json!({})).await?.problem(403, "forbidden")?;
+
+    // Revoking a token closes the viewers that came with its tickets, within a second, and nobody else's.
+    let cli = Cli::new(&cluster)?;
+    let vic = cli.plain(0, &["token", "create", "--scope", "operator", "--name", "vic"]).await?;
+    let mut of_vic = opened(&api.with_token(vic.trim()), "one").await?;
+    of_vic.full_frame().await?;
+    let revoke = async {
+        cli.plain(0, &["token", "revoke", "vic"]).await?;
+        anyhow::Ok(tokio::time::Instant::now())
+    };
+    let closed = async {
+        tokio::time::timeout(secs(20), of_vic.ended()).await.context("the viewer outlives its token")?;
+        anyhow::Ok(tokio::time::Instant::now())
+    };
+    let (revoked, closed) = tokio::try_join!(revoke, closed)?;
+    let late = closed.saturating_duration_since(revoked);
+    ensure!(late < secs(1), "closed {late:?} after its token was revoked");
+    rfb.full_frame().await.context("another's viewer")?;
+    cluster.shutdown().await
+}
+
+/// One that asks for everything and takes nothing: no other viewer and no call waits for it, and nothing is heaped up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_that_takes_nothing_harms_nobody() -> Result<()> {
+    let cluster = Cluster::small().await?;
+    let api = cluster.api()?;
+    cluster.ready(&json!({"id": "desk", "kind": "terminal", "geometry": "1280x720"})).await?;
+    let busy = json!({"actions": [{"type": "text", "text": "while :; do seq 100; sleep 0.05; done\n"}]});
+    api.post("/api/v1/sessions/desk/input", &busy).await?.expect(200)?;
+    let mut lively = opened(&api, "desk").await?;
+    // Ten pictures for who takes them, and calls between: the longest of each.
+    let mut worst = async || {
+        let (mut seen, mut called) = (secs(0), secs(0));
+        for _ in 0..10 {
+            let begun = tokio::time::Instant::now();
+            lively.full_frame().await?;
+            seen = seen.max(begun.elapsed());
+            let begun = tokio::time::Instant::now();
+            let moved = json!({"actions": [{"type": "move", "x": 5, "y": 5}]});
+            api.post("/api/v1/sessions/desk/input", &moved).await?.expect(200)?;
+            api.get("/api/v1/sessions/desk/cursor").await?.expect(200)?;
+            called = called.max(begun.elapsed());
+        }
+        anyhow::Ok([seen, called])
+    };
+    let alone = worst().await?;
+    let resident = || {
+        let pids = [cluster.servers[0].pid(), cluster.runners[0].pid()];
+        pids.into_iter().map(|pid| process::resident_kib(pid.context("it has ended")?)).collect::<Result<Vec<u64>>>()
+    };
+    let before = resident()?;
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut viewer = opened(&api, "desk").await?;
+        viewer.ask_and_take_nothing(200).await?;
+        slow.push(viewer);
+    }
+    let beside = worst().await?;
+    for (alone, beside) in alone.into_iter().zip(beside) {
+        ensure!(beside < 3 * alone + secs(1), "{beside:?} beside eight that take nothing, {alone:?} without");
+    }
+    let after = resident()?;
+    for (name, (before, after)) in ["server", "agentd"].into_iter().zip(before.into_iter().zip(after)) {
+        ensure!(after < before + 24 * 1024, "{name} grew from {before} to {after} KiB");
+    }
+    drop(slow);
     cluster.shutdown().await
 }
 

@@ -1,6 +1,7 @@
 //! Recordings from end to end: what a desktop showed is what its recording shows, whoever is killed meanwhile, and whatever
 //! is done to it afterwards is found out.
 
+mod conversation;
 mod proof;
 
 use std::path::{Path, PathBuf};

@@ -223,6 +223,36 @@ impl Rfb {
         }
     }
 
+    /// Asks for what changes and waits until the connection is closed, whatever comes before.
+    pub async fn ended(&mut self) {
+        let mut asked = self.request(true).await;
+        while asked.is_ok() {
+            let mut first = [0; 1024];
+            let open = match &mut self.pipe {
+                Pipe::Unix(stream) => stream.read(&mut first).await.is_ok_and(|count| count > 0),
+                Pipe::Tcp(stream) => stream.read(&mut first).await.is_ok_and(|count| count > 0),
+                Pipe::Web { socket, .. } => {
+                    matches!(socket.next().await, Some(Ok(message)) if !message.is_close())
+                }
+            };
+            if !open {
+                return;
+            }
+            asked = self.request(true).await;
+        }
+    }
+
+    /// Asks for the whole picture so often, and takes nothing of it.
+    pub async fn ask_and_take_nothing(&mut self, times: usize) -> Result<()> {
+        for _ in 0..times {
+            // Once nobody reads at the other end either, it is as slow as it can be.
+            if timeout(Duration::from_millis(200), self.request(false)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Presses and releases a key.
     pub async fn key(&mut self, keysym: u32) -> Result<()> {
         self.press(keysym, true).await?;
