@@ -272,7 +272,7 @@ mod tests {
         insta::assert_debug_snapshot!(fault(r#"{"inptu": "ls"}"#), @r#"
         (
             InvalidRequest,
-            "inptu: unknown field `inptu`, expected one of `id`, `kind`, `project`, `project_path`, `input`, `geometry`, `display_server`, `image`, `pool`, `runner`, `labels`, `env`, `resources`, `reserve`, `network`, `on_lost`, `preemptible`, `recording`, `secrets`, `spec_task` at line 1 column 8",
+            "inptu: unknown field `inptu`, expected one of `id`, `kind`, `project`, `project_path`, `input`, `geometry`, `display_server`, `image`, `pool`, `runner`, `labels`, `env`, `resources`, `reserve`, `network`, `on_lost`, `preemptible`, `recording`, `secrets`, `spec_task`, `idle_timeout`, `lifetime` at line 1 column 8",
         )
         "#);
         insta::assert_debug_snapshot!(fault(r#"{"geometry": "0x0"}"#), @r#"
