@@ -147,10 +147,8 @@ impl<S: Supervisor> Dialer<S> {
             Stream::Vnc | Stream::Rdp => {
                 let socket = dialled.await.map_err(|_| DialError::Dial("no answer in time".to_owned()))??;
                 let Some(viewer) = &dial.viewer else { return refuse(socket, DialError::NoViewer).await };
-                let (session, way) = match dial.stream {
-                    Stream::Vnc => (&dial.session, ViewerWay::Vnc),
-                    _ => (&dial.session, ViewerWay::Rdp),
-                };
+                let is_vnc = dial.stream == Stream::Vnc;
+                let (session, way) = (&dial.session, if is_vnc { ViewerWay::Vnc } else { ViewerWay::Rdp });
                 let place = match self.viewers.lobby().enter(session, None) {
                     Ok(place) => place,
                     Err(crowded) => {
@@ -160,9 +158,10 @@ impl<S: Supervisor> Dialer<S> {
                 };
                 let coming = Coming { session, way, address: None, by: Some(&viewer.by), place: &place };
                 let (mut say, mut hear) = socket.split();
-                let served = match way {
-                    ViewerWay::Vnc => self.viewers.vnc(coming, &mut hear, &mut say, Proof::Ticket(viewer)).await,
-                    _ => self.viewers.rdp(coming, &mut hear, &mut say, viewer.role).await,
+                let served = if is_vnc {
+                    self.viewers.vnc(coming, &mut hear, &mut say, Proof::Ticket(viewer)).await
+                } else {
+                    self.viewers.rdp(coming, &mut hear, &mut say, viewer.role).await
                 };
                 if let Some(refused) = served.as_ref().err().and_then(ServeError::refusal) {
                     self.viewers.refused(coming, refused);

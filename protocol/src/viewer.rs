@@ -125,18 +125,17 @@ mod tests {
 
     #[test]
     fn a_refusal_is_written_as_it_is_called() {
-        use Refusal::*;
         for refusal in [
-            WrongPassword,
-            WrongUser,
-            ForeignNetwork,
-            ForeignOrigin,
-            NotRfb,
-            NotRdp,
-            Late,
-            Crowded,
-            GrantOver,
-            Malformed,
+            Refusal::WrongPassword,
+            Refusal::WrongUser,
+            Refusal::ForeignNetwork,
+            Refusal::ForeignOrigin,
+            Refusal::NotRfb,
+            Refusal::NotRdp,
+            Refusal::Late,
+            Refusal::Crowded,
+            Refusal::GrantOver,
+            Refusal::Malformed,
         ] {
             assert_eq!(serde_json::to_value(refusal).expect("a word"), refusal.word());
         }

@@ -61,7 +61,7 @@ impl RunnerSpec {
     /// With the kinds of this directory beside the shipped ones.
     #[must_use]
     pub fn kinds(mut self, dir: &Path) -> Self {
-        self.settings.push_str(&format!("kinds_dir = {}\n", quoted(dir)));
+        self.settings = format!("kinds_dir = {}\n{}", quoted(dir), self.settings);
         self
     }
 

@@ -6,7 +6,7 @@
 use futures::future::try_join_all;
 use helix_protocol::audit::AuditEntry;
 use helix_protocol::event::Event;
-use helix_protocol::viewer::ViewerNote;
+use helix_protocol::viewer::{Refusal, ViewerNote};
 use helix_protocol::{RunnerId, SessionId};
 
 use super::{Audit, OK};
@@ -44,7 +44,7 @@ fn entry(note: ViewerNote) -> AuditEntry {
         principal: note.by.unwrap_or_else(|| NOBODY.to_owned()),
         action: action.to_owned(),
         target: note.session.to_string(),
-        result: note.refused.map_or(OK, |refused| refused.word()).to_owned(),
+        result: note.refused.map_or(OK, Refusal::word).to_owned(),
         // The entry itself is one of them.
         repeated: note.count.saturating_sub(1),
         entrance: Some(note.entrance),
