@@ -112,7 +112,7 @@ async fn types_alone(server: &str) -> Result<()> {
         Ok(())
     })
     .await?;
-    env[0].1 = "three".to_owned();
+    "three".clone_into(&mut env[0].1);
     let refused = process::run(&programs::ours("helixctl")?, &args, &env, secs(20)).await?;
     ensure!(
         !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("has had the control"),

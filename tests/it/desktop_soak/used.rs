@@ -33,8 +33,7 @@ fn slack(program: &str) -> (u64, u64) {
     match program {
         // A garbage collector, and blocks of streams in memory.
         "nats-server" => (128 * 1024, 8),
-        "helix-server" => (32 * 1024, 8),
-        "agentd run" => (32 * 1024, 8),
+        "helix-server" | "agentd run" => (32 * 1024, 8),
         // The pictures that slow viewers have not taken: their buffers stay.
         "Xtigervnc" | "X0tigervnc" | "Xvfb" => (10 * 1024, 2),
         _ => (6 * 1024, 2),
