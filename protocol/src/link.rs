@@ -57,7 +57,7 @@ pub enum Request {
     /// I am alive.
     Heartbeat {
         /// How it is.
-        heartbeat: Heartbeat,
+        heartbeat: Box<Heartbeat>,
         /// Who came to its desktops, or was sent away. Repeated until acknowledged.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         viewers: Vec<ViewerNote>,

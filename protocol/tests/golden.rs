@@ -237,7 +237,8 @@ fn the_link() {
         viewed: [session()].into(),
         leftovers: RunnerLeftovers::default(),
     };
-    let request = Message { runner: runner(), body: Request::Heartbeat { heartbeat, viewers: Vec::new() } };
+    let request =
+        Message { runner: runner(), body: Request::Heartbeat { heartbeat: Box::new(heartbeat), viewers: Vec::new() } };
     golden!("link_heartbeat", round_trip(request));
     let request = Message { runner: runner(), body: Request::Sync {} };
     golden!("link_sync", round_trip(request));

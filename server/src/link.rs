@@ -98,7 +98,7 @@ impl Link {
                     protocol: PROTOCOL,
                 })
             }
-            Request::Heartbeat { heartbeat, viewers } => self.heartbeat(runner, heartbeat, viewers).await,
+            Request::Heartbeat { heartbeat, viewers } => self.heartbeat(runner, *heartbeat, viewers).await,
             // Its connection may outlive its removal for a moment.
             Request::Sync {} => {
                 let record = self.app.runners.known(runner).await?;

@@ -45,7 +45,10 @@ async fn a_session_of_higher_priority_has_the_room_and_what_gave_way_goes_on_fro
     ensure!(!notes(&batch)?.exists(), "two copies of it");
     let (gave_way, has_room) = (placement(&api, "batch").await?, placement(&api, "now").await?);
     ensure!(gave_way.gives_way_to.as_ref().is_some_and(|to| to.as_str() == "now"), "{gave_way:?}");
-    ensure!(has_room.made_room.iter().map(|id| id.as_str()).collect::<Vec<_>>() == ["batch"], "{has_room:?}");
+    ensure!(
+        has_room.made_room.iter().map(helix_protocol::SessionId::as_str).collect::<Vec<_>>() == ["batch"],
+        "{has_room:?}"
+    );
     let told = cli.plain(0, &["session", "explain", "now"]).await?;
     ensure!(told.contains("batch gives way to it"), "{told}");
     // One that was preempted waits, whatever else allows it; and the same priority preempts nobody.

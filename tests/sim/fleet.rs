@@ -27,7 +27,7 @@ const BUSY: u64 = 14_000;
 const END: u64 = 34_000;
 
 /// What happened, of all fleets.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Seen {
     pub lost: u32,
     pub restarted: u32,
@@ -274,7 +274,7 @@ impl World {
             // One after the other; an answer that takes too long is none.
             let waited = self.asked[index].map(|at| self.now - at);
             if waited.is_none_or(|waited| waited >= SYNC)
-                && (waited.is_some() || self.machines[index].sync_wanted || self.now % SYNC == 0)
+                && (waited.is_some() || self.machines[index].sync_wanted || self.now.is_multiple_of(SYNC))
             {
                 self.machines[index].sync_wanted = false;
                 self.asked[index] = Some(self.now);
@@ -369,7 +369,8 @@ impl World {
                 server.learn_leases(store, now);
             }
             // On news, and from time to time.
-            if server.leads_since.is_some() && (woke || server.looked_at != store.revision || now % SYNC == 0) {
+            if server.leads_since.is_some() && (woke || server.looked_at != store.revision || now.is_multiple_of(SYNC))
+            {
                 server.looked_at = store.revision;
                 server.pass(store, self.base, now, &mut self.seen);
             }

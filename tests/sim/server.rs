@@ -10,6 +10,7 @@ use helix_protocol::record::{RunnerRecord, SessionRecord};
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::{Cause, Desired, ObservedSession};
 use helix_protocol::{RunnerId, SessionId, subject};
+use helix_server::clock::Clock;
 use helix_server::pools::plan::{Plan, Snapshot, plan};
 use helix_server::pools::standing::member;
 use helix_server::runners::liveness::Timing;
@@ -188,10 +189,12 @@ impl Server {
 
     fn keep_pools(&self, store: &mut Store, at: Timestamp) {
         let Records { sessions, observed, runners, pools } = &self.view;
+        // No pool of these worlds has limits of time.
+        let clock = Clock::default();
         for (_, entry) in pools.iter() {
             let pool = &entry.value;
             let members: Vec<_> =
-                pool.members.iter().map(|id| member(pool, id, sessions, observed, runners, at)).collect();
+                pool.members.iter().map(|id| member(pool, id, sessions, observed, runners, (at, &clock))).collect();
             let is_taken = |record: &SessionRecord| {
                 record.pool.as_ref() == Some(&pool.name) && record.warm.is_none() && !has_ended(record, observed)
             };
@@ -308,7 +311,7 @@ impl Server {
             let entry = waiting[index];
             let record = match verdict {
                 Verdict::Place(runner) => steps::assigned(&entry.value, &candidates[runner].id, observed, at),
-                Verdict::Wait(reason) | Verdict::Full(reason) => {
+                Verdict::Held(reason) | Verdict::Full(reason) => {
                     let cause = Some(Cause::new("queued", reason));
                     if entry.value.cause == cause {
                         continue;

@@ -147,7 +147,8 @@ impl Serving<'_> {
             };
             let sent_at = Fence::now();
             let viewers = self.link.viewers.pending();
-            match self.connection.request(Request::Heartbeat { heartbeat, viewers: viewers.clone() }).await {
+            let request = Request::Heartbeat { heartbeat: Box::new(heartbeat), viewers: viewers.clone() };
+            match self.connection.request(request).await {
                 Ok(Reply::HeartbeatAck { viewers: told }) => {
                     unanswered = 0;
                     self.link.viewers.acknowledge(&viewers, told.unwrap_or_default());

@@ -136,7 +136,7 @@ impl Visit<'_> {
         let (plan, online) = self.judge(&facts, &settings).await?;
         // Whoever is yet to prove it needs the lock for that.
         if plan.is_empty() && facts.pending.is_none() && (facts.proved || self.run.check_only) {
-            return self.as_wanted(shell, &settings.id, online, facts.proved).await;
+            return Box::pin(self.as_wanted(shell, &settings.id, online, facts.proved)).await;
         }
         if self.run.diff {
             self.report.diffs = self.differences(shell, &plan).await?;
@@ -150,11 +150,11 @@ impl Visit<'_> {
         let facts = self.facts(shell).await?;
         let (plan, online) = self.judge(&facts, &settings).await?;
         if plan.is_empty() {
-            return self.as_wanted(shell, &settings.id, online, facts.proved).await;
+            return Box::pin(self.as_wanted(shell, &settings.id, online, facts.proved)).await;
         }
         self.packages(shell, &plan).await?;
         if plan.without_packages().is_empty() {
-            self.as_wanted(shell, &settings.id, online, false).await?;
+            Box::pin(self.as_wanted(shell, &settings.id, online, false)).await?;
             self.report.outcome = Outcome::Changed;
             return Ok(());
         }

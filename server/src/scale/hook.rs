@@ -50,9 +50,9 @@ pub async fn call(hook: &Hook, call: &ScaleCall, timeout: Duration) -> Result<()
 }
 
 async fn run(argv: &[String], key: &str, body: &[u8]) -> Result<(), String> {
-    let [program, args @ ..] = argv else { return Err("no program is named".to_owned()) };
+    let [program, rest @ ..] = argv else { return Err("no program is named".to_owned()) };
     let mut command = Command::new(program);
-    command.args(args).env_clear().env("PATH", PATH).env("HELIX_SCALE_KEY", key).current_dir("/");
+    command.args(rest).env_clear().env("PATH", PATH).env("HELIX_SCALE_KEY", key).current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("{program} cannot be started: {error}"))?;
     let _group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));

@@ -124,10 +124,10 @@ fn cheapest(
     let mut best: Option<(Cost, usize, Vec<usize>)> = None;
     for runner in 0..soon.len() {
         let named = ask.runner.is_none_or(|named| soon[runner].id == *named);
-        let Some(here) = there.get(&runner).filter(|_| named) else { continue };
-        let gives_way = |one: &Occupant<'_>| one.is_warm || below.is_some_and(|below| one.priority < below);
-        let here: Vec<_> = here.iter().copied().filter(|&index| gives_way(&occupants[index])).collect();
-        let Some(give_way) = enough(&mut soon[runner], ask, &here, occupants) else { continue };
+        let Some(its) = there.get(&runner).filter(|_| named) else { continue };
+        let yields = |one: &Occupant<'_>| one.is_warm || below.is_some_and(|below| one.priority < below);
+        let its: Vec<_> = its.iter().copied().filter(|&index| yields(&occupants[index])).collect();
+        let Some(give_way) = enough(&mut soon[runner], ask, &its, occupants) else { continue };
         let (warm, had): (Vec<_>, Vec<_>) =
             give_way.iter().map(|&index| occupants[index]).partition(|occupant| occupant.is_warm);
         let highest = |of: &[Occupant<'_>]| of.iter().map(|one| one.priority).max().unwrap_or(i32::MIN);

@@ -1,6 +1,6 @@
 //! Who could give way to sessions that wait, and who does already, read from the views.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use helix_protocol::record::SessionRecord;
 use helix_protocol::runner::Liveness;
@@ -21,7 +21,7 @@ pub fn gives_way_to(record: &SessionRecord) -> Option<&SessionId> {
 }
 
 /// Those for whom a session was preempted.
-pub fn have_preempted(sessions: &Content<SessionRecord>) -> HashSet<&SessionId> {
+pub fn have_preempted(sessions: &Content<SessionRecord>) -> BTreeSet<&SessionId> {
     sessions.iter().filter_map(|(_, entry)| entry.value.work.preempted.as_ref()).map(|of| &of.by).collect()
 }
 
@@ -29,7 +29,7 @@ pub fn have_preempted(sessions: &Content<SessionRecord>) -> HashSet<&SessionId> 
 pub fn applicant<'a>(
     rules: &'a Rules,
     record: &'a SessionRecord,
-    have_preempted: &HashSet<&SessionId>,
+    have_preempted: &BTreeSet<&SessionId>,
 ) -> Applicant<'a> {
     let may_preempt = record.work.preempted.is_none() && !have_preempted.contains(&record.id);
     Applicant { may_preempt, ..rules.applicant(record) }

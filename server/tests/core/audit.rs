@@ -1,10 +1,8 @@
 //! The audit trail: every request that matters is in it, with who, what and how it ended; nobody else reads it.
 
-use std::collections::BTreeMap;
-
 use helix_protocol::link::{Reply, Request};
 use helix_protocol::record::Scope;
-use helix_protocol::runner::{Heartbeat, RunnerImages};
+use helix_protocol::runner::Heartbeat;
 use helix_protocol::session::SessionPhase;
 use helix_protocol::viewer::{Entrance, Refusal, ViewerNote, ViewerWay};
 use serde_json::{Value, json};
@@ -126,13 +124,7 @@ async fn a_runner_tells_of_its_own_viewers_and_each_note_is_there_once() {
         count: 42,
         at: jiff::Timestamp::now(),
     };
-    let heartbeat = Heartbeat {
-        active_tasks: 0,
-        slots: 1,
-        draining: false,
-        usage: BTreeMap::new(),
-        images: RunnerImages::default(),
-    };
+    let heartbeat = Box::new(Heartbeat { slots: 1, ..Heartbeat::default() });
     let say = async |by: &SimRunner, viewers: Vec<ViewerNote>| {
         let request = Request::Heartbeat { heartbeat: heartbeat.clone(), viewers };
         match by.request(request).await {

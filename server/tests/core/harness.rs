@@ -17,7 +17,7 @@ use helix_protocol::ids::secret_hash;
 use helix_protocol::link::{DIAL_TICKET_HEADER, Dial, Message, Nudge, PROTOCOL, Reply, Request};
 use helix_protocol::reap::RunnerLeftovers;
 use helix_protocol::resources::{Reserve, Resources, Usage};
-use helix_protocol::runner::{Heartbeat, RunnerFacts, RunnerImages};
+use helix_protocol::runner::{Heartbeat, RunnerFacts};
 use helix_protocol::session::{Display, Geometry, ObservedSession, SessionPhase};
 use helix_protocol::{Epoch, Generation, KindName, RunnerId, SessionId, subject};
 use helix_server::app::App;
@@ -353,7 +353,7 @@ impl SimRunner {
     }
 
     async fn beat(&self, heartbeat: Heartbeat) {
-        let heartbeat = Heartbeat { slots: 4, ..heartbeat };
+        let heartbeat = Box::new(Heartbeat { slots: 4, ..heartbeat });
         let reply = self.request(Request::Heartbeat { heartbeat, viewers: Vec::new() }).await;
         assert!(matches!(reply, Some(Reply::HeartbeatAck { .. })), "{reply:?}");
     }

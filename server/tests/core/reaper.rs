@@ -54,7 +54,7 @@ async fn say(app: &App, session: &str, text: &str) {
 }
 
 fn lease() -> Lease {
-    Lease { server: "s".to_owned(), renewed_at: Timestamp::now(), heartbeat: None, sync: None }
+    Lease { server: "s".to_owned(), renewed_at: Timestamp::now(), heartbeat: None, sync: None, scale: None }
 }
 
 fn recording(id: &RecordingId, session: &str) -> RecordingRecord {
@@ -97,7 +97,7 @@ async fn plant(app: &App, session: &str, runner: &str, sim: &SimRunner) -> BTree
     app.store.tokens.create(&secret_hash(&format!("of {runner}")), &token).await.expect("created");
     let (by, token) = ("admin".to_owned(), "digest".to_owned());
     let viewer = Viewer { by, token, seat: None, role: Role::Control, password: None };
-    app.tokens.issue_ticket(&admin(), &id(session), Stream::Vnc, viewer).await.expect("issued");
+    app.tokens.issue_ticket(&admin(), &id(session), Stream::Vnc, viewer, None).await.expect("issued");
     let task = SpecTaskId::parse(format!("task-of-{session}")).expect("valid id");
     let record = SpecTaskRecord { id: task.clone(), owner: "admin".to_owned(), session: id(session), created_at: now };
     app.store.spec_tasks.create(task.as_str(), &record).await.expect("created");

@@ -59,8 +59,8 @@ async fn a_recipe_is_begun_looked_at_built_and_pulled_elsewhere() -> Result<()> 
     let again = json(&there(&[&["pull", "shared:one"], &server[..]].concat()).await?)?;
     ensure!(again["pulled_chunks"] == 0 && again["pulled_bytes"] == 0, "{again}");
     refused(&there(&[&["pull", "shared:two"], &server[..4]].concat()).await?, 1, &["shared", "one"])?;
-    let listed = json(&there(&["list", "--json"]).await?)?;
-    ensure!(listed.to_string().contains(&wanted) && listed.to_string().contains("shared"), "{listed}");
+    let kept_here = json(&there(&["list", "--json"]).await?)?;
+    ensure!(kept_here.to_string().contains(&wanted) && kept_here.to_string().contains("shared"), "{kept_here}");
     let sound = there(&["lint", "--built", "shared:one"]).await?;
     ensure!(sound.status.success(), "{}", words(&sound));
     let bare = bare(elsewhere.path())?.to_string();
@@ -146,13 +146,13 @@ async fn helixs_own_programs_are_built_from_a_source_tree() -> Result<()> {
         helixctl(&home, &["build", what, "--source", from, "--cache-dir", &cache, "--json"]).await
     };
     for (what, word) in [("agentd", "helix-agentd"), ("server", "helix-server")] {
-        let built = json(&build(what, &from).await?)?;
-        let file = built["files"][0].as_str().with_context(|| built.to_string())?;
+        let made = json(&build(what, &from).await?)?;
+        let file = made["files"][0].as_str().with_context(|| made.to_string())?;
         let said = std::process::Command::new(file).output()?;
-        ensure!(words(&said) == format!("{word} of a stand-in\n"), "{built}: {}", words(&said));
+        ensure!(words(&said) == format!("{word} of a stand-in\n"), "{made}: {}", words(&said));
     }
-    let built = json(&build("packages", &from).await?)?;
-    ensure!(built["files"] == serde_json::json!(["dist/helix_1_amd64.deb", "dist/helix-1.x86_64.rpm"]), "{built}");
+    let made = json(&build("packages", &from).await?)?;
+    ensure!(made["files"] == serde_json::json!(["dist/helix_1_amd64.deb", "dist/helix-1.x86_64.rpm"]), "{made}");
     // What fails shows its log; what is no source tree is told.
     std::fs::write(tree.join("agentd/main.rs"), "fn main() { not rust }\n")?;
     refused(&build("agentd", &from).await?, 1, &["agentd cannot be built", "error"])?;

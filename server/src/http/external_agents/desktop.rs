@@ -38,7 +38,7 @@ pub(super) fn routes(registry: Registry) -> Registry {
 #[utoipa::path(get, path = "/api/v1/external-agents/{id}/rdp", tag = "external-agents",
     params(("id" = SessionId, Path, description = "Session id")), responses((status = 200, body = RdpConnection)))]
 async fn rdp(app: State<App>, principal: Principal, id: Id<SessionId>) -> Result<Json<RdpConnection>> {
-    session_rdp(app, principal, id).await
+    Box::pin(session_rdp(app, principal, id)).await
 }
 
 /// RDP connection of a session, with a new grant as its password; once this token has eight by it, with the newest of them.

@@ -90,7 +90,7 @@ async fn a_lifetime_counts_from_whoever_has_it_now_and_needs_no_idleness() {
     long.claimed_at = Some(at(30 * MINUTE));
     assert_eq!(judge(&long, Some(60 * MINUTE), 60 * MINUTE, true), left(600));
     for unjudged in [
-        SessionRecord { warm: Some(Warm { generation: 1 }), ..long.clone() },
+        SessionRecord { warm: Some(Warm { generation: 1, gave_way_to: None }), ..long.clone() },
         SessionRecord { desired: Desired::Stopped, ..long.clone() },
         SessionRecord { desktop_of: SessionId::parse("d").ok(), ..long.clone() },
         SessionRecord { assignment: None, ..long.clone() },
