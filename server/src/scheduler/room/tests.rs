@@ -15,12 +15,12 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("valid")
 }
 
-fn waits<'a>(id: &'a SessionId, gib: u64) -> Applicant<'a> {
+fn waits(id: &SessionId, gib: u64) -> Applicant<'_> {
     let waiting = Waiting { id, owner: "ann", is_warm: false, priority: 0, since: at(100) };
     Applicant { waiting, ask: Ask { reserve: reserve(gib, 0), ..ANY }, pool_max: None, may_preempt: false }
 }
 
-fn agent<'a>(id: &'a SessionId, runner: usize, priority: i32, since: i64, gib: u64) -> Occupant<'a> {
+fn agent(id: &SessionId, runner: usize, priority: i32, since: i64, gib: u64) -> Occupant<'_> {
     let mut frees = Held::default();
     frees.add(reserve(gib, 0));
     Occupant { id, runner, frees, is_warm: true, priority, since: at(since) }
@@ -189,10 +189,10 @@ proptest! {
         for (index, verdict) in &verdicts {
             if rooms.is_empty() && matches!(verdict, Verdict::Full(_)) {
                 let left: Vec<_> = (0..occupants.len()).filter(|index| !gone.contains(index)).collect();
-                for runner in 0..after.len() {
+                for (runner, candidate) in after.iter_mut().enumerate() {
                     let here: Vec<_> = left.iter().copied().filter(|&index| occupants[index].runner == runner).collect();
                     let ask = applicants[*index].ask;
-                    let found = enough(&mut after[runner], ask, &here, &occupants);
+                    let found = enough(candidate, ask, &here, &occupants);
                     prop_assert!(found.is_none(), "{found:?}");
                 }
             }
