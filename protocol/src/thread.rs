@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::ids::{SessionId, ThreadId, TurnId};
+use crate::ids::{Epoch, SessionId, ThreadId, TurnId};
 
 #[cfg(feature = "openapi")]
 use utoipa::ToSchema;
@@ -330,6 +330,9 @@ pub enum ThreadEvent {
         /// With `disconnected`: turns whose end may have been lost with the socket.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         in_doubt: Vec<TurnId>,
+        /// With `connected` and `ready`: of which assignment of the session its agent is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<Epoch>,
     },
     /// An event of the agent's that has no meaning to us, under its own name.
     Custom {

@@ -9,6 +9,7 @@ use helix_protocol::api::checkpoints::CheckpointList;
 use helix_protocol::checkpoint::CheckpointsRecord;
 use helix_protocol::session::SessionPhase;
 use helix_protocol::subject;
+use helix_protocol::thread::TurnState;
 use helix_tests::cluster::READY;
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::runner::RunnerSpec;
@@ -16,6 +17,7 @@ use helix_tests::{Api, Cluster};
 use serde_json::json;
 
 use crate::cli::Cli;
+use crate::conversations::stage::Talk;
 
 fn workspace(view: &SessionView) -> Result<PathBuf> {
     Ok(PathBuf::from(view.workspace.clone().context("it has no workspace")?))
@@ -204,5 +206,41 @@ async fn an_agentd_that_dies_while_it_brings_a_checkpoint_costs_nothing() -> Res
     .await?;
     ensure!(made.bytes == 96 << 20 && made.entries == 1, "{made:?}");
     drop(ask.await?);
+    cluster.shutdown().await
+}
+
+#[tokio::test]
+async fn what_a_lost_runner_was_carrying_out_is_not_done_again_elsewhere() -> Result<()> {
+    let spec = |id| RunnerSpec { settings: "checkpoint_interval = \"1h\"\n".to_owned(), ..RunnerSpec::new(id) };
+    let mut cluster = Cluster::builder().runner(spec("r1")).runner(spec("r2")).start().await?;
+    let api = cluster.api()?;
+    let view = cluster.ready(&json!({"id": "task", "kind": "command", "on_lost": "restart"})).await?;
+    let from = view.runner.clone().context("no runner")?.to_string();
+    // The agent's memory that goes elsewhere is older than the prompt.
+    std::fs::write(workspace(&view)?.join("notes"), "kept")?;
+    api.post_empty("/api/v1/sessions/task/checkpoints").await?.expect(200)?;
+    let talk = Talk::of(api.clone(), "task").await?;
+    let ran = cluster.dir().join("ran");
+    let asked = talk.new_thread(&format!("echo once >>{}; sleep 600", ran.display())).await?;
+    eventually("it runs", secs(20), || async {
+        ensure!(text(&ran) == "once\n", "{}", text(&ran));
+        Ok(())
+    })
+    .await?;
+    cluster.runners[usize::from(from != "r1")].kill().await?;
+    let there = eventually("it begins elsewhere", secs(60), || async {
+        let now = api.session("task").await?;
+        let moved = now.runner.as_ref().is_some_and(|runner| runner.as_str() != from);
+        ensure!(moved && now.phase == SessionPhase::Ready, "{now:?}");
+        Ok(now)
+    })
+    .await?;
+    cluster.remember(&there);
+    let left = talk.is(&asked, TurnState::Unknown).await?;
+    ensure!(left.cause.as_ref().is_some_and(|cause| cause.code == "begun_elsewhere"), "{left:?}");
+    // The agent there works, and has had its turn.
+    let next = talk.prompt(&asked.thread, "true").await?;
+    talk.is(&next, TurnState::Completed).await?;
+    ensure!(text(&ran) == "once\n", "it ran again: {}", text(&ran));
     cluster.shutdown().await
 }

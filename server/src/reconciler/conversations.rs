@@ -144,7 +144,7 @@ impl Reconciler {
         let thread = ThreadId::parse(SESSION_THREAD).map_err(|error| {
             crate::error::Error::new(ErrorCode::Internal, "the session's own log has no valid name").because(error)
         })?;
-        let event = ThreadEvent::Sync { state: ENDED.to_owned(), detail: None, in_doubt: Vec::new() };
+        let event = ThreadEvent::Sync { state: ENDED.to_owned(), detail: None, in_doubt: Vec::new(), epoch: None };
         self.threads.hub.log().append(session, &thread, &event, conversation.session_sequence).await.map(|_| ())
     }
 }

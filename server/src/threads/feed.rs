@@ -226,7 +226,7 @@ mod tests {
             ThreadEvent::ThreadRenamed { title: text("x") },
             ThreadEvent::ThreadBound { acp_thread_id: None },
             ThreadEvent::QuestionClosed { question: text("q"), status: text("accepted") },
-            ThreadEvent::Sync { state: text("ready"), detail: None, in_doubt: Vec::new() },
+            ThreadEvent::Sync { state: text("ready"), detail: None, in_doubt: Vec::new(), epoch: None },
             ThreadEvent::Custom { name: text("x"), data: serde_json::Value::Null },
             ThreadEvent::Unreadable,
         ] {

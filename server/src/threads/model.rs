@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use helix_protocol::thread::{
     AnswerAction, Origin, Role, SESSION_THREAD, ThreadEvent, ThreadRecord, TokenUsage, ToolCall, TurnCause, TurnState,
 };
-use helix_protocol::{SessionId, ThreadId, TurnId};
+use helix_protocol::{Epoch, SessionId, ThreadId, TurnId};
 use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -42,6 +42,8 @@ pub struct Conversation {
     pub connected: bool,
     /// Turns whose end may have been lost with the last socket.
     pub in_doubt: Vec<TurnId>,
+    /// Of which assignment of the session its agent was, last.
+    pub epoch: Option<Epoch>,
     threads: Vec<Thread>,
 }
 
@@ -176,7 +178,15 @@ pub struct Answer {
 impl Conversation {
     /// Nothing was said yet.
     pub fn new(keep: Keep) -> Self {
-        Self { keep, applied: 0, session_sequence: 0, connected: false, in_doubt: Vec::new(), threads: Vec::new() }
+        Self {
+            keep,
+            applied: 0,
+            session_sequence: 0,
+            connected: false,
+            in_doubt: Vec::new(),
+            epoch: None,
+            threads: Vec::new(),
+        }
     }
 
     /// By creation.
@@ -224,7 +234,8 @@ impl Conversation {
         self.applied = sequence;
         if id.as_str() == SESSION_THREAD {
             self.session_sequence = sequence;
-            if let ThreadEvent::Sync { state, in_doubt, .. } = &record.event {
+            if let ThreadEvent::Sync { state, in_doubt, epoch, .. } = &record.event {
+                self.epoch = epoch.or(self.epoch);
                 self.connected = [CONNECTED, READY].contains(&state.as_str());
                 self.in_doubt.clone_from(in_doubt);
             }

@@ -264,6 +264,7 @@ impl Owner {
         // Also without a socket: what the last one had said may still wait to be believed.
         while self.lease.is_held() {
             self.begin().await?;
+            self.leave_behind(followed).await?;
             let now = Instant::now();
             let Some(act) = self.look(followed, |desk, conversation| desk.act(conversation, now)).await? else {
                 return Ok(());

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use helix_protocol::{ErrorCode, SessionId, TurnId, subject};
+use helix_protocol::{Epoch, ErrorCode, SessionId, TurnId, subject};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -88,6 +88,8 @@ pub(super) struct Link {
     /// Set to cut it off.
     pub cut: watch::Sender<bool>,
     pub connected_at: Timestamp,
+    /// Of which assignment of the session its agent is.
+    pub epoch: Option<Epoch>,
 }
 
 /// A frame for an agent.
@@ -139,7 +141,8 @@ impl Sockets {
         let peer = PeerId(self.inner.number());
         let (commands, outgoing) = mpsc::channel(QUEUE);
         let (cut, is_cut) = watch::channel(false);
-        let mut input = Input::Connected(peer, Link { commands, cut, connected_at: Timestamp::now() });
+        let epoch = self.epoch(session).await;
+        let mut input = Input::Connected(peer, Link { commands, cut, connected_at: Timestamp::now(), epoch });
         loop {
             let inputs = self.owner(session);
             match inputs.send(input).await {
@@ -148,6 +151,15 @@ impl Sockets {
                 Err(mpsc::error::SendError(back)) => input = back,
             }
         }
+    }
+
+    /// Read after whatever let the agent begin.
+    async fn epoch(&self, session: &SessionId) -> Option<Epoch> {
+        let sessions = &self.inner.store.sessions;
+        if let Err(error) = sessions.catch_up().await {
+            tracing::debug!("the session's record may be an older one: {error}");
+        }
+        sessions.view().get(session.as_str()).map(|entry| entry.value.epoch)
     }
 
     fn owner(&self, session: &SessionId) -> mpsc::Sender<Input> {

@@ -1,8 +1,8 @@
 //! What is to be done now, one thing at a time, and when to look again.
 
-use helix_protocol::TurnId;
 use helix_protocol::sync::{Command, ElicitationAnswer, OpenThread};
 use helix_protocol::thread::{AnswerAction, Origin, ThreadEvent, TurnState};
+use helix_protocol::{Epoch, TurnId};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -159,6 +159,6 @@ impl Desk {
 }
 
 /// How the session's socket is, for its log.
-pub fn sync_event(state: &str, detail: Option<String>, in_doubt: Vec<TurnId>) -> Append {
-    Append { thread: session_thread(), event: ThreadEvent::Sync { state: state.to_owned(), detail, in_doubt } }
+pub fn sync_event(state: &str, detail: Option<String>, in_doubt: Vec<TurnId>, epoch: Option<Epoch>) -> Append {
+    Append { thread: session_thread(), event: ThreadEvent::Sync { state: state.to_owned(), detail, in_doubt, epoch } }
 }

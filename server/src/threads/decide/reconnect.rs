@@ -13,11 +13,15 @@
 //! where the store was away for a while: then so does every turn that the agent does not name. A successor finds in the
 //! log which those are.
 //!
+//! An agent of another assignment of the session has the memory of a checkpoint, and its list, as its word that it runs
+//! nothing twice, is of that moment: no turn that was handed over before is handed to it. It ends as `unknown`, unless
+//! the agent shows it.
+//!
 //! Decided once per connection and turn, when the connection is ready. A turn that was handed to this very connection
 //! is none of these: a list may be older than the prompt. Nor is one whose socket is still open.
 
-use helix_protocol::TurnId;
 use helix_protocol::thread::{Origin, TurnCause, TurnState};
+use helix_protocol::{Epoch, TurnId};
 use tokio::time::Instant;
 
 use super::hear::moved;
@@ -43,6 +47,15 @@ impl Desk {
         } else {
             self.in_doubt.extend(conversation.in_doubt.iter().cloned());
         }
+    }
+
+    /// Ends the turns of an agent of a former assignment: see above.
+    pub fn left_behind(&self, conversation: &Conversation, epoch: Epoch) -> Vec<Append> {
+        if conversation.epoch.is_none_or(|known| known >= epoch) {
+            return Vec::new();
+        }
+        let active = conversation.active_turns().filter(|(_, turn)| !self.unsent.contains(&turn.id));
+        active.filter_map(|(thread, turn)| moved(thread, turn, Evidence::Silence, Some(begun_elsewhere()))).collect()
     }
 
     /// Turns whose end may have been lost: see above.
@@ -101,6 +114,12 @@ impl Desk {
         }
         Some(hand_over(peer, thread, turn))
     }
+}
+
+fn begun_elsewhere() -> TurnCause {
+    let message = "its session began elsewhere from a checkpoint, and nobody can tell what ran since that: look at what \
+                   it did, and send it again if it was cut off";
+    TurnCause::new("begun_elsewhere", message)
 }
 
 fn end_lost() -> TurnCause {

@@ -1,7 +1,7 @@
 //! Whether this server is the owner, and what lease and log say of the socket.
 
 use helix_protocol::api::SyncStatus;
-use helix_protocol::subject;
+use helix_protocol::{Epoch, subject};
 use tokio::time::Instant;
 
 use super::store::PATIENT;
@@ -73,9 +73,28 @@ impl Owner {
         Ok(())
     }
 
+    /// Of which assignment of the session the newest socket's agent is.
+    fn epoch(&self) -> Option<Epoch> {
+        self.desk.newest().and_then(|newest| self.links.get(&newest.peer)?.epoch)
+    }
+
+    /// An agent whose session began elsewhere: what was handed to the one before it is not handed to this one.
+    pub(super) async fn leave_behind(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
+        while let Some(epoch) = self.epoch().filter(|_| self.lease.is_held()) {
+            let left = self.look(followed, |desk, conversation| desk.left_behind(conversation, epoch)).await?;
+            if left.is_empty() || self.store(followed, &left).await? != Ok(false) {
+                break;
+            }
+            // Another writer was faster, who may be the owner now.
+            self.look_at_lease().await?;
+        }
+        Ok(())
+    }
+
     /// Lease and log say how the socket is.
     pub(super) async fn tell_status(&mut self, followed: &mut Followed) -> Result<(), Leaving> {
         self.succeed(followed).await?;
+        self.leave_behind(followed).await?;
         let newest = self.desk.newest();
         // That nobody is there is said once all that was said before is stored.
         let may_tell = newest.is_some() || self.inbox.is_empty();
@@ -86,10 +105,10 @@ impl Owner {
             let event = match &newest {
                 None => {
                     let doubts = self.look(followed, |desk, conversation| desk.doubts(conversation)).await?;
-                    Some(sync_event(DISCONNECTED, None, doubts))
+                    Some(sync_event(DISCONNECTED, None, doubts, None))
                 }
-                Some(newest) if newest.ready && !was_ready => Some(sync_event(READY, agent, Vec::new())),
-                Some(_) if !is_same => Some(sync_event(CONNECTED, None, Vec::new())),
+                Some(newest) if newest.ready && !was_ready => Some(sync_event(READY, agent, Vec::new(), self.epoch())),
+                Some(_) if !is_same => Some(sync_event(CONNECTED, None, Vec::new(), self.epoch())),
                 Some(_) => None,
             };
             self.told = newest;

@@ -1,5 +1,7 @@
 use TurnState::{Dispatched, Running};
 
+use helix_protocol::Epoch;
+
 use super::*;
 use crate::threads::model::{DISCONNECTED, READY};
 
@@ -64,7 +66,7 @@ fn a_turn_whose_end_may_have_been_lost_is_not_sent_again() {
         let mut world = World::new();
         let former = world.listing_peer(&[]);
         world.used_thread(former, "thr_a", "th_a");
-        world.apply(sync_event(READY, None, Vec::new()));
+        world.apply(sync_event(READY, None, Vec::new(), None));
         world.prompt("thr_a", "int_1");
         world.act();
         if wrote {
@@ -76,7 +78,7 @@ fn a_turn_whose_end_may_have_been_lost_is_not_sent_again() {
         world.desk.lost(former, ending != Silent, [], world.now);
         if ending == Successor {
             let doubts = world.desk.doubts(&world.conversation);
-            world.apply(sync_event(DISCONNECTED, None, doubts));
+            world.apply(sync_event(DISCONNECTED, None, doubts, None));
         }
         if matches!(ending, Successor | ServerDied) {
             world.desk = Desk::new(SessionId::parse("s").expect("valid id"), TIMING);
@@ -385,7 +387,7 @@ fn what_another_owner_had_is_in_doubt() {
     let mut world = World::new();
     let own = world.listing_peer(&[]);
     world.used_thread(own, "thr_a", "th_a");
-    world.apply(sync_event(READY, None, Vec::new()));
+    world.apply(sync_event(READY, None, Vec::new(), None));
     // Another server hands it over, and dies.
     world.prompt("thr_a", "int_1");
     let event =
@@ -395,4 +397,45 @@ fn what_another_owner_had_is_in_doubt() {
     world.desk.succeed(&world.conversation, world.now);
     assert_eq!(world.sends(), [""; 0]);
     assert_eq!((world.state("int_1"), world.cause("int_1")), (TurnState::Unknown, Some("end_lost")));
+}
+
+/// A session that begins elsewhere has the memory of a checkpoint: what its former agent was handed may have run.
+#[test]
+fn what_was_handed_over_before_a_session_began_elsewhere_is_not_handed_over_there() {
+    for (known, now, left) in [(Some(1), 2, true), (Some(2), 2, false), (None, 2, false)] {
+        let mut world = World::new();
+        let former = world.listing_peer(&[]);
+        world.used_thread(former, "thr_a", "th_a");
+        world.apply(sync_event(READY, None, Vec::new(), known.map(Epoch)));
+        world.prompt("thr_a", "int_1").prompt("thr_a", "int_2");
+        world.act();
+        world.desk.lost(former, true, [], world.now);
+        for append in world.desk.left_behind(&world.conversation, Epoch(now)) {
+            world.apply(append);
+        }
+        let peer = world.connect();
+        let ready = json!({ "agent_name": "a", "thread_id": null, "active_turns": [], "deduplicates": true });
+        world.say(peer, "agent_ready", ready);
+        let sends = world.sends();
+        if left {
+            assert_eq!((world.state("int_1"), world.cause("int_1")), (TurnState::Unknown, Some("begun_elsewhere")));
+            assert_eq!(sends, ["open_thread th_a", "chat_message int_2"], "what nobody had goes on");
+        } else {
+            assert_eq!(world.state("int_1"), Dispatched, "{known:?}");
+            assert_eq!(sends, ["open_thread th_a", "chat_message int_1"], "{known:?}");
+        }
+    }
+}
+
+/// A frame that provably never left was carried out by nobody.
+#[test]
+fn what_was_never_sent_is_handed_over_elsewhere() {
+    let mut world = World::new();
+    let former = world.listing_peer(&[]);
+    world.used_thread(former, "thr_a", "th_a");
+    world.apply(sync_event(READY, None, Vec::new(), Some(Epoch(1))));
+    world.prompt("thr_a", "int_1");
+    world.act();
+    world.desk.lost(former, true, [turn("int_1")], world.now);
+    assert_eq!(world.desk.left_behind(&world.conversation, Epoch(2)), []);
 }
