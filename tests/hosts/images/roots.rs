@@ -48,14 +48,21 @@ pub async fn two_root_systems_build_one_image() -> Result<()> {
     Ok(std::fs::remove_dir_all(dir)?)
 }
 
+/// Serves the archive; returns once it listens.
+const SERVE: &str = r#"systemd-run --quiet -p Type=notify -p NotifyAccess=all python3 -c '
+import functools, http.server, os
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="/srv/archive")
+it = http.server.ThreadingHTTPServer(("127.0.0.1", 8000), handler)
+os.system("systemd-notify --ready")
+it.serve_forever()'"#;
+
 /// What `helixctl image build` says there.
 async fn built(host: &Host, archive: &Path, dir: &str) -> Result<Value> {
     host.put(archive, "/tmp/archive.tar", 0o644).await?;
     host.put(&programs::ours("helixctl")?, "/usr/local/bin/helixctl", 0o755).await?;
     // What containers write lies on an overlay, where layers cannot.
     let prepare = format!(
-        "tar -C / -xf /tmp/archive.tar && rm /tmp/archive.tar && mkdir /build && mount -t tmpfs -o size=2G none /build && mkdir -p {dir} && \
-         systemd-run --quiet python3 -m http.server 8000 --bind 127.0.0.1 --directory /srv/archive"
+        "tar -C / -xf /tmp/archive.tar && rm /tmp/archive.tar && mkdir /build && mount -t tmpfs -o size=2G none /build && mkdir -p {dir} && {SERVE}"
     );
     host.run_ok(&prepare).await?;
     host.write(&format!("{dir}/tools.toml"), RECIPE, 0o644).await?;
