@@ -213,8 +213,11 @@ async fn fetch(cache: &Cache, from: &From, sources: &[String], arch: &str) -> Re
     if !output.status.success() {
         return Err(refused(from, sources, &String::from_utf8_lossy(&output.stderr)));
     }
-    let (digest, date) = signed(&dir.join("lists"))?;
+    let (lists, date) = signed(&dir.join("lists"))?;
     let source_date = from.snapshot.as_deref().and_then(snapshot_time).unwrap_or(date);
+    // What is built as of another date is something else: packages write it into their files.
+    let digest =
+        if source_date == date { lists } else { Digest::of(format!("{} {source_date}", lists.hex()).as_bytes()) };
     let archive = Archive { digest, source_date, settings };
     let json = serde_json::to_vec(&archive).unwrap_or_default();
     let place = archive.dir(cache);
