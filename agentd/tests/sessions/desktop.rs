@@ -211,8 +211,8 @@ async fn spare_keys_are_given_back_and_none_stays_down(stage: Stage) {
     let Stage { runner, desktops, desktop } = stage;
     drop(desktop);
     eventually("nothing is down", async || client.keys_down() == 0).await;
-    let changed: Vec<_> = before.iter().zip(client.meanings()).filter(|(was, is)| **was != *is).collect::<Vec<_>>();
-    assert!(changed.is_empty(), "{changed:x?}");
+    // Said after the release: while the keys still mean what was pressed.
+    eventually("the keys mean what they meant", async || client.meanings() == before).await;
     drop(desktops);
     drop(runner);
 }
