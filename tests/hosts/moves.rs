@@ -9,6 +9,14 @@ use crate::fleet::{Fleet, RunnerSettings};
 use crate::harness::{Boot, Case, Host};
 
 const IDS: [&str; 3] = ["r1", "r2", "r3"];
+/// Its agent is alive as long as it counts; what it counts is its work, and it goes on counting wherever it begins again. A
+/// prompt would not: what was handed over before is asked for by a person, or not at all.
+const COUNTS: &str = r#"description = "Counts"
+command = ["sh", "-c", "git init -q . && while :; do echo . >>ticks; sleep 0.2; done"]
+input = "none"
+readiness = "none"
+on_exit = "end"
+"#;
 const WORKSPACES: &str = "/var/lib/helix/agentd/workspaces";
 
 /// All of them.
@@ -21,6 +29,7 @@ async fn three() -> Result<(Fleet, Vec<Host>)> {
     let mut hosts = Vec::new();
     for id in IDS {
         let host = Boot::container().start().await?;
+        host.write("/etc/helix/kinds.d/counts.toml", COUNTS, 0o644).await?;
         let settings = RunnerSettings { id, more: "checkpoint_interval = \"1s\"", ..RunnerSettings::default() };
         fleet.join(&host, &settings).await?;
         hosts.push(host);
@@ -35,9 +44,7 @@ fn place(runner: &str) -> Result<usize> {
 async fn a_cut_off_session_goes_on_elsewhere() -> Result<()> {
     let (fleet, hosts) = three().await?;
     let api = fleet.api()?;
-    // Its agent is alive as long as it counts; what it counts is its work.
-    let input = "git init -q . && while :; do echo . >>ticks; sleep 0.2; done";
-    let body = json!({ "id": "moves", "kind": "command", "input": input, "on_lost": "restart" });
+    let body = json!({ "id": "moves", "kind": "counts", "on_lost": "restart" });
     let first = fleet.ready(&body, secs(60)).await?;
     let from = first.runner.clone().context("no runner")?.to_string();
     let old = &hosts[place(&from)?];
