@@ -7,7 +7,7 @@ use helix_tests::cluster::READY;
 use helix_tests::eventually::{eventually, secs};
 use helix_tests::http::refusal;
 use helix_tests::rfb::{Frame, Rfb};
-use helix_tests::{Api, Cluster, process, x};
+use helix_tests::{Api, Cluster, leftovers, process, x};
 use serde_json::json;
 
 use crate::cli::Cli;
@@ -82,6 +82,44 @@ async fn sees_and_types(server: &str) -> Result<()> {
     api.wait_phase("desk", SessionPhase::Stopped, READY).await?;
     ensure!(tokio::time::timeout(secs(10), third.change()).await?.is_err(), "the stream outlives its session");
     api.post("/api/v1/sessions/desk/tickets", &json!({"stream": "vnc"})).await?.problem(409, "session_not_ready")?;
+    cluster.shutdown().await
+}
+
+/// X0tigervnc left a picture of the screen in Xvfb's memory each time that its last viewer had gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn viewers_leave_nothing_in_xvfb() -> Result<()> {
+    let cluster = Cluster::small().await?;
+    let api = cluster.api()?;
+    cluster.ready(&json!({"id": "desk", "kind": "terminal", "display_server": "xvfb"})).await?;
+    let pid = |program: &str| -> Result<u32> {
+        let all = leftovers::processes(cluster.dir())?;
+        let mut of = all.iter().filter_map(|line| line.split_once(' '));
+        let (pid, _) = of.find(|(_, command)| command.starts_with(program)).context("it does not run")?;
+        Ok(pid.parse()?)
+    };
+    let (screen, view) = (pid("Xvfb")?, pid("X0tigervnc")?);
+    let segments = || -> Result<usize> {
+        Ok(std::fs::read_to_string(format!("/proc/{screen}/maps"))?
+            .lines()
+            .filter(|line| line.contains("SYSV"))
+            .count())
+    };
+    let connections = || Ok::<_, anyhow::Error>(std::fs::read_dir(format!("/proc/{view}/fd"))?.count());
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let mut viewer = opened(&api, "desk").await?;
+        viewer.full_frame().await?;
+        seen.push(segments()?);
+        let with_viewer = connections()?;
+        drop(viewer);
+        eventually("the viewer is gone", secs(10), || async {
+            ensure!(connections()? < with_viewer, "{with_viewer} connections");
+            Ok(())
+        })
+        .await?;
+    }
+    ensure!(seen[0] > 0, "X0tigervnc shares no picture with Xvfb: look for another way to count");
+    ensure!(seen[1..].iter().all(|segments| *segments == seen[0]), "segments: {seen:?}");
     cluster.shutdown().await
 }
 
