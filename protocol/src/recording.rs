@@ -239,6 +239,8 @@ pub enum RecordedEvent {
         /// How many.
         count: u64,
     },
+    /// The session ended, and its recorder was asked to end: what the desktop showed before was shown until now.
+    Ended {},
     /// A conversation of the session moved. Not in the chunks: the server has it from the conversation's own log.
     Thread {
         /// Which conversation.

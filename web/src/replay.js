@@ -15,7 +15,7 @@ const MOST_LINES = 2_000;
 const MOST_MARKS = 50_000;
 /** What an arrow key goes on or back, in microseconds. */
 const STEP = 5_000_000;
-const SHADES = { input: "--accent", control: "--busy", thread: "--good", gap: "--bad", viewer: "--quiet" };
+const SHADES = { input: "--accent", control: "--busy", thread: "--good", gap: "--bad", viewer: "--quiet", end: "--quiet" };
 
 const id = decodeURIComponent(location.pathname.split("/")[2] ?? "");
 const timeline = new Timeline();

@@ -76,6 +76,7 @@ test("what belongs together is one mark", () => {
     { at_us: 21e6, type: "control", epoch: 2 },
     { at_us: 22e6, type: "something_new" },
     { at_us: 23e6, type: "thread", thread: "t", what: "prompt", text: "Fix it" },
+    { at_us: 24e6, type: "ended" },
   ]);
   assert.deepEqual(
     marks.all.map(({ at, kind, words }) => [at, kind, words]),
@@ -87,6 +88,7 @@ test("what belongs together is one mark", () => {
       [15e6, "gap", "Nothing was recorded from 00:15 on: the recorder was started again"],
       [21e6, "control", "The control was free again"],
       [23e6, "thread", "prompt: Fix it"],
+      [24e6, "end", "The session ended"],
     ],
   );
 });

@@ -5,7 +5,8 @@
 //! one); one closes chunks when it is time. All write to one [`Spool`]. A *segment* is one connection to the display, so that
 //! replay can begin there: when something changes and the last one is old or long, the recorder connects anew. A display
 //! that breaks off, or a disk that is full, is a gap in the recording; the recorder goes on as soon as it can. Its own end
-//! is one, too: agentd starts it again.
+//! is one, too: agentd starts it again. With its session it is asked to end (SIGTERM), and notes until when it looked: a
+//! desktop at rest was recorded as long as one that moves.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
@@ -26,6 +27,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -105,15 +107,16 @@ pub enum Told {
     },
 }
 
-/// Runs `agentd recorder`; `args` are the arguments after that word. Ends only with an error.
+/// Runs `agentd recorder`; `args` are the arguments after that word. Ends when asked to, or with an error.
 pub fn main(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
     let args = Args::parse_from(std::iter::once(OsString::from("agentd recorder")).chain(args));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, run(args))?;
-    Ok(ExitCode::FAILURE)
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
+    let mut asked = signal(SignalKind::terminate()).context("cannot be asked to end")?;
     let (session, epoch, runner) = (args.session, Epoch(args.epoch), args.runner);
     let begin = || {
         let recording = RecordingId::of(&session, epoch);
@@ -140,6 +143,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         never = recorder.watch_display(&args.display) => match never {},
         never = recorder.close_in_time() => match never {},
         failed = recorder.take_notes(&args.notes) => failed,
+        _ = asked.recv() => recorder.keep(&RecordedEvent::Ended {}).context("its end cannot be written"),
     }
 }
 

@@ -13,9 +13,13 @@ use super::state::{Event, Outcome, State};
 use super::{Order, RETRY, Session, begin_step, finish_step, new_entry, take_order};
 use crate::supervisor::{Supervisor, UnitName};
 
-/// From a polite request to SIGKILL: the agent may want to save; the display removes its sockets.
-const POLITE: [(UnitName, Duration); 2] =
-    [(UnitName::App, Duration::from_secs(5)), (UnitName::Display, Duration::from_secs(2))];
+/// From a polite request to SIGKILL: the agent may want to save; the recorder notes its end while there is a display; that
+/// removes its sockets.
+const POLITE: [(UnitName, Duration); 3] = [
+    (UnitName::App, Duration::from_secs(5)),
+    (UnitName::Recorder, Duration::from_secs(1)),
+    (UnitName::Display, Duration::from_secs(2)),
+];
 /// Cause of a session of which something could not be ended.
 const LEFT_BEHIND: &str = "left_behind";
 /// Between two attempts to end that all the same.
@@ -29,8 +33,12 @@ impl<S: Supervisor> Session<S> {
         let (supervisor, id) = (&self.context.supervisor, self.id());
         let begun = Instant::now();
         // A session that is held still may live on elsewhere: it gets no moment more.
-        let polite = self.entry().identity.is_some() && !self.entry().holding;
-        for (unit, grace) in POLITE.into_iter().filter(|_| polite) {
+        let (polite, recorded) = {
+            let entry = self.entry();
+            (entry.identity.is_some() && !entry.holding, entry.recording.is_some())
+        };
+        let asked = |unit| polite && (unit != UnitName::Recorder || recorded);
+        for (unit, grace) in POLITE.into_iter().filter(|(unit, _)| asked(*unit)) {
             if let Err(error) = supervisor.stop(&id, unit, grace).await {
                 // Its guest is gone, most likely; the kill below needs none.
                 tracing::debug!(unit = unit.as_str(), "unit not stopped politely: {error}");

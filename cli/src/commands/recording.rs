@@ -167,6 +167,7 @@ fn words(event: &TimedEvent) -> String {
             format!("nothing was recorded for {missing}: {reason}")
         }
         RecordedEvent::Missed { count } => format!("{count} events were not noted"),
+        RecordedEvent::Ended {} => "the session ended".to_owned(),
         RecordedEvent::Thread { thread, what, text, .. } => format!("thread {thread}: {what} {text}"),
     };
     format!("{:>10.3}  {}", event.at_us as f64 / 1e6, what.trim_end())

@@ -1,6 +1,7 @@
 //! What is said to an agent whose desktop is recorded.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use helix_protocol::recording::RecordedEvent;
 use helix_tests::Cluster;
 use helix_tests::browser::Browser;
 use helix_tests::eventually::{eventually, secs};
@@ -23,9 +24,12 @@ async fn a_conversation_is_on_the_time_line() -> Result<()> {
         Ok(())
     })
     .await?;
-    complete(&api, "desk", &recording).await?;
-    let events: Vec<String> =
-        events(&api, &recording).await?.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    let whole = complete(&api, "desk", &recording).await?.recording;
+    let events = events(&api, &recording).await?;
+    // A desktop at rest, too, is recorded until its session ends.
+    let last = events.iter().find(|event| event.event == RecordedEvent::Ended {}).context("nobody noted the end")?;
+    ensure!(last.at_us == whole.duration_us, "{last:?} {whole:?}");
+    let events: Vec<String> = events.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
     let threads: Vec<&String> = events.iter().filter(|event| event.contains(r#""type":"thread""#)).collect();
     let has = |word: &str| threads.iter().any(|event| event.contains(word));
     ensure!(has("echo said-") && has("completed"), "{events:?}");

@@ -21,10 +21,11 @@ const KIND = {
   missed: "gap",
   viewer_joined: "viewer",
   viewer_left: "viewer",
+  ended: "end",
 };
 
 /** Kinds, and how people call them. */
-export const KINDS = { input: "Input", control: "Control", thread: "Conversation", gap: "Gaps", viewer: "Viewers" };
+export const KINDS = { input: "Input", control: "Control", thread: "Conversation", gap: "Gaps", viewer: "Viewers", end: "End" };
 
 function wordsOf(event, count) {
   switch (event.type) {
@@ -50,6 +51,8 @@ function wordsOf(event, count) {
       return `${event.by} opened the desktop${event.role === "view" ? " to look" : ""}`;
     case "viewer_left":
       return `${event.by} closed the desktop`;
+    case "ended":
+      return "The session ended";
     default:
       return "";
   }
