@@ -101,8 +101,13 @@ fn one_changed_file_is_a_few_chunks() {
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().join("root");
     tree(&root, [0, 1, 2], 5);
-    let noise: Vec<u8> =
-        (0..8_000_000_u64).map(|at| (at.wrapping_mul(at).wrapping_mul(0x9e37_79b9) >> 13) as u8).collect();
+    // It must not repeat itself: equal chunks are one, and whether both of two that are packed at once count as new is chance.
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let noise: Vec<u8> = (0..8_000_000).map(|_| next()).collect();
     std::fs::write(root.join("usr/bin/large"), noise).expect("written");
     let store = Store::open(&dir.path().join("store")).expect("opened");
     let first = pack(&root, THEN, &store).expect("packed");
