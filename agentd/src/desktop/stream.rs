@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::Desktop;
@@ -46,6 +47,7 @@ pub fn socket_config() -> WebSocketConfig {
 pub async fn run(socket: Socket, desktop: Arc<Desktop>) {
     let (mut to_server, mut from_server) = socket.split();
     let (answers, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
+    let ended = desktop.x.ended().clone();
     let writer = async {
         while let Some(frame) = queue.recv().await {
             let sent = tokio::time::timeout(SEND_TIMEOUT, to_server.send(Message::Binary(frame.into()))).await;
@@ -53,8 +55,15 @@ pub async fn run(socket: Socket, desktop: Arc<Desktop>) {
                 return;
             }
         }
-        // The other side may be gone already.
-        let _ = tokio::time::timeout(LAST_WORDS, to_server.close()).await;
+        // For calls that are on their way to us. The other side may be gone already.
+        let goodbye = async {
+            if ended.is_cancelled() {
+                let reason = "the session's display has ended".into();
+                to_server.send(Message::Close(Some(CloseFrame { code: CloseCode::Error, reason }))).await?;
+            }
+            to_server.close().await
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, goodbye).await;
     };
     let reader = async move {
         let mut calls = Calls { desktop: desktop.clone(), answers, tasks: JoinSet::new(), under_way: HashMap::new() };

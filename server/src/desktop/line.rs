@@ -79,6 +79,8 @@ pub(super) struct Line {
     ping: Interval,
     /// Pings since the runner's last frame.
     unanswered: u32,
+    /// The runner is well, and has said why it does not serve this desktop.
+    refused: bool,
     budget: Budget,
     _live: TaskTrackerToken,
 }
@@ -96,7 +98,7 @@ impl Line {
         let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(limits)).await;
         let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { socket, waiting: HashMap::new(), ping, unanswered: 0, budget, _live: live }
+        Self { socket, waiting: HashMap::new(), ping, unanswered: 0, refused: false, budget, _live: live }
     }
 
     /// The line's task.
@@ -106,7 +108,12 @@ impl Line {
         tracing::debug!(why, "closed");
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             if let Waiting::Answer(answer) = waiting {
-                let _ = answer.send(Err(Fault::Broken(why.clone())));
+                let why = why.clone();
+                let fault = match self.refused {
+                    true => Fault::Refused(ErrorCode::DisplayUnavailable, why),
+                    false => Fault::Broken(why),
+                };
+                let _ = answer.send(Err(fault));
             }
         }
         // Whoever came too late for this line is served by the next.
@@ -202,8 +209,11 @@ impl Line {
         match message {
             Some(Ok(Message::Binary(bytes))) => self.take(&bytes),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Text(_) | Message::Frame(_))) => Ok(()),
-            // A runner that cannot serve the desktop says why.
-            Some(Ok(Message::Close(Some(frame)))) if !frame.reason.is_empty() => Err(frame.reason.as_str().to_owned()),
+            // A display that died before the call came there.
+            Some(Ok(Message::Close(Some(frame)))) if !frame.reason.is_empty() => {
+                self.refused = true;
+                Err(frame.reason.as_str().to_owned())
+            }
             Some(Ok(Message::Close(_))) | None => Err("it closed its connection".to_owned()),
             Some(Err(error)) => Err(format!("its connection broke off: {error}")),
         }
