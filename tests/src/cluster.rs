@@ -27,6 +27,7 @@ use crate::nats::{Member, Nats};
 use crate::ports;
 use crate::programs;
 use crate::random::secret_hex;
+use crate::routes::Routes;
 use crate::runner::{Runner, RunnerSpec};
 use crate::server::{Secrets, Server, Times, config, quoted};
 
@@ -49,6 +50,8 @@ pub struct Cluster {
     pub nats: Nats,
     /// Where it is a cluster: its other members.
     pub peers: Vec<Nats>,
+    /// Where it is a cluster: what is between its members.
+    pub routes: Option<Routes>,
     /// Where it is one: its certificates.
     pub certificates: Option<Certificates>,
     /// Servers, all on that bus.
@@ -260,13 +263,16 @@ impl Builder {
         let seen_at = self.seen_at.map(|at| at.to_string());
         let hosts: Vec<_> = ["localhost", "127.0.0.1"].into_iter().chain(seen_at.as_deref()).collect();
         let certificates = (self.nats > 1).then(|| Certificates::make_for(dir.path(), "", &hosts)).transpose()?;
-        let mut all = match &certificates {
+        let (mut all, routes) = match &certificates {
             None => {
                 let nats_dir = dir.path().join("nats");
                 std::fs::create_dir(&nats_dir)?;
-                vec![Nats::start(&nats_dir, &first).await?]
+                (vec![Nats::start(&nats_dir, &first).await?], None)
             }
-            Some(certificates) => start_members(dir.path(), &first, self.nats, certificates).await?,
+            Some(certificates) => {
+                let (all, routes) = start_members(dir.path(), &first, self.nats, certificates).await?;
+                (all, Some(routes))
+            }
         };
         let urls: Vec<_> = all.iter().map(Nats::url).collect();
         let mut nats_settings = format!("url = \"{}\"\n", urls.join(","));
@@ -288,7 +294,7 @@ impl Builder {
         }
         let displays = Mutex::default();
         let mut cluster =
-            Cluster { nats, peers, certificates, servers, runners, secrets, admin, displays, dir: Some(dir) };
+            Cluster { nats, peers, routes, certificates, servers, runners, secrets, admin, displays, dir: Some(dir) };
         for server in &mut cluster.servers {
             server.start().await?;
         }
@@ -299,16 +305,22 @@ impl Builder {
     }
 }
 
-async fn start_members(dir: &Path, server_toml: &Path, count: usize, certificates: &Certificates) -> Result<Vec<Nats>> {
+async fn start_members(
+    dir: &Path,
+    server_toml: &Path,
+    count: usize,
+    certificates: &Certificates,
+) -> Result<(Vec<Nats>, Routes)> {
     let ports = (0..2 * count).map(|_| ports::free()).collect::<Result<Vec<_>>>()?;
-    let (clients, routes) = ports.split_at(count);
+    let (clients, listen) = ports.split_at(count);
+    let routes = Routes::between(listen).await?;
     let mut members = Vec::new();
-    for (number, (port, route)) in clients.iter().zip(routes).enumerate() {
+    for (number, (port, route)) in clients.iter().zip(listen).enumerate() {
         let name = format!("n{number}");
-        let member = Member { name: &name, port: *port, route: *route, routes, certificates };
+        let member = Member { name: &name, port: *port, route: *route, routes: routes.of(number), certificates };
         members.push(Nats::start_member(&dir.join(format!("nats{number}")), server_toml, &member).await?);
     }
-    Ok(members)
+    Ok((members, routes))
 }
 
 fn make_secrets(dir: &Path) -> Result<Secrets> {

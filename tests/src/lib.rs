@@ -22,6 +22,7 @@ pub mod process;
 pub mod programs;
 pub mod random;
 pub mod rfb;
+pub mod routes;
 pub mod runner;
 pub mod server;
 pub mod tls_proxy;

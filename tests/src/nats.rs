@@ -34,7 +34,7 @@ pub struct Member<'a> {
     pub port: u16,
     /// Its port for the others.
     pub route: u16,
-    /// Ports of all for each other.
+    /// Ports at which it reaches the others.
     pub routes: &'a [u16],
     /// Its certificate, and whose it believes.
     pub certificates: &'a Certificates,
@@ -167,7 +167,8 @@ impl Nats {
         std::fs::create_dir_all(&store)?;
         let made = run(&programs::ours("helix-server")?, &args, &[], PATIENCE).await?;
         ensure!(made.status.success(), "helix-server nats-config: {}", String::from_utf8_lossy(&made.stderr));
-        std::fs::write(&conf, self.with_operator(String::from_utf8(made.stdout)?)?)?;
+        let made = self.with_operator(String::from_utf8(made.stdout)?)?;
+        std::fs::write(&conf, self.known_by_routes_alone(made)?)?;
 
         let launch = Launch {
             name: "nats".to_owned(),
@@ -202,6 +203,17 @@ impl Nats {
         let users = "auth_users: [\"operator\", ";
         let made = conf.replacen(&system, &account, 1).replacen("auth_users: [", users, 1);
         ensure!(made.contains(&account) && made.contains(users), "nats.conf has another form now:\n{conf}");
+        Ok(made)
+    }
+
+    /// Members tell each other where they listen, and would go there past what is between them.
+    fn known_by_routes_alone(&self, conf: String) -> Result<String> {
+        if self.member.is_none() {
+            return Ok(conf);
+        }
+        // Nobody listens at port 9.
+        let made = conf.replacen("\ncluster {\n", "\ncluster {\n  advertise: \"127.0.0.1:9\"\n", 1);
+        ensure!(made != conf, "nats.conf has another form now:\n{conf}");
         Ok(made)
     }
 

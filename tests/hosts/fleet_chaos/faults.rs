@@ -227,6 +227,11 @@ impl MiddleLane<'_> {
                 let pid = self.cluster.member(number)?.pid();
                 freeze(pid, end).await
             }
+            Fault::PartNats(one, other) => self.part(&[(one, other)], end).await,
+            Fault::IsolateNats(number) => {
+                let pairs: Vec<_> = (0..NATS).filter(|other| *other != number).map(|other| (number, other)).collect();
+                self.part(&pairs, end).await
+            }
             Fault::KillMajority(kept) => {
                 for number in (0..NATS).filter(|number| *number != kept) {
                     self.kill_nats(number).await?;
@@ -252,6 +257,19 @@ impl MiddleLane<'_> {
             }
             other => anyhow::bail!("{other:?} is nothing that happens to servers or NATS"),
         }
+    }
+
+    async fn part(&mut self, pairs: &[(usize, usize)], end: Instant) -> Result<()> {
+        let routes = |cluster: &Cluster, apart: bool| {
+            let routes = cluster.routes.as_ref().context("the bus has one member")?;
+            for (one, other) in pairs {
+                if apart { routes.part(*one, *other) } else { routes.mend(*one, *other) }
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        routes(self.cluster, true)?;
+        self.rest(end).await?;
+        routes(self.cluster, false)
     }
 
     async fn kill_server(&mut self, number: usize) -> Result<()> {

@@ -44,6 +44,10 @@ pub enum Fault {
     KillNats(usize),
     /// A member of the bus stands still.
     FreezeNats(usize),
+    /// Two members of the bus hear nothing of each other; the third hears both.
+    PartNats(usize, usize),
+    /// A member of the bus hears nothing of the others, and clients hear it.
+    IsolateNats(usize),
     /// `kill -9` of all members but this one: there is no majority.
     KillMajority(usize),
     /// `kill -9` of all servers and all of the bus.
@@ -111,6 +115,11 @@ fn middle_faults(random: &mut Random) -> Deck {
         (Fault::FreezeServer(one_of(SERVERS)), 500, 5000),
         (Fault::KillNats(one_of(NATS)), 0, 3000),
         (Fault::FreezeNats(one_of(NATS)), 500, 4000),
+        {
+            let one = one_of(NATS);
+            (Fault::PartNats(one, (one + 1 + one_of(NATS - 1)) % NATS), 2000, 8000)
+        },
+        (Fault::IsolateNats(one_of(NATS)), 2000, 8000),
         (Fault::KillMajority(one_of(NATS)), 500, 3000),
         (Fault::KillAll, 0, 1500),
     ]
