@@ -41,7 +41,7 @@ pub use boot::{Boot, Kind, start_all};
 pub use case::{Case, run};
 pub use cgroup::Cgroup;
 pub use host::Host;
-pub use root::Suite;
+pub use root::{Suite, cache};
 
 use std::io::Write;
 

@@ -2,13 +2,14 @@
 //! wrong with one; and what an agentd that is killed in a pull leaves. The images are of the hosts' own Debian.
 
 mod roots;
+mod shipped;
 mod stage;
 
 use anyhow::{Context, Result, ensure};
 use helix_protocol::api::SessionView;
 use helix_protocol::session::SessionPhase;
-use helix_tests::Api;
 use helix_tests::eventually::{eventually, secs};
+use helix_tests::{Api, archive};
 use serde_json::{Value, json};
 
 use self::stage::{ROOTS, SIGNERS, Stage};
@@ -24,8 +25,10 @@ pub fn cases() -> Vec<Case> {
         Case::always("images_are_switched_under_running_sessions", images_are_switched_under_running_sessions),
         Case::always("a_pull_survives_kill_9", a_pull_survives_kill_9),
         Case::always("what_is_wrong_with_an_image_is_told", what_is_wrong_with_an_image_is_told),
-        Case::always("two_root_systems_build_one_image", roots::two_root_systems_build_one_image),
+        Case::always("two_root_systems_build_one_image", roots::two_root_systems_build_one_image).needs(archive::fetch),
         Case::thorough("a_start_in_an_image_takes_no_longer", a_start_in_an_image_takes_no_longer),
+        Case::thorough("the_shipped_browser_shows_a_page_in_its_image", the_shipped_browser_shows_a_page_in_its_image)
+            .needs(|| shipped::build("browser")),
     ]
 }
 
@@ -305,5 +308,28 @@ async fn a_start_in_an_image_takes_no_longer() -> Result<()> {
         "received to ready: without an image {without}; in an image {within}; difference of medians {:.1} ms",
         within.at(0.5) - without.at(0.5)
     ));
+    stage.stop().await
+}
+
+async fn the_shipped_browser_shows_a_page_in_its_image() -> Result<()> {
+    let stage = Stage::start(Suite::Bookworm, "").await?;
+    let api = stage.fleet.api()?;
+    say(&format!("push: {}", stage.push_shipped("browser").await?));
+    let page = "data:text/html,<body style='background:rgb(255,0,0)'>";
+    let asked = json!({ "id": "web", "kind": "browser", "image": "browser", "env": { "HELIX_BROWSER_URL": page } });
+    stage.fleet.ready(&asked, secs(300)).await?;
+    eventually("the page is shown", secs(60), || async {
+        let shot = format!("{}/api/v1/sessions/web/screenshot?format=raw&cursor=false", api.base());
+        let raw = reqwest::Client::new().get(shot).bearer_auth(api.token()).send().await?.bytes().await?;
+        let red = raw.chunks_exact(4).filter(|pixel| pixel[..3] == [0, 0, 255] || pixel[..3] == [255, 0, 0]).count();
+        ensure!(red * 2 > raw.len() / 4, "{red} red pixels of {}", raw.len() / 4);
+        Ok(())
+    })
+    .await?;
+    // Its pages are kept apart by its own sandbox, which the unit lets it make.
+    let processes = exec(&api, "web", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").await?;
+    ensure!(processes.contains("--type=renderer") && !processes.contains("--no-sandbox"), "{processes}");
+    api.stop("web").await?;
+    api.wait_phase("web", SessionPhase::Stopped, secs(20)).await?;
     stage.stop().await
 }

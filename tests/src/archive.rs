@@ -90,6 +90,11 @@ impl Archive {
     }
 }
 
+/// Has the packages, where they are not there yet. The way to a mirror has to be open.
+pub fn fetch() -> Result<()> {
+    debs().map(drop)
+}
+
 fn said(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

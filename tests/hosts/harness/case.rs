@@ -30,6 +30,7 @@ enum When {
 pub struct Case {
     name: &'static str,
     when: When,
+    outside: Option<fn() -> Result<()>>,
     body: Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send>,
 }
 
@@ -39,7 +40,13 @@ impl Case {
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        Self { name, when: When::Always, body: Box::new(move || body().boxed()) }
+        Self { name, when: When::Always, outside: None, body: Box::new(move || body().boxed()) }
+    }
+
+    /// With something that is made before the lab begins: there is no way to a mirror inside.
+    pub fn needs(mut self, outside: fn() -> Result<()>) -> Self {
+        self.outside = Some(outside);
+        self
     }
 
     /// One that only `make test-hosts` runs (`HELIX_TEST_HOSTS=all`); elsewhere it shows as ignored.
@@ -58,12 +65,16 @@ impl Case {
         Self { when: When::Bench, ..Self::always(name, body) }
     }
 
-    fn into_trial(self, which: &str) -> Trial {
-        let runs = match self.when {
+    fn runs(&self, which: &str) -> bool {
+        match self.when {
             When::Always => which != "bench",
             When::Thorough => which == "all",
             When::Bench => which == "bench",
-        };
+        }
+    }
+
+    fn into_trial(self, which: &str) -> Trial {
+        let runs = self.runs(which);
         let body = self.body;
         let trial = Trial::test(self.name, move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -83,7 +94,7 @@ fn longest() -> Duration {
 pub fn run(cases: Vec<Case>) -> ExitCode {
     let outcome = match Role::of_this_process() {
         Role::Init(lab) => janitor::init(&lab),
-        Role::Launcher if needs_hosts(&cases) => janitor::launch(),
+        Role::Launcher if chosen(&cases).next().is_some() => janitor::launch(|| prepare(&cases)),
         Role::Launcher | Role::Trials => {
             let which = std::env::var(WHICH).unwrap_or_default();
             let trials = cases.into_iter().map(|case| case.into_trial(&which)).collect();
@@ -96,12 +107,19 @@ pub fn run(cases: Vec<Case>) -> ExitCode {
     })
 }
 
-/// Listing the cases, or running none because another test's name was given, takes no lab and no root.
-fn needs_hosts(cases: &[Case]) -> bool {
+/// What the cases that will run need from outside.
+fn prepare(cases: &[Case]) -> Result<()> {
+    let which = std::env::var(WHICH).unwrap_or_default();
+    chosen(cases).filter(|case| case.runs(&which)).filter_map(|case| case.outside).try_for_each(|outside| outside())
+}
+
+/// Cases that the command line means. Listing them, or running none because another test's name was given, takes no lab and
+/// no root.
+fn chosen(cases: &[Case]) -> impl Iterator<Item = &Case> {
     let arguments = Arguments::from_args();
-    let chosen = |name: &str| {
-        let hit = |wanted: &String| if arguments.exact { name == wanted } else { name.contains(wanted.as_str()) };
-        arguments.filter.as_ref().is_none_or(hit) && !arguments.skip.iter().any(hit)
-    };
-    !arguments.list && cases.iter().any(|case| chosen(case.name))
+    cases.iter().filter(move |case| {
+        let hit =
+            |wanted: &String| if arguments.exact { case.name == wanted } else { case.name.contains(wanted.as_str()) };
+        !arguments.list && arguments.filter.as_ref().is_none_or(hit) && !arguments.skip.iter().any(hit)
+    })
 }

@@ -118,7 +118,7 @@ fn as_root() -> Result<ExitCode> {
 }
 
 /// The launcher: prepares, starts init, waits for it, and cleans up.
-pub fn launch() -> Result<ExitCode> {
+pub fn launch(prepare: impl FnOnce() -> Result<()>) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() && lab::has("sudo") {
         return as_root();
     }
@@ -127,6 +127,7 @@ pub fn launch() -> Result<ExitCode> {
     for suite in Suite::ALL {
         suite.build()?;
     }
+    prepare()?;
     let unique = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     let lab = unique[..8].to_owned();
     let claim = Claim::stake(&lab)?;

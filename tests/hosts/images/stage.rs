@@ -12,6 +12,7 @@ use helixctl::images::pack::pack;
 use helixctl::images::store::Store;
 use serde_json::Value;
 
+use super::shipped;
 use crate::fleet::{Fleet, RunnerSettings};
 use crate::harness::{Boot, Host, Suite, lab};
 
@@ -81,6 +82,15 @@ impl Stage {
         tokio::task::spawn_blocking(move || built(&dir, &from, &arch, &name, &word)).await?
     }
 
+    /// Pushes an image of a recipe that ships with the project, to a host that trusts who built it.
+    pub async fn push_shipped(&self, name: &str) -> Result<Value> {
+        let built = shipped::place()?;
+        self.host.write(SIGNERS, &signer(&built.join("key.pub"))?, 0o644).await?;
+        self.host.run_ok("systemctl reload-or-restart agentd.service").await?;
+        let store = built.join("store");
+        self.helixctl(&["image", "push", name, "--cache-dir", store.to_str().context("not UTF-8")?]).await
+    }
+
     /// `helixctl image push NAME`.
     pub async fn push(&self, name: &str) -> Result<Value> {
         let store = self.dir.join("store");
@@ -138,9 +148,14 @@ impl Stage {
     }
 
     fn signers(&self, key: &str) -> Result<String> {
-        let public = std::fs::read_to_string(self.dir.join(format!("{key}.pub")))?;
-        Ok(format!("helix-provision namespaces=\"helix-provision,helix-image\" {public}"))
+        signer(&self.dir.join(format!("{key}.pub")))
     }
+}
+
+/// The line of `allowed_signers` for a public key.
+fn signer(public: &Path) -> Result<String> {
+    let public = std::fs::read_to_string(public)?;
+    Ok(format!("helix-provision namespaces=\"helix-provision,helix-image\" {public}"))
 }
 
 fn built(dir: &Path, from: &Path, arch: &str, name: &str, word: &str) -> Result<Digest> {
@@ -194,7 +209,7 @@ fn built(dir: &Path, from: &Path, arch: &str, name: &str, word: &str) -> Result<
     Ok(digest)
 }
 
-fn run(command: &mut Command) -> Result<String> {
+pub fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
