@@ -116,13 +116,17 @@ async fn two_clones_of_a_disk_become_two_runners_that_run_sessions() -> Result<(
     )?;
     refusals(dir.path()).await?;
     let disk = dir.path().join("machine.qcow2");
-    let (disk_text, join_text) = (disk.display().to_string(), join.display().to_string());
-    succeeded(&image(&["export", "machine", "--disk", &disk_text, "--join", &join_text, "--size", "6GiB"]).await?)?;
+    let raw = disk.with_extension("raw");
+    let join = join.display().to_string();
+    for disk in [&disk, &raw] {
+        let disk = disk.display().to_string();
+        succeeded(&image(&["export", "machine", "--disk", &disk, "--join", &join, "--size", "6GiB"]).await?)?;
+    }
 
     let token = cluster.enrolment_token()?;
     let one = Vm::start(dir.path(), "one", &disk, Firmware::Bios, &Seed::Credential(format!("API_TOKEN={token}\n")))?;
     let seed = Seed::NoCloud { user_data: format!("#helix\nAPI_TOKEN={token}\nLABELS=pool=clones,site=b\n") };
-    let two = Vm::start(dir.path(), "two", &disk, Firmware::Uefi, &seed)?;
+    let two = Vm::start(dir.path(), "two", &raw, Firmware::Uefi, &seed)?;
     let runners = eventually("both clones are online", BOOT, || async {
         one.lives()?;
         two.lives()?;

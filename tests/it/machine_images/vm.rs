@@ -43,9 +43,10 @@ impl Vm {
     pub fn start(dir: &Path, name: &str, disk: &Path, firmware: Firmware, seed: &Seed) -> Result<Self> {
         let at = |ending: &str| dir.join(format!("{name}.{ending}"));
         let clone = at("qcow2");
+        let format = disk.extension().and_then(|ending| ending.to_str()).context("a disk without a format")?;
         said(
             Command::new(programs::installed("qemu-img")?)
-                .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+                .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
                 .arg(disk)
                 .arg(&clone)
                 // Larger than the disk.
