@@ -4,10 +4,14 @@
 //! Markdown, progress to stderr. Wall times on a shared machine are noisy: the ratios are the claim.
 
 mod burst;
+mod claims;
 mod cold_start;
+mod command_line;
+mod control_plane;
 mod conversation;
 mod desktop;
 mod display;
+mod fan_out;
 mod images;
 mod measure;
 mod memory;
@@ -18,6 +22,7 @@ mod recording;
 mod recovery;
 mod relay;
 mod replay;
+mod simulated;
 mod typing;
 mod viewer;
 
@@ -53,6 +58,10 @@ fn main() -> Result<()> {
     let parts = [
         "cold_start",
         "burst",
+        "claims",
+        "control_plane",
+        "fan_out",
+        "command_line",
         "memory",
         "relay",
         "recovery",
@@ -72,6 +81,10 @@ fn main() -> Result<()> {
         match part {
             "cold_start" => runtime.block_on(cold_start::run())?,
             "burst" => runtime.block_on(burst::run())?,
+            "claims" => runtime.block_on(claims::run())?,
+            "control_plane" => runtime.block_on(control_plane::run())?,
+            "fan_out" => runtime.block_on(fan_out::run())?,
+            "command_line" => runtime.block_on(command_line::run())?,
             "memory" => runtime.block_on(memory::run())?,
             "relay" => runtime.block_on(relay::run())?,
             "recovery" => runtime.block_on(recovery::run())?,

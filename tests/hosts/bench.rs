@@ -1,8 +1,9 @@
-//! Measurements on a whole system, beside the peers that there are for the same work: T9, T12, T14, and starts under
+//! Measurements on a whole system, beside the peers that there are for the same work: T9, T12, T13, T14, and starts under
 //! systemd. `make bench` runs them (`HELIX_TEST_HOSTS=bench`) and gets Markdown on standard output;
 //! `HELIX_BENCH_ROUNDS` sets the rounds. docs/benchmarks.md says how each is measured.
 
 mod exposure;
+mod lost;
 mod provisioning;
 mod recovery;
 mod starts;
@@ -17,6 +18,7 @@ use crate::harness::{Case, Host};
 pub fn cases() -> Vec<Case> {
     vec![
         Case::bench("bench::recovery", recovery::recovery),
+        Case::bench("bench::lost", lost::lost),
         Case::bench("bench::exposure", exposure::exposure),
         Case::bench("bench::starts", starts::starts),
         Case::bench("bench::provisioning", provisioning::provisioning),

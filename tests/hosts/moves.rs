@@ -11,7 +11,7 @@ use crate::harness::{Boot, Case, Host};
 const IDS: [&str; 3] = ["r1", "r2", "r3"];
 /// Its agent is alive as long as it counts; what it counts is its work, and it goes on counting wherever it begins again. A
 /// prompt would not: what was handed over before is asked for by a person, or not at all.
-const COUNTS: &str = r#"description = "Counts"
+pub const COUNTS: &str = r#"description = "Counts"
 command = ["sh", "-c", "git init -q . && while :; do echo . >>ticks; sleep 0.2; done"]
 input = "none"
 readiness = "none"
