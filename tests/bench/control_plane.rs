@@ -21,7 +21,9 @@ const RUNNERS: u32 = 2000;
 /// What is stored when lists are read.
 const STEPS: [u64; 3] = [1_000, 10_000, 50_000];
 /// POSTs on their way at once.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 128;
+/// A POST that is refused so often is given up.
+const TRIES: u32 = 10;
 /// Heartbeats alone are watched for so long.
 const WATCH: Duration = Duration::from_secs(30);
 const PAGE: u32 = 100;
@@ -93,14 +95,22 @@ pub async fn run() -> Result<()> {
 /// Seconds until all POSTs were answered, and until every session was at its runner and reported.
 async fn create(product: &Product, fleet: &Simulated, from: u64, to: u64) -> Result<(f64, f64)> {
     let begun = Instant::now();
-    let posts = futures::stream::iter(from..to).map(|number| {
-        let body = json!({"id": format!("s-{number}"), "kind": KIND});
-        product.call(Method::POST, "/api/v1/sessions", Some(body))
-    });
-    posts.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await?;
+    let posts = futures::stream::iter(from..to).map(|number| post(product, number));
+    posts.buffer_unordered(AT_ONCE).try_for_each(|()| async { Ok(()) }).await?;
     let created = begun.elapsed().as_secs_f64();
     tokio::time::timeout(PATIENCE, fleet.placed(to)).await.context("not all sessions are placed")?;
     Ok((created, begun.elapsed().as_secs_f64()))
+}
+
+/// As a client does it: what is refused because the store is busy is asked for again.
+async fn post(product: &Product, number: u64) -> Result<()> {
+    let body = json!({"id": format!("s-{number}"), "kind": KIND});
+    let mut left = TRIES;
+    while let Err(error) = product.call(Method::POST, "/api/v1/sessions", Some(body.clone())).await {
+        left -= 1;
+        ensure!(left > 0 && error.to_string().contains("503"), "{error:#}");
+    }
+    Ok(())
 }
 
 /// Milliseconds of each first page, and seconds for all of them.

@@ -20,7 +20,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::measure::{memory_mib, summary};
 use crate::product::Product;
-use crate::simulated::KIND;
+use crate::simulated::{KIND, Simulated};
 use crate::{report, say};
 
 const WATCHERS: usize = 10_000;
@@ -42,6 +42,8 @@ struct Seen {
 
 pub async fn run() -> Result<()> {
     let product = Product::start(1, &[])?;
+    // So that somebody knows the kind, and one session at a time has room.
+    let _one = Simulated::start(&product, 1, 1).await?;
     let server = [product.pid("server")];
     let before = memory_mib(&server, "Rss");
     let (delays, mut told) = unbounded_channel();
@@ -96,9 +98,13 @@ pub async fn run() -> Result<()> {
     Ok(())
 }
 
-/// A session that nobody can run: created, and that it waits.
+/// A session, which waits: it has no room. As a client does it: what is refused because the store is busy is asked for again.
 async fn happen(product: &Product, id: &str) -> Result<()> {
-    product.call(Method::POST, "/api/v1/sessions", Some(json!({"id": id, "kind": KIND}))).await.map(drop)
+    let body = json!({"id": id, "kind": KIND});
+    while let Err(error) = product.call(Method::POST, "/api/v1/sessions", Some(body.clone())).await {
+        ensure!(error.to_string().contains("503"), "{error:#}");
+    }
+    Ok(())
 }
 
 /// Waits until nothing comes any more; when the last frame had come.

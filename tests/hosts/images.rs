@@ -5,6 +5,8 @@ mod roots;
 mod shipped;
 mod stage;
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use helix_protocol::api::SessionView;
 use helix_protocol::session::SessionPhase;
@@ -287,6 +289,7 @@ async fn a_start_in_an_image_takes_no_longer() -> Result<()> {
     stage.push("dev").await?;
     in_image(&stage.fleet, "first", "dev").await?;
     let mut times = [Vec::new(), Vec::new()];
+    let mut steps = [BTreeMap::<String, Vec<f64>>::new(), BTreeMap::new()];
     // In turns: the machine does other things, too.
     for round in 0..12 {
         for (which, times) in times.iter_mut().enumerate() {
@@ -299,6 +302,11 @@ async fn a_start_in_an_image_takes_no_longer() -> Result<()> {
             let at =
                 |name: &str| view.timeline.iter().find(|step| step.step == name).map(|step| step.at).context("no step");
             times.push(at("ready")?.duration_since(at("received")?).as_secs_f64() * 1000.0);
+            for step in &view.timeline {
+                if let Some(took) = step.duration_ms {
+                    steps[which].entry(step.step.clone()).or_default().push(took as f64);
+                }
+            }
             api.stop(&id).await?;
             api.wait_phase(&id, SessionPhase::Stopped, secs(20)).await?;
         }
@@ -308,6 +316,11 @@ async fn a_start_in_an_image_takes_no_longer() -> Result<()> {
         "received to ready: without an image {without}; in an image {within}; difference of medians {:.1} ms",
         within.at(0.5) - without.at(0.5)
     ));
+    for (name, took) in &steps[1] {
+        let median = |took: &[f64]| crate::figures::Figures::of(took.iter().copied(), "ms").at(0.5);
+        let without = steps[0].get(name).map_or(0.0, |took| median(took));
+        say(&format!("step {name}: {without:.0} ms without, {:.0} ms in an image", median(took)));
+    }
     stage.stop().await
 }
 
