@@ -36,7 +36,7 @@ fn compare() -> Result<()> {
     // What packages there are is had once; every round makes all layers anew.
     ours.build(&[])?;
     let buildah = Buildah::new(dir.path(), &mirror)?;
-    for round in 0..rounds().min(MORE.len()) {
+    for (round, more) in MORE.into_iter().enumerate().take(rounds()) {
         // Its layer of the last round with this package would be found again.
         ours.recipe(&["less"])?;
         cold.push(ours.build(&["--force"])?.0);
@@ -47,7 +47,7 @@ fn compare() -> Result<()> {
         let (took, after) = ours.build(&[])?;
         file.push(took);
         deltas.push(ours.delta(&before, &after)?);
-        ours.recipe(&["less", MORE[round]])?;
+        ours.recipe(&["less", more])?;
         package.push(ours.build(&[])?.0);
         ours.recipe(&["less"])?;
 
@@ -65,7 +65,7 @@ fn compare() -> Result<()> {
         buildah_unchanged.push(buildah.build(&[])?);
         std::fs::write(dir.path().join("a.txt"), format!("round {round} again\n"))?;
         buildah_file.push(buildah.build(&[])?);
-        buildah.steps(&format!("less {}", MORE[round]))?;
+        buildah.steps(&format!("less {more}"))?;
         buildah_package.push(buildah.build(&[])?);
         say(&format!("round {round} done"));
     }

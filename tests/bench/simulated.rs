@@ -96,7 +96,7 @@ impl Runner {
         slots: u32,
         counts: Arc<Counts>,
     ) -> Result<(Self, Duration)> {
-        let id = RunnerId::parse(&format!("simulated-{number}"))?;
+        let id = RunnerId::parse(format!("simulated-{number}"))?;
         let token = format!("the-token-of-simulated-runner-{number}");
         let body = EnrolRunner { id: id.clone(), token_hash: secret_hash(&token) };
         let answer = http.post(format!("{url}/api/v1/runners/enrol")).bearer_auth(enrolment).json(&body).send().await?;

@@ -22,20 +22,21 @@ pub struct Routes {
     ports: Vec<Vec<u16>>,
     /// By pair, the smaller number first: whether they hear each other.
     open: BTreeMap<(usize, usize), watch::Sender<bool>>,
-    _tasks: JoinSet<()>,
+    /// Held: they end with it.
+    tasks: JoinSet<()>,
 }
 
 impl Routes {
     /// Between members that listen for each other on these ports.
     pub async fn between(targets: &[u16]) -> Result<Self> {
-        let mut routes = Self { ports: Vec::new(), open: BTreeMap::new(), _tasks: JoinSet::new() };
+        let mut routes = Self { ports: Vec::new(), open: BTreeMap::new(), tasks: JoinSet::new() };
         for from in 0..targets.len() {
             let mut ports = Vec::new();
             for (to, target) in targets.iter().enumerate().filter(|(to, _)| *to != from) {
                 let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("a relay between members")?;
                 ports.push(listener.local_addr()?.port());
                 let open = routes.open.entry(pair(from, to)).or_insert_with(|| watch::Sender::new(true)).subscribe();
-                routes._tasks.spawn(relay(listener, *target, open));
+                routes.tasks.spawn(relay(listener, *target, open));
             }
             routes.ports.push(ports);
         }

@@ -109,10 +109,8 @@ impl Line {
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             if let Waiting::Answer(answer) = waiting {
                 let why = why.clone();
-                let fault = match self.refused {
-                    true => Fault::Refused(ErrorCode::DisplayUnavailable, why),
-                    false => Fault::Broken(why),
-                };
+                let fault =
+                    if self.refused { Fault::Refused(ErrorCode::DisplayUnavailable, why) } else { Fault::Broken(why) };
                 let _ = answer.send(Err(fault));
             }
         }
