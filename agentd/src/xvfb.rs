@@ -4,8 +4,8 @@
 //! The unit's main process becomes Xvfb, so that its end is the display's as with Xtigervnc. Before that it starts this
 //! program once more, as its child: that starts X0tigervnc, tells the display's number on stdout when a viewer could
 //! connect, and stays connected: X0tigervnc makes a shared picture of the screen for the first of its viewers and keeps it
-//! in Xvfb's memory when the last one has left, one more each time (measured with 1.12). Neither is of use alone: when X0tigervnc ends, its parent ends Xvfb; without Xvfb, X0tigervnc ends by
-//! itself.
+//! in Xvfb's memory when the last one has left, one more each time (measured with 1.12). Neither is of use alone: when
+//! X0tigervnc ends, its parent ends Xvfb; without Xvfb, X0tigervnc ends by itself.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, Write as _};

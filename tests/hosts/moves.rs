@@ -11,7 +11,7 @@ use crate::harness::{Boot, Case, Host};
 const IDS: [&str; 3] = ["r1", "r2", "r3"];
 /// Its agent is alive as long as it counts; what it counts is its work, and it goes on counting wherever it begins again. A
 /// prompt would not: what was handed over before is asked for by a person, or not at all.
-pub const COUNTS: &str = r#"description = "Counts"
+const COUNTS: &str = r#"description = "Counts"
 command = ["sh", "-c", "git init -q . && while :; do echo . >>ticks; sleep 0.2; done"]
 input = "none"
 readiness = "none"
@@ -26,15 +26,21 @@ pub fn cases() -> Vec<Case> {
 
 async fn three() -> Result<(Fleet, Vec<Host>)> {
     let fleet = Fleet::start().await?;
+    let hosts = that_count(&fleet, &IDS).await?;
+    Ok((fleet, hosts))
+}
+
+/// Hosts of these runners, which have kind `counts` and save its work every second.
+pub async fn that_count(fleet: &Fleet, ids: &[&'static str]) -> Result<Vec<Host>> {
     let mut hosts = Vec::new();
-    for id in IDS {
+    for id in ids.iter().copied() {
         let host = Boot::container().start().await?;
         host.write("/etc/helix/kinds.d/counts.toml", COUNTS, 0o644).await?;
         let settings = RunnerSettings { id, more: "checkpoint_interval = \"1s\"", ..RunnerSettings::default() };
         fleet.join(&host, &settings).await?;
         hosts.push(host);
     }
-    Ok((fleet, hosts))
+    Ok(hosts)
 }
 
 fn place(runner: &str) -> Result<usize> {

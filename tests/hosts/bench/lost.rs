@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::{report, rounds};
 use crate::figures::Figures;
-use crate::fleet::{Fleet, RunnerSettings};
-use crate::harness::{Boot, Host, say};
-use crate::moves::COUNTS;
+use crate::fleet::Fleet;
+use crate::harness::{Host, say};
+use crate::moves::that_count;
 
 const IDS: [&str; 2] = ["r1", "r2"];
 const FAST: (&str, &str, &str) = ("1s", "2s", "3s");
@@ -43,14 +43,7 @@ async fn of(
     rounds: u32,
 ) -> Result<[Vec<f64>; 2]> {
     let fleet = Fleet::start_with(Times { heartbeat, suspect, lost, ..Times::default() }).await?;
-    let mut hosts = Vec::new();
-    for id in IDS {
-        let host = Boot::container().start().await?;
-        host.write("/etc/helix/kinds.d/counts.toml", COUNTS, 0o644).await?;
-        let settings = RunnerSettings { id, more: "checkpoint_interval = \"1s\"", ..RunnerSettings::default() };
-        fleet.join(&host, &settings).await?;
-        hosts.push(host);
-    }
+    let hosts = that_count(&fleet, &IDS).await?;
     let mut view = fleet.ready(&json!({"id": "moves", "kind": "counts", "on_lost": "restart"}), secs(60)).await?;
     let mut took = [Vec::new(), Vec::new()];
     for round in 0..rounds {
