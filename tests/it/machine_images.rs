@@ -24,8 +24,8 @@ use self::vm::{Firmware, Seed, Vm};
 const PATIENCE: Duration = Duration::from_mins(10);
 /// A processor that is emulated boots in half a minute of another one's time.
 const BOOT: Duration = Duration::from_secs(400);
-/// Of a step of a session there.
-const SESSION: Duration = Duration::from_mins(3);
+/// Of a session there, until it is ready, done, or gone: each takes a minute.
+const SESSION: Duration = Duration::from_mins(5);
 /// This machine's loopback, as a guest sees it.
 const HOST: &str = "10.0.2.2";
 
