@@ -4,7 +4,8 @@
 //! ensures the schema, so that a NATS that was emptied has its buckets again, and then begins a new *generation*;
 //! whoever follows a stream starts from scratch with each generation. While there is none, [`Bus::require_up`] refuses
 //! at once and nothing is queued for later. The same while a backup is put into the store ([`restoring`]): what the
-//! probe asks for is the mark of that.
+//! probe asks for is the mark of that. A member of a cluster whose JetStream does not answer may be cut off from the others:
+//! another one is asked then.
 
 pub mod connect;
 mod connections;
@@ -37,6 +38,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 const START_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two probes of JetStream while connected.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// A member of a cluster whose JetStream does not answer for so long is left for another one.
+const LEAVE_AFTER: Duration = Duration::from_secs(4);
 /// Between two tries to ensure the schema after a reconnect.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -51,6 +54,8 @@ pub struct Bus {
     wanted: schema::Wanted,
     /// Whether the last record found room.
     room: Room,
+    /// There is more than one nats-server to ask.
+    has_members: bool,
 }
 
 /// What the client's events said last.
@@ -102,6 +107,7 @@ impl Bus {
             health: Arc::new(watch::Sender::new(health)),
             wanted,
             room: Room::default(),
+            has_members: config.nats.url.contains(','),
         })
     }
 
@@ -110,6 +116,7 @@ impl Bus {
         let mut connections = self.connections.clone();
         // The connect of the start is not news: its schema is ensured.
         let mut ensured = Some(1_u64);
+        let mut silent_since = None;
         loop {
             let pause = if ensured.is_some() { PROBE_INTERVAL } else { RETRY_INTERVAL };
             // All three arms are cancel safe: a watch, a timer and a token.
@@ -140,9 +147,19 @@ impl Bus {
                 match schema::ensure(&self.jetstream, self.wanted).await {
                     Ok(()) => {
                         ensured = Some(connection.count);
+                        silent_since = None;
                         self.set_up();
                     }
-                    Err(err) => tracing::warn!(error = format!("{err:#}"), "cannot ensure the schema yet"),
+                    Err(err) => {
+                        tracing::warn!(error = format!("{err:#}"), "cannot ensure the schema yet");
+                        let since = *silent_since.get_or_insert_with(Instant::now);
+                        if self.has_members && since.elapsed() >= LEAVE_AFTER {
+                            silent_since = None;
+                            tracing::warn!("this member of NATS may be cut off from the others; another one is asked");
+                            // It fails where the client has ended.
+                            let _ = self.client.force_reconnect().await;
+                        }
+                    }
                 }
             }
         }

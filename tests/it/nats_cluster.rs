@@ -187,3 +187,26 @@ async fn nobody_is_believed_without_a_certificate_of_the_ca() -> Result<()> {
     cluster.runners_online(&api, 1).await?;
     cluster.shutdown().await
 }
+
+/// Whoever talks to a member that hears nothing of the others asks another one; the one that was away catches up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_hears_nothing_of_the_others_stops_nobody() -> Result<()> {
+    let cluster = Cluster::builder().three_nats().runner(RunnerSpec::new("r1")).start().await?;
+    whole(&cluster).await?;
+    let api = cluster.api()?;
+    let routes = cluster.routes.as_ref().context("the bus has one member")?;
+    // Each in its turn: the leader, and the one that the server talks to, are among them. Then two that hear the third alone.
+    for pairs in [[(0, 1), (0, 2)].as_slice(), &[(1, 0), (1, 2)], &[(2, 0), (2, 1)], &[(0, 1)]] {
+        for (one, other) in pairs {
+            routes.part(*one, *other);
+        }
+        let name = format!("apart-{}-{}", pairs[0].0, pairs.len());
+        made(&cluster, &api, &name).await.with_context(|| format!("{pairs:?}"))?;
+        for (one, other) in pairs {
+            routes.mend(*one, *other);
+        }
+        whole(&cluster).await.with_context(|| format!("{pairs:?}"))?;
+    }
+    ensure!(api.sessions().await?.len() == 4);
+    cluster.shutdown().await
+}
