@@ -9,6 +9,7 @@ pub mod beneath;
 pub mod bridge;
 pub mod cgroup;
 pub mod checkpoint;
+pub mod condition;
 pub mod config;
 pub mod daemon;
 pub mod desktop;

@@ -25,6 +25,7 @@ use crate::commands::runner::RunnerCommand;
 use crate::commands::secret::SecretCommand;
 use crate::commands::session::SessionCommand;
 use crate::commands::spec_task::SpecTaskCommand;
+use crate::commands::status::StatusArgs;
 use crate::commands::test_agents::TestAgentsArgs;
 use crate::commands::thread::ThreadCommand;
 use crate::commands::token::TokenCommand;
@@ -92,8 +93,8 @@ pub enum Command {
     Up(UpArgs),
     /// End what `up` started: sessions, runner, server, bus
     Down,
-    /// Show server, runners, pools and sessions; exit code 0 when healthy, 1 when not
-    Status,
+    /// Show server, NATS, runners, pools and sessions; exit code 0 when healthy, 1 when not, 3 when there is no server
+    Status(StatusArgs),
     /// Look whether a machine is fit for desktops and Zed, this one or others over SSH; exit code 0 when it is, 1 when not
     Doctor(DoctorArgs),
     /// Make runners of machines that you can log in to over SSH; run again, it changes only what differs

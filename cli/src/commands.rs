@@ -44,7 +44,7 @@ pub async fn dispatch(cli: Cli, ui: &Ui) -> Result<ExitCode> {
         Command::Up(args) => up::run(&global, &args, ui).await,
         Command::Down => down::run(&global, ui).await,
         Command::Doctor(args) => Box::pin(doctor::run(&args, || client(&global), ui)).await,
-        Command::Status => status::run(&client(&global)?, ui).await,
+        Command::Status(args) => status::run(&client(&global)?, &args, ui).await,
         Command::StartAgents(args) => Box::pin(pool::agents::start(&client(&global)?, args, &process_env, ui)).await,
         Command::StopAgents(args) => Box::pin(pool::agents::stop(&client(&global)?, &args, ui)).await,
         Command::Scale(args) => Box::pin(pool::agents::scale(&client(&global)?, &args, ui)).await,

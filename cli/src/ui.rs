@@ -60,6 +60,11 @@ impl Ui {
         self.write(format!("{text}\n").as_bytes())
     }
 
+    /// Begins a new picture: an empty terminal, or an empty line where it is none. False when nobody reads any more.
+    pub fn clear(&self) -> Result<bool> {
+        if self.stdout_tty { self.write(b"\x1b[H\x1b[2J\x1b[3J") } else { self.stream_line("") }
+    }
+
     /// A line of data.
     pub fn line(&self, text: &str) -> Result<()> {
         self.stream_line(text).map(|_| ())

@@ -26,7 +26,7 @@ use crate::link::Stream;
 use crate::reap::RunnerLeftovers;
 use crate::recording::RecordingChoice;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources, Usage};
-use crate::runner::{Liveness, RunnerFacts, RunnerImages, RunnerStatus};
+use crate::runner::{Degraded, Liveness, RunnerFacts, RunnerImages, RunnerStatus};
 use crate::scale::ScaleStatus;
 use crate::session::{
     Cause, Desired, Display, DisplayServer, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
@@ -312,6 +312,13 @@ pub struct RunnerView {
     pub cordoned: bool,
     /// True while it takes nothing new by its own decision.
     pub draining: bool,
+    /// What is wrong with its machine: it takes nothing new meanwhile, and what runs there goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<Degraded>,
+    /// It was lost more than once within an hour: until then nothing is placed there that another runner can take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub unsteady_until: Option<Timestamp>,
     /// Sessions that occupy a slot.
     pub active_tasks: u32,
     /// Slots.
@@ -484,6 +491,27 @@ pub struct StoreStatus {
     pub limit_bytes: Option<u64>,
     /// The last write was refused because there is no room: its disk or `max_file_store` is full.
     pub full: bool,
+    /// Where it is a cluster: who keeps the sessions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<StoreMember>,
+}
+
+/// One nats-server of a cluster, as the leader of the sessions' stream sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(ToSchema))]
+pub struct StoreMember {
+    /// Its name.
+    pub name: String,
+    /// It leads: it decides what is stored.
+    #[serde(default)]
+    pub leader: bool,
+    /// It is heard.
+    pub online: bool,
+    /// It has all that is stored.
+    pub current: bool,
+    /// Messages that it is behind.
+    #[serde(default)]
+    pub lag: u64,
 }
 
 /// RFC 9457 problem document: every error of the API, `application/problem+json`.

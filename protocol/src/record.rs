@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::api::images::TagRecord;
@@ -237,6 +237,45 @@ pub struct RunnerRecord {
     /// When it registered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered_at: Option<Timestamp>,
+    /// How often it was lost of late.
+    #[serde(default, skip_serializing_if = "Losses::is_none")]
+    pub losses: Losses,
+}
+
+/// How often a runner was lost within [`Losses::FORGOTTEN_AFTER`] of the time before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// How often.
+    pub count: u32,
+    /// The last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Timestamp>,
+}
+
+impl Losses {
+    /// A runner that is heard for so long begins anew.
+    pub const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(1);
+    /// It counts as unsteady for so long after its second loss, twice as long after each further one.
+    const FIRST: SignedDuration = SignedDuration::from_mins(2);
+
+    /// True for none at all.
+    pub fn is_none(&self) -> bool {
+        self.count == 0
+    }
+
+    /// One more.
+    #[must_use]
+    pub fn and_one(self, at: Timestamp) -> Self {
+        let goes_on = self.last.is_some_and(|last| at.duration_since(last) < Self::FORGOTTEN_AFTER);
+        Self { count: if goes_on { self.count.saturating_add(1) } else { 1 }, last: Some(at) }
+    }
+
+    /// Until when others are better; none where it was lost once or never.
+    pub fn unsteady_until(&self) -> Option<Timestamp> {
+        let doubled = self.count.checked_sub(2)?.min(10);
+        let lasts = Self::FIRST.checked_mul(1 << doubled)?.min(Self::FORGOTTEN_AFTER);
+        self.last?.checked_add(lasts).ok()
+    }
 }
 
 impl RunnerRecord {
@@ -338,4 +377,26 @@ pub struct TicketRecord {
     pub token_hash: String,
     /// When it ends.
     pub expires_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_lost_again_within_the_hour_is_unsteady_for_longer_each_time() {
+        let at = |minutes| Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
+        let mut losses = Losses::default();
+        // lost at that minute → unsteady until that one
+        for (lost, until) in
+            [(0, None), (10, Some(12)), (20, Some(24)), (30, Some(38)), (95, None), (96, Some(98)), (1000, None)]
+        {
+            losses = losses.and_one(at(lost));
+            assert_eq!(losses.unsteady_until(), until.map(at), "lost at {lost}");
+        }
+        for lost in 1000..1100 {
+            losses = losses.and_one(at(lost));
+        }
+        assert_eq!(losses.unsteady_until(), Some(at(1099 + 60)), "no longer than an hour");
+    }
 }

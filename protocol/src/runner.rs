@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{KindName, SessionId};
@@ -98,6 +99,35 @@ pub struct Heartbeat {
     /// What belonged to no session, and what is kept of sessions that live elsewhere.
     #[serde(default, skip_serializing_if = "RunnerLeftovers::is_empty")]
     pub leftovers: RunnerLeftovers,
+    /// What is wrong with its machine: it takes nothing new as long as there is something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<Degraded>,
+    /// What its clock says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// Something that is wrong with a runner's machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Degraded {
+    /// What.
+    pub what: Degradation,
+    /// How it is, for people.
+    pub detail: String,
+}
+
+/// What can be wrong with a machine so that nothing new begins there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Degradation {
+    /// Its disk is nearly full, or out of inodes.
+    Disk,
+    /// It has hardly any memory left, or waits for it all the time.
+    Memory,
+    /// Its clock and the server's are far apart.
+    Clock,
 }
 
 /// Images of a runner.
@@ -145,6 +175,12 @@ impl RunnerImages {
 }
 
 impl Heartbeat {
+    /// All that is wrong with its machine, in one sentence; none where all is well.
+    pub fn what_is_wrong(&self) -> Option<String> {
+        let details: Vec<&str> = self.degraded.iter().map(|degraded| degraded.detail.as_str()).collect();
+        (!details.is_empty()).then(|| details.join("; "))
+    }
+
     /// The documents' status word of a runner that is heard.
     pub fn status(&self) -> RunnerStatus {
         if self.draining {

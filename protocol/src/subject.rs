@@ -100,6 +100,8 @@ pub const UP_VERBS: &str = "up.*.*";
 pub const DOWN_ALL: &str = "down.>";
 /// NATS server → helix-server: may this connection in?
 pub const AUTH_CALLOUT: &str = "$SYS.REQ.USER.AUTH";
+/// A nats-server tells that a runner's connection has ended. A stream of the system account that account HELIX imports.
+pub const SYS_DISCONNECT: &str = "$SYS.ACCOUNT.RUNNERS.DISCONNECT";
 /// Every nats-server tells its connections. A service of the system account that account HELIX imports.
 pub const SYS_CONNECTIONS: &str = "$SYS.REQ.SERVER.PING.CONNZ";
 /// Every nats-server's service that ends a connection; imported likewise.

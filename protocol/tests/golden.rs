@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use helix_protocol::api::pools::PoolView;
 use helix_protocol::api::threads::{SpecTaskContext, SpecTaskView};
 use helix_protocol::api::{
-    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, StoreStatus, SyncStatus,
-    Ticket,
+    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, StoreMember, StoreStatus,
+    SyncStatus, Ticket,
 };
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::{Event, FeedItem};
@@ -14,7 +14,7 @@ use helix_protocol::external_agents::{AgentHeartbeat, AgentResponse, Register, T
 use helix_protocol::link::{Dial, Message, Nudge, Reply, Request, Stream};
 use helix_protocol::reap::RunnerLeftovers;
 use helix_protocol::resources::{Bytes, Cpus, Limits, Pressure, Reserve, Resources, Usage};
-use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerImages, RunnerStatus};
+use helix_protocol::runner::{Degradation, Degraded, Heartbeat, Liveness, RunnerFacts, RunnerImages, RunnerStatus};
 use helix_protocol::session::{
     Cause, Desired, Display, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
 };
@@ -208,7 +208,13 @@ fn runner_view() -> RunnerView {
         last_seen_at: Some(Timestamp::UNIX_EPOCH),
         leftovers: RunnerLeftovers::default(),
         images: RunnerImages::default(),
+        degraded: vec![degraded()],
+        unsteady_until: Some(Timestamp::UNIX_EPOCH),
     }
+}
+
+fn degraded() -> Degraded {
+    Degraded { what: Degradation::Disk, detail: "1MiB are free on the disk of /w: make room".to_owned() }
 }
 
 macro_rules! golden {
@@ -236,6 +242,8 @@ fn the_link() {
         images: RunnerImages::default(),
         viewed: [session()].into(),
         leftovers: RunnerLeftovers::default(),
+        degraded: vec![degraded()],
+        at: Some(Timestamp::UNIX_EPOCH),
     };
     let request =
         Message { runner: runner(), body: Request::Heartbeat { heartbeat: Box::new(heartbeat), viewers: Vec::new() } };
@@ -355,7 +363,13 @@ fn what_clients_read_of_sessions_and_runners() {
         runners: vec![unregistered],
         sessions: BTreeMap::from([("Ready".to_owned(), 2)]),
         pools: vec![pool_view()],
-        store: Some(StoreStatus { nats: "2.15.1".to_owned(), bytes: 4096, limit_bytes: Some(1 << 30), full: false }),
+        store: Some(StoreStatus {
+            nats: "2.15.1".to_owned(),
+            bytes: 4096,
+            limit_bytes: Some(1 << 30),
+            full: false,
+            members: vec![StoreMember { name: "n1".to_owned(), leader: true, online: true, current: true, lag: 0 }],
+        }),
         scale: None,
         reaper: None,
     };

@@ -175,6 +175,8 @@ impl App {
         };
         let requests = callout.listen().await?;
         self.tasks.spawn(callout.run(requests, self.background.clone()));
+        let disconnects = self.runners.disconnects().clone();
+        self.tasks.spawn(disconnects.run(self.bus.clone(), self.background.clone()));
         let (link, verbs, dials) = Link::listen(self.clone()).await?;
         self.tasks.spawn(link.run(verbs, dials, self.background.clone()));
         let reconciler = Reconciler {

@@ -125,6 +125,7 @@ pub fn render(config: &ServerConfig, settings: &NatsSettings) -> anyhow::Result<
     let (helix, runners, observers) = (subject::ACCOUNT_HELIX, subject::ACCOUNT_RUNNERS, subject::ACCOUNT_OBSERVERS);
     let (up, down) = (subject::UP_ALL, subject::DOWN_ALL);
     let (system, connections, kick) = (subject::ACCOUNT_SYSTEM, subject::SYS_CONNECTIONS, subject::SYS_KICK_ALL);
+    let disconnect = subject::SYS_DISCONNECT;
     let user = quoted(&config.nats.user)?;
     let mut text = String::new();
     let (name, cluster) = match &settings.cluster {
@@ -157,9 +158,10 @@ jetstream {{
 system_account: {system}
 
 accounts {{
-  # Nobody's. Servers end a runner's connection with its token.
+  # Nobody's. Servers end a runner's connection with its token, and hear when one ends.
   {system}: {{
     exports: [
+      {{ stream: "{disconnect}", accounts: [{helix}] }}
       {{ service: "{connections}", response_type: Stream, accounts: [{helix}] }}
       {{ service: "{kick}", accounts: [{helix}] }}
     ]
@@ -175,6 +177,7 @@ accounts {{
     imports: [
       {{ service: {{ account: {system}, subject: "{connections}" }} }}
       {{ service: {{ account: {system}, subject: "{kick}" }} }}
+      {{ stream: {{ account: {system}, subject: "{disconnect}" }} }}
     ]
   }}
   # Runners, let in by helix-server. No JetStream here.

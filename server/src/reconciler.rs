@@ -132,6 +132,7 @@ impl Reconciler {
         let (mut spec_tasks, mut tokens) = (self.store.spec_tasks.view().changes(), self.store.tokens.view().changes());
         let mut pools = self.store.pools.view().changes();
         let mut health = self.bus.health();
+        let mut disconnects = self.runners.disconnects().changes();
         loop {
             let Ok(Some(since)) = leading.wait_for(Option::is_some).await.map(|since| *since) else { return };
             let Ok(up) = health.wait_for(|health| health.up_since.is_some()).await.map(|health| *health) else {
@@ -146,6 +147,7 @@ impl Reconciler {
             spec_tasks.borrow_and_update();
             tokens.borrow_and_update();
             pools.borrow_and_update();
+            disconnects.borrow_and_update();
             let steady_since = up.up_since.map_or(since, |up| up.max(since));
             let next = match self.pass(steady_since).await {
                 Ok(due) => due.min(Instant::now() + PASS_INTERVAL),
@@ -163,6 +165,7 @@ impl Reconciler {
                 woken = spec_tasks.changed() => woken,
                 woken = tokens.changed() => woken,
                 woken = pools.changed() => woken,
+                woken = disconnects.changed() => woken,
                 woken = leading.changed() => woken,
                 woken = health.changed() => woken,
                 () = tokio::time::sleep_until(next) => Ok(()),

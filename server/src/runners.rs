@@ -4,6 +4,7 @@
 //! hears a runner says `Online`; `Suspect` and `Lost` are the leader's to say.
 
 mod amend;
+pub mod disconnects;
 mod enrol;
 pub mod liveness;
 pub mod occupancy;
@@ -19,16 +20,19 @@ use helix_protocol::assignment::Lease;
 use helix_protocol::event::Event;
 use helix_protocol::external_agents::Register;
 use helix_protocol::record::RunnerRecord;
-use helix_protocol::runner::{Heartbeat, Liveness, RunnerFacts, RunnerStatus};
+use helix_protocol::runner::{Degradation, Degraded, Heartbeat, Liveness, RunnerFacts, RunnerStatus};
 use helix_protocol::{ErrorCode, RunnerId, subject};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use self::disconnects::Disconnects;
 use crate::bus::Bus;
 use crate::config::{ServerConfig, is_tls};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::store::{Store, Versioned};
 
+/// As far as clocks may be apart; recordings of a runner whose clock is further ahead are not taken.
+const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(5);
 /// How often a lease is renewed again after another replica was faster.
 const MAX_TRIES: usize = 5;
 
@@ -46,6 +50,7 @@ struct Inner {
     nats_url: String,
     nats_ca: Option<String>,
     lease_ttl: Duration,
+    disconnects: Disconnects,
 }
 
 impl Runners {
@@ -55,7 +60,23 @@ impl Runners {
         let lease_ttl = Duration::from_secs(config.lost_timeout.as_millis().div_ceil(1000) as u64);
         let nats_url = config.runner_nats_url.clone();
         let nats_ca = config.nats.ca.as_ref().filter(|_| is_tls(&nats_url)).map(|ca| ca.pem.clone());
-        Self { inner: Arc::new(Inner { bus, store, events, server_id, nats_url, nats_ca, lease_ttl }) }
+        Self {
+            inner: Arc::new(Inner {
+                bus,
+                store,
+                events,
+                server_id,
+                nats_url,
+                nats_ca,
+                lease_ttl,
+                disconnects: Disconnects::default(),
+            }),
+        }
+    }
+
+    /// Whose connection has ended.
+    pub fn disconnects(&self) -> &Disconnects {
+        &self.inner.disconnects
     }
 
     /// One runner.
@@ -99,8 +120,9 @@ impl Runners {
     }
 
     /// A runner is alive. Its lease is renewed when this returns. True when it had been lost.
-    pub async fn heard(&self, id: &RunnerId, heartbeat: Heartbeat) -> Result<bool> {
+    pub async fn heard(&self, id: &RunnerId, mut heartbeat: Heartbeat) -> Result<bool> {
         let record = self.known(id).await?;
+        heartbeat.degraded.extend(heartbeat.at.and_then(|at| clocks_apart(at, Timestamp::now())));
         let status = heartbeat.status();
         self.tell_reaped(id, &heartbeat.leftovers.reaped).await;
         self.renew(id, Some(heartbeat)).await?;
@@ -178,6 +200,16 @@ impl Runners {
     }
 }
 
+/// What is wrong where a runner's clock is far from ours: times of its reports and recordings would be of no use.
+fn clocks_apart(its: Timestamp, ours: Timestamp) -> Option<Degraded> {
+    let apart = its.duration_since(ours);
+    (apart.abs() > CLOCKS_APART).then(|| {
+        let (minutes, where_to) = (apart.abs().as_mins(), if apart.is_negative() { "behind" } else { "ahead of" });
+        let detail = format!("its clock is {minutes} minutes {where_to} this server's: keep both by NTP");
+        Degraded { what: Degradation::Clock, detail }
+    })
+}
+
 fn slots_of(held: &occupancy::Occupancy, id: &RunnerId) -> u32 {
     held.get(id).map_or(0, |held| held.slots)
 }
@@ -198,6 +230,8 @@ fn view(record: &RunnerRecord, lease: Option<&Versioned<Lease>>, active_tasks: u
         liveness: record.liveness,
         cordoned: record.cordoned,
         draining,
+        degraded: heartbeat.map(|heartbeat| heartbeat.degraded.clone()).unwrap_or_default(),
+        unsteady_until: record.losses.unsteady_until().filter(|until| Timestamp::now() < *until),
         active_tasks,
         slots,
         facts: record.facts.clone(),

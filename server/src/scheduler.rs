@@ -32,6 +32,10 @@ pub struct Candidate {
     pub cordoned: bool,
     /// Takes nothing new by its own.
     pub draining: bool,
+    /// What is wrong with its machine, for people: it takes nothing new.
+    pub degraded: Option<String>,
+    /// It was lost again and again: only where no other can take it.
+    pub unsteady: bool,
     /// Slots it has.
     pub slots: u32,
     /// What its sessions hold.

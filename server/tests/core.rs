@@ -7,6 +7,8 @@ mod audit;
 mod control;
 #[path = "core/credentials.rs"]
 mod credentials;
+#[path = "core/degraded.rs"]
+mod degraded;
 #[path = "core/grants.rs"]
 mod grants;
 #[path = "core/harness.rs"]

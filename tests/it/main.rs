@@ -44,6 +44,7 @@ mod refusals;
 mod replicas;
 mod routes;
 mod sessions;
+mod status;
 mod test_agents;
 mod time_limits;
 mod tls;

@@ -147,7 +147,7 @@ impl Server {
         };
         let verdict = |entry: &Versioned<RunnerRecord>| {
             let heard = self.heard.get(&entry.value.id).map(|(seen, _)| at(*seen));
-            let (liveness, _) = timing.judge(entry.value.liveness, heard, at(now));
+            let (liveness, _) = timing.judge(entry.value.liveness, heard, None, at(now));
             (liveness != entry.value.liveness)
                 .then(|| (RunnerRecord { liveness, ..(*entry.value).clone() }, entry.revision))
         };
@@ -278,6 +278,8 @@ impl Server {
             liveness: record.liveness,
             cordoned: record.cordoned,
             draining: false,
+            degraded: None,
+            unsteady: false,
             slots: record.facts.as_ref().map_or(0, |facts| facts.slots),
             held: held.get(&record.id).copied().unwrap_or_default(),
             images: Vec::new(),

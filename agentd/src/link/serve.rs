@@ -9,11 +9,13 @@ use helix_protocol::ErrorCode;
 use helix_protocol::link::{Message, Nudge, PROTOCOL, Reply, Request, is_understood};
 use helix_protocol::runner::Heartbeat;
 use helix_protocol::session::ObservedSession;
+use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::backoff::Backoff;
 use super::connection::{Change, Connection, RequestError};
 use super::{Link, LinkStatus};
+use crate::condition::Condition;
 use crate::dial::DialNudge;
 use crate::fence::Fence;
 
@@ -134,6 +136,7 @@ impl Serving<'_> {
         let mut registered = self.registered.subscribe();
         let mut draining = self.link.draining.clone();
         let mut unanswered = 0;
+        let mut condition = Condition::of(&self.link.config.workspace_dir);
         loop {
             let interval = self.when_registered(&mut registered).await;
             let heartbeat = Heartbeat {
@@ -144,6 +147,8 @@ impl Serving<'_> {
                 images: self.link.images.report(),
                 viewed: self.link.gates.viewed(),
                 leftovers: self.link.leftovers.told(),
+                degraded: condition.look(),
+                at: Some(Timestamp::now()),
             };
             let sent_at = Fence::now();
             let viewers = self.link.viewers.pending();

@@ -1,21 +1,50 @@
-//! `helixctl status`: server, runners, pools and sessions on one screen. Exit code 0 healthy, 1 degraded, 3 not reachable.
+//! `helixctl status`: server, NATS, runners, pools and sessions on one screen. Exit code 0 healthy, 1 degraded, 3 not
+//! reachable.
+//!
+//! It can stay and show what changes, or wait until all is well: it looks again with every event of the fleet's feed, and
+//! every [`STEP`] since not everything has an event. A server that is not there, or that is away, is waited for.
 
 mod leftovers;
+mod store;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use helix_protocol::ErrorCode;
 use helix_protocol::api::{FleetStatus, SessionView};
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::SessionPhase;
 use serde::Serialize;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::Client;
-use crate::error::{Kind, Result};
+use crate::error::{CliError, Kind, Result};
+use crate::feed::Feed;
 use crate::ui::Ui;
 
 /// Most sessions shown; the counts cover all.
 const SHOWN: usize = 20;
+
+/// Longest time between two looks.
+const STEP: Duration = Duration::from_secs(5);
+/// Before the next try where no server answers.
+const RETRY: Duration = Duration::from_millis(500);
+/// What happens within it is one picture.
+const BURST: Duration = Duration::from_millis(200);
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Stay, and show it again whenever something has changed; with --json an object per line
+    #[arg(long, short)]
+    watch: bool,
+    /// Return as soon as everything is healthy; exit code 5 where that is not in time
+    #[arg(long, conflicts_with = "watch")]
+    wait_ready: bool,
+    /// How many seconds --wait-ready waits
+    #[arg(long, default_value_t = 120, requires = "wait_ready", value_name = "SECONDS")]
+    timeout: u64,
+}
 
 /// What `status --json` prints.
 #[derive(Serialize)]
@@ -35,7 +64,82 @@ struct Status {
 }
 
 /// Asks and judges.
-pub async fn run(client: &Client, ui: &Ui) -> Result<ExitCode> {
+pub async fn run(client: &Client, args: &StatusArgs, ui: &Ui) -> Result<ExitCode> {
+    let status = if args.watch {
+        return watch(client, ui).await;
+    } else if args.wait_ready {
+        until_healthy(client, Duration::from_secs(args.timeout), ui).await?
+    } else {
+        look(client).await?
+    };
+    ui.answer(&status, || show(ui, &status))?;
+    Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn watch(client: &Client, ui: &Ui) -> Result<ExitCode> {
+    let mut feed = None;
+    loop {
+        match look(client).await {
+            Ok(status) if ui.json => {
+                if !ui.stream_json(&status)? {
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
+            Ok(status) => {
+                if !ui.clear()? {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                show(ui, &status)?;
+            }
+            Err(error) if may_pass(&error) => ui.error(&error),
+            Err(error) => return Err(error),
+        }
+        news(client, &mut feed).await;
+        sleep(BURST).await;
+    }
+}
+
+async fn until_healthy(client: &Client, patience: Duration, ui: &Ui) -> Result<Status> {
+    let (deadline, progress, mut feed) = (Instant::now() + patience, ui.progress(), None);
+    loop {
+        let trouble = match look(client).await {
+            Ok(status) if status.healthy => return Ok(status),
+            Ok(status) => status.problems.join("; "),
+            Err(error) if may_pass(&error) => error.why.unwrap_or(error.what),
+            Err(error) => return Err(error),
+        };
+        progress.now(&trouble);
+        if tokio::time::timeout_at(deadline, news(client, &mut feed)).await.is_err() {
+            let seconds = patience.as_secs();
+            return Err(CliError::new(Kind::TimedOut, format!("the fleet is not healthy after {seconds} s"))
+                .because(trouble)
+                .next("helixctl status"));
+        }
+    }
+}
+
+/// A server that starts, or whose store does, is well in a moment.
+fn may_pass(error: &CliError) -> bool {
+    matches!(error.kind, Kind::Unreachable | Kind::Failed | Kind::TimedOut)
+}
+
+/// Returns when something may have changed.
+async fn news(client: &Client, feed: &mut Option<Feed>) {
+    if let Some(open) = feed {
+        // Where the feed is over for good, the next look says why.
+        if let Ok(Err(_)) = timeout(STEP, open.happened()).await {
+            *feed = None;
+        }
+        return;
+    }
+    // What happened before it was open is seen by the look that follows at once.
+    *feed = Feed::open(&client.connection).await.ok();
+    if feed.is_none() {
+        sleep(RETRY).await;
+    }
+}
+
+async fn look(client: &Client) -> Result<Status> {
     let fleet = match client.status().await {
         Ok(fleet) => fleet,
         // The server itself answered, and cannot reach its store: degraded, not unreachable.
@@ -52,19 +156,22 @@ pub async fn run(client: &Client, ui: &Ui) -> Result<ExitCode> {
     let running = client.sessions(&filter).await?.sessions;
     let (problems, warnings) = (problems(&fleet), leftovers::warnings(&fleet));
     let (healthy, url) = (problems.is_empty(), client.connection.url.to_string());
-    let status = Status { healthy, problems, warnings, url, fleet, running };
-    ui.answer(&status, || show(ui, &status))?;
-    Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(Status { healthy, problems, warnings, url, fleet, running })
 }
 
 /// Why the fleet is not healthy.
 fn problems(fleet: &FleetStatus) -> Vec<String> {
-    let mut problems = Vec::new();
+    let mut problems = store::problems(fleet.store.as_ref());
     if !fleet.runners.iter().any(|runner| runner.liveness == Liveness::Online) {
         problems.push("no runner is online: sessions wait".to_owned());
     }
     for runner in fleet.runners.iter().filter(|runner| runner.liveness != Liveness::Online) {
         problems.push(format!("runner {} is {}", runner.id, format!("{:?}", runner.liveness).to_lowercase()));
+    }
+    for runner in &fleet.runners {
+        for degraded in &runner.degraded {
+            problems.push(format!("runner {} takes nothing new: {}", runner.id, degraded.detail));
+        }
     }
     for pool in fleet.pools.iter().filter(|pool| pool.ready < pool.spec.min_ready) {
         // On the way there is not wrong.
@@ -86,6 +193,9 @@ fn problems(fleet: &FleetStatus) -> Vec<String> {
 fn show(ui: &Ui, status: &Status) -> Result<()> {
     let health = if status.healthy { "healthy" } else { "degraded" };
     ui.line(&format!("server {} {} version {}", status.url, health, status.fleet.version))?;
+    if let Some(store) = &status.fleet.store {
+        ui.line(&store::line(store))?;
+    }
     for problem in &status.problems {
         ui.line(&format!("  {problem}"))?;
     }
@@ -115,6 +225,10 @@ fn show(ui: &Ui, status: &Status) -> Result<()> {
         return ui.line("no sessions yet: helixctl session create --help");
     }
     ui.line(&format!("sessions: {}", counts.join(", ")))?;
+    let waiting = status.fleet.sessions.get("Pending").copied().unwrap_or_default();
+    if waiting > 0 {
+        ui.line(&format!("queue: {waiting} sessions wait; why: helixctl session explain ID"))?;
+    }
     if status.running.is_empty() { Ok(()) } else { super::session::table(ui, &status.running) }
 }
 
@@ -131,6 +245,7 @@ mod tests {
         )
         .expect("a status");
         insta::assert_snapshot!(problems(&fleet).join("\n"), @r"
+        NATS does not answer: nothing can be changed, and sessions run on
         no runner is online: sessions wait
         the scale hook failed 2 times in a row: /x ended with exit status: 1
         2 sessions are lost: their runner is not heard

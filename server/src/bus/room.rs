@@ -4,15 +4,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode as NatsCode;
 use async_nats::jetstream::context::PublishError;
-use helix_protocol::ErrorCode;
-use helix_protocol::api::StoreStatus;
+use helix_protocol::api::{StoreMember, StoreStatus};
+use helix_protocol::{ErrorCode, subject};
 
 use super::Bus;
 use crate::error::Error;
 
+/// A member of a cluster speaks to the leader once a second. One that was killed is called offline by the others only
+/// minutes later.
+const HEARD_WITHIN: Duration = Duration::from_secs(10);
 const FULL: &str = "NATS stores nothing more: its disk or max_file_store is full; nothing was done, and sessions run on. Make room \
                     there, or raise max_file_store in nats.conf and reload it";
 
@@ -40,14 +44,39 @@ impl Room {
 impl Bus {
     /// The store, for people; None while it does not answer.
     pub async fn store_status(&self) -> Option<StoreStatus> {
-        let account = self.jetstream.query_account().await.ok()?;
+        let (account, members) = tokio::join!(self.jetstream.query_account(), self.members());
+        let account = account.ok()?;
         Some(StoreStatus {
+            members: members.unwrap_or_default(),
             nats: self.client.server_info().version,
             bytes: account.storage,
             // -1 where it has no limit of its own.
             limit_bytes: account.limits.max_storage.and_then(|most| u64::try_from(most).ok()),
             full: self.room.0.load(Ordering::Relaxed),
         })
+    }
+
+    /// Who keeps the sessions; nobody where there is one nats-server alone.
+    async fn members(&self) -> Option<Vec<StoreMember>> {
+        let stream = self.jetstream.get_stream(format!("KV_{}", subject::BUCKET_SESSIONS)).await.ok()?;
+        let cluster = stream.cached_info().cluster.clone()?;
+        let leader = cluster.leader.into_iter().map(|name| StoreMember {
+            name,
+            leader: true,
+            online: true,
+            current: true,
+            lag: 0,
+        });
+        let others = cluster.replicas.into_iter().map(|peer| StoreMember {
+            name: peer.name,
+            leader: false,
+            online: !peer.offline && peer.active < HEARD_WITHIN,
+            current: peer.current,
+            lag: peer.lag.unwrap_or_default(),
+        });
+        let mut members: Vec<_> = leader.chain(others).collect();
+        members.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Some(if members.len() > 1 { members } else { Vec::new() })
     }
 }
 

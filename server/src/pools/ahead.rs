@@ -60,6 +60,8 @@ fn candidate(store: &Store, runner: &RunnerRecord) -> Option<Candidate> {
         liveness: Liveness::Online,
         cordoned: false,
         draining: false,
+        degraded: None,
+        unsteady: false,
         slots: 1,
         held: Held::default(),
         images: Vec::new(),

@@ -3,6 +3,7 @@
 use helix_protocol::record::RunnerRecord;
 use helix_protocol::runner::{Liveness, RunnerStatus};
 use helix_protocol::{ErrorCode, RunnerId, subject};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Reconciler;
@@ -46,7 +47,8 @@ impl Reconciler {
         for (_, entry) in runners.iter() {
             let known = entry.value.liveness;
             let heard = leases.get(&subject::runner_lease_key(&entry.value.id)).map(|lease| lease.seen);
-            let (verdict, due) = timing.judge(known, heard, now);
+            let ended = self.runners.disconnects().of(&entry.value.id);
+            let (verdict, due) = timing.judge(known, heard, ended, now);
             judged.next = due.map_or(judged.next, |due| judged.next.min(due));
             judged.any_lost |= verdict == Liveness::Lost;
             if verdict != known {
@@ -57,7 +59,10 @@ impl Reconciler {
     }
 
     async fn declare(&self, Change { entry, verdict }: Change) -> Result<()> {
-        let record = RunnerRecord { liveness: verdict, ..(*entry.value).clone() };
+        let mut record = RunnerRecord { liveness: verdict, ..(*entry.value).clone() };
+        if verdict == Liveness::Lost {
+            record.losses = record.losses.and_one(Timestamp::now());
+        }
         let revision = match self.store.runners.update(record.id.as_str(), &record, entry.revision).await {
             Ok(revision) => revision,
             // It was heard, registered or removed meanwhile.

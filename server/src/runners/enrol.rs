@@ -4,7 +4,7 @@
 //! whom it was used: it is good for that very request again, and for nothing else.
 
 use helix_protocol::api::runners::{EnrolRunner, Enrolled};
-use helix_protocol::record::{RunnerRecord, Scope, TokenRecord};
+use helix_protocol::record::{Losses, RunnerRecord, Scope, TokenRecord};
 use helix_protocol::runner::Liveness;
 use helix_protocol::{ErrorCode, RunnerId};
 use jiff::Timestamp;
@@ -50,6 +50,7 @@ impl Runners {
             liveness: Liveness::Lost,
             enrolled_at: Timestamp::now(),
             registered_at: None,
+            losses: Losses::default(),
         };
         match store.runners.create(id.as_str(), &record).await {
             Ok(_) => tracing::info!(runner.id = %id, by = by.name, "runner enrolled"),

@@ -5,6 +5,10 @@ use std::time::Duration;
 use helix_protocol::runner::Liveness;
 use tokio::time::Instant;
 
+/// A runner whose connection has ended is suspect when nothing of it is heard for so long: a new connection takes a second
+/// or two.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// When silence means what.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
@@ -18,12 +22,19 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// The verdict, and when it may change by silence alone.
-    pub fn judge(&self, known: Liveness, heard: Option<Instant>, now: Instant) -> (Liveness, Option<Instant>) {
+    /// The verdict, and when it may change by silence alone. `ended`: when its connection ended last, as far as is known.
+    pub fn judge(
+        &self,
+        known: Liveness,
+        heard: Option<Instant>,
+        ended: Option<Instant>,
+        now: Instant,
+    ) -> (Liveness, Option<Instant>) {
         let may_declare = self.steady_since + self.lost;
         // No lease: silent for longer than it lived.
         let lost_at = heard.map_or(may_declare, |heard| (heard + self.lost).max(may_declare));
-        let suspect_at = heard.map(|heard| heard + self.suspect);
+        let gone = |heard: Instant| ended.filter(|ended| *ended > heard).map(|ended| ended + GRACE);
+        let suspect_at = heard.map(|heard| gone(heard).into_iter().fold(heard + self.suspect, Instant::min));
         if known == Liveness::Lost && heard.is_none() || now >= lost_at {
             return (Liveness::Lost, None);
         }
@@ -63,8 +74,31 @@ mod tests {
             (190, Suspect, None, 220, Lost, None),
         ];
         for (steady, known, heard, now, verdict, next) in table {
-            let judged = timing(steady).judge(known, heard.map(at), at(now));
+            let judged = timing(steady).judge(known, heard.map(at), None, at(now));
             assert_eq!(judged, (verdict, next.map(at)), "steady {steady} {known:?} heard {heard:?} now {now}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whose_connection_ended_is_suspect_sooner_and_lost_no_sooner() {
+        use Liveness::{Lost, Online, Suspect};
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (suspect, lost) = (Duration::from_secs(15), Duration::from_secs(30));
+        let timing = Timing { suspect, lost, steady_since: start };
+        // heard at, ended at, now → verdict, next look
+        let table = [
+            (100, Some(101), 103, Online, Some(104)),
+            (100, Some(101), 104, Suspect, Some(130)),
+            (100, Some(101), 130, Lost, None),
+            // Heard since: a connection that was renewed.
+            (102, Some(101), 105, Online, Some(117)),
+            (100, Some(114), 116, Suspect, Some(130)),
+            (100, None, 104, Online, Some(115)),
+        ];
+        for (heard, ended, now, verdict, next) in table {
+            let judged = timing.judge(Online, Some(at(heard)), ended.map(at), at(now));
+            assert_eq!(judged, (verdict, next.map(at)), "heard {heard} ended {ended:?} now {now}");
         }
     }
 }

@@ -24,6 +24,9 @@ pub enum Unfit {
     /// Its own will.
     #[error("is draining")]
     Draining,
+    /// Something is wrong with its machine.
+    #[error("is degraded: {0}")]
+    Degraded(String),
     /// Not in the pool.
     #[error("is not in the pool")]
     OtherPool,
@@ -96,9 +99,13 @@ impl Unfit {
     /// True for what ends by itself or by an operator's word, without a change of the runner.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Unregistered | Self::Silent | Self::Cordoned | Self::Left | Self::Draining | Self::Full { .. } => {
-                true
-            }
+            Self::Unregistered
+            | Self::Silent
+            | Self::Cordoned
+            | Self::Left
+            | Self::Draining
+            | Self::Degraded(_)
+            | Self::Full { .. } => true,
             Self::Memory { needed, total, .. } => needed <= total,
             Self::Cpu { needed, total, .. } => needed <= total,
             Self::OtherPool
@@ -161,6 +168,9 @@ pub fn fit(candidate: &Candidate, ask: Ask<'_>) -> Result<(), Unfit> {
     }
     if candidate.draining {
         return Err(Unfit::Draining);
+    }
+    if let Some(reason) = &candidate.degraded {
+        return Err(Unfit::Degraded(reason.clone()));
     }
     if candidate.held.slots >= candidate.slots {
         // What is held back for somebody is more than there is.

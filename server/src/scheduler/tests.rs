@@ -45,6 +45,8 @@ pub(super) fn runner(id: &str, used: u32, slots: u32) -> Candidate {
         liveness: Liveness::Online,
         cordoned: false,
         draining: false,
+        degraded: None,
+        unsteady: false,
         slots,
         held,
         images: Vec::new(),
@@ -111,10 +113,21 @@ fn a_refusal_says_why_and_names_each_runner() {
     draining.draining = true;
     let mut new = runner("d", 0, 0);
     new.facts = None;
+    let mut full_disk = runner("e", 0, 2);
+    full_disk.degraded = Some("1MiB are free on the disk of /w".to_owned());
     assert_eq!(
-        chosen(&[silent, cordoned, draining, new], ANY),
-        "no runner takes sessions now (a is not heard; b is cordoned; c is draining; d has not registered)"
+        chosen(&[silent, cordoned, draining, new, full_disk], ANY),
+        "no runner takes sessions now (a is not heard; b is cordoned; c is draining; d has not registered; \
+         e is degraded: 1MiB are free on the disk of /w)"
     );
+}
+
+#[test]
+fn one_that_was_lost_again_and_again_is_taken_last() {
+    let mut unsteady = runner("a", 0, 8);
+    unsteady.unsteady = true;
+    assert_eq!(chosen(&[unsteady.clone(), runner("b", 7, 8)], ANY), "b");
+    assert_eq!(chosen(&[unsteady, runner("b", 8, 8)], ANY), "a", "better there than not at all");
 }
 
 #[test]

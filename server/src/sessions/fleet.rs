@@ -7,9 +7,10 @@ use std::sync::Arc;
 use helix_protocol::image::Digest;
 use helix_protocol::pool::PoolSpec;
 use helix_protocol::record::{ImageRecord, RunnerRecord, SessionRecord};
-use helix_protocol::runner::RunnerFacts;
+use helix_protocol::runner::{Heartbeat, RunnerFacts};
 use helix_protocol::session::{Desired, ObservedSession, SessionSpec};
 use helix_protocol::{PoolName, subject};
+use jiff::Timestamp;
 
 use super::view::has_ended;
 use crate::runners::occupancy;
@@ -88,6 +89,7 @@ pub fn candidates(
     // After the others: see the order of locks at `View::read`.
     let (runners, leases) = (store.runners.view().read(), store.leases.view().read());
     let held = occupancy::count(sessions, observed, &runners);
+    let now = Timestamp::now();
     let candidate = |record: &RunnerRecord| {
         let lease = leases.get(&subject::runner_lease_key(&record.id));
         let heartbeat = lease.and_then(|lease| lease.value.heartbeat.as_ref());
@@ -97,6 +99,8 @@ pub fn candidates(
             liveness: record.liveness,
             cordoned: record.cordoned,
             draining: heartbeat.is_some_and(|heartbeat| heartbeat.draining),
+            degraded: heartbeat.and_then(Heartbeat::what_is_wrong),
+            unsteady: record.losses.unsteady_until().is_some_and(|until| now < until),
             slots: heartbeat.map_or(slots, |heartbeat| heartbeat.slots),
             held: held.get(&record.id).copied().unwrap_or_default(),
             images: heartbeat.map(|heartbeat| heartbeat.images.present.clone()).unwrap_or_default(),

@@ -352,7 +352,8 @@ impl SimRunner {
         self.beat(Heartbeat { leftovers, ..Heartbeat::default() }).await;
     }
 
-    async fn beat(&self, heartbeat: Heartbeat) {
+    /// The same with all that a heartbeat says.
+    pub async fn beat(&self, heartbeat: Heartbeat) {
         let heartbeat = Box::new(Heartbeat { slots: 4, ..heartbeat });
         let reply = self.request(Request::Heartbeat { heartbeat, viewers: Vec::new() }).await;
         assert!(matches!(reply, Some(Reply::HeartbeatAck { .. })), "{reply:?}");

@@ -57,6 +57,12 @@ pub fn status_word(runner: &RunnerView) -> String {
     if runner.draining {
         words.push("draining".to_owned());
     }
+    if !runner.degraded.is_empty() {
+        words.push("degraded".to_owned());
+    }
+    if runner.unsteady_until.is_some() {
+        words.push("unsteady".to_owned());
+    }
     if runner.cordoned {
         words.push("cordoned".to_owned());
     }

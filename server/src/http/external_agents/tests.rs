@@ -140,6 +140,8 @@ fn a_session_and_a_runner_have_every_key() {
         liveness: Liveness::Online,
         cordoned: false,
         draining: false,
+        degraded: Vec::new(),
+        unsteady_until: None,
         active_tasks: 1,
         slots: 8,
         facts: None,

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use helix_protocol::assignment::Assignment;
 use helix_protocol::control::Control;
 use helix_protocol::grant::Grants;
+use helix_protocol::record::Losses;
 use helix_protocol::resources::{Bytes, Cpus};
 use helix_protocol::runner::{Liveness, RunnerFacts};
 use helix_protocol::session::{Desired, Geometry, SessionPhase, SessionSpec, Unclaimed};
@@ -61,6 +62,7 @@ fn runner() -> RunnerRecord {
         liveness: Liveness::Online,
         enrolled_at: Timestamp::UNIX_EPOCH,
         registered_at: None,
+        losses: Losses::default(),
     }
 }
 

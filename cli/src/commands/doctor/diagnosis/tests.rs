@@ -105,7 +105,13 @@ fn each_fault_of_a_runner_is_found_with_its_fix() {
 #[test]
 fn a_store_that_is_full_and_a_server_that_does_not_answer_are_told() {
     let store = |bytes, full| ServerSide {
-        store: Some(StoreStatus { nats: "2.15.1".to_owned(), bytes, limit_bytes: Some(100), full }),
+        store: Some(StoreStatus {
+            nats: "2.15.1".to_owned(),
+            bytes,
+            limit_bytes: Some(100),
+            full,
+            members: Vec::new(),
+        }),
         ..ServerSide::default()
     };
     assert!(of(&well(), &store(10, true))[0].found.contains("refuses to store"));
