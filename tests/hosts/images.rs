@@ -312,15 +312,16 @@ async fn a_start_in_an_image_takes_no_longer() -> Result<()> {
         }
     }
     let [without, within] = times.map(|times| crate::figures::Figures::of(times, "ms"));
+    let longer = within.at(0.5) - without.at(0.5);
     say(&format!(
-        "received to ready: without an image {without}; in an image {within}; difference of medians {:.1} ms",
-        within.at(0.5) - without.at(0.5)
+        "received to ready: without an image {without}; in an image {within}; difference of medians {longer:.1} ms"
     ));
     for (name, took) in &steps[1] {
         let median = |took: &[f64]| crate::figures::Figures::of(took.iter().copied(), "ms").at(0.5);
         let without = steps[0].get(name).map_or(0.0, |took| median(took));
         say(&format!("step {name}: {without:.0} ms without, {:.0} ms in an image", median(took)));
     }
+    ensure!(longer <= 50.0, "a start in an image takes {longer:.0} ms longer");
     stage.stop().await
 }
 

@@ -166,7 +166,7 @@ fn refused(output: &Output, code: i32, wanted: &[&str]) -> Result<()> {
 
 const TOOLS: &str = "name = \"tools\"\ndescription = \"tools\"\nparent = \"base.toml\"\npackages = [\"fontconfig\", \"less\"]\nkinds = [\"terminal\"]\n\
     [[users]]\nname = \"builder\"\nuid = 1500\n\
-    [[commands]]\nrun = \"test ! -e /etc/late; cp $INPUTS/in.txt /opt/out; date >/var/log/when; id -un >>/opt/out; ip link 2>/dev/null || true\"\ninputs = [\"in.txt\"]\n\
+    [[commands]]\nrun = \"test ! -e /etc/late; cp $INPUTS/in.txt /opt/out; date >/var/log/when; id -un >>/opt/out; ip link 2>/dev/null || true; mkdir -p /usr/local/share/fonts/own\"\ninputs = [\"in.txt\"]\n\
     [[files]]\npath = \"/usr/local/share/a.txt\"\nsource = \"a.txt\"\nowner = \"builder\"\nmode = \"0640\"\n\
     [[files]]\npath = \"/etc/late\"\ncontent = \"late\\n\"\n";
 

@@ -165,7 +165,8 @@ fn built(dir: &Path, from: &Path, arch: &str, name: &str, word: &str) -> Result<
         let copy = format!(
             "set -o pipefail; mkdir {tree} && tar -C {from} {} -cf - . | tar -C {tree} -xpf - && cd {tree} && \
              mkdir -p home/agent run/session run/display run/sync run/tools run/rdp && touch etc/hosts etc/resolv.conf etc/machine-id && \
-             if [ -x usr/bin/fc-cache ]; then mkdir -p var/cache/fontconfig && SOURCE_DATE_EPOCH={DATE} chroot . fc-cache -s -f; fi",
+             if [ -x usr/bin/fc-cache ]; then mkdir -p var/cache/fontconfig && \
+             find usr/share/fonts usr/local/share/fonts -type d -newermt @{DATE} -exec touch -d @{DATE} {{}} + && chroot . fc-cache -s -f; fi",
             left_out.join(" "),
             tree = tree.display(),
             from = from.display(),

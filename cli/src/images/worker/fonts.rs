@@ -3,8 +3,10 @@
 //! Sessions have a home of their own, where there is no such memory: without that of the image every start reads every font.
 //! What packages' own scripts left is of the times before they were clamped, and of no use.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rustix::mount::mount_bind;
 
@@ -14,6 +16,8 @@ use crate::error::{CliError, Result};
 
 /// Where fontconfig keeps it.
 const PLACE: &str = "var/cache/fontconfig";
+/// Where it looks for fonts (`/etc/fonts/fonts.conf` of Debian and Ubuntu).
+const FONTS: [&str; 2] = ["usr/share/fonts", "usr/local/share/fonts"];
 /// What makes it.
 const PROGRAM: &str = "usr/bin/fc-cache";
 
@@ -31,7 +35,12 @@ pub fn remember(job: &PackJob, packed: &Root) -> Result<()> {
     let mut made = work.join("none");
     if packed.path.join(PROGRAM).exists() {
         let root = Root::writable(&job.layers, &job.names, &work, job.source_date)?;
-        // It takes SOURCE_DATE_EPOCH for the time of every directory that is newer, as the pack does.
+        // As the pack does. fc-cache removes what it made of a directory that is newer than SOURCE_DATE_EPOCH.
+        for fonts in FONTS {
+            let place = root.path.join(fonts);
+            clamp(&place, SystemTime::UNIX_EPOCH + Duration::from_secs(job.source_date))
+                .map_err(|error| failed(&place, error))?;
+        }
         let mut command = root.command(May::Build, "/usr/bin/fc-cache");
         finish(command.args(["--system-only", "--force"]), "fontconfig cannot read the image's fonts")?;
         let written = work.join("upper").join(PLACE);
@@ -41,4 +50,23 @@ pub fn remember(job: &PackJob, packed: &Root) -> Result<()> {
     }
     fs::create_dir_all(&made).map_err(|error| failed(&made, error))?;
     mount_bind(&made, &place).map_err(|error| failed(&place, error.into()))
+}
+
+/// Gives this time to every directory below that is newer; none where there is no such directory.
+fn clamp(dir: &Path, latest: SystemTime) -> io::Result<()> {
+    let below = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        below => below?,
+    };
+    for entry in below {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            clamp(&entry.path(), latest)?;
+        }
+    }
+    let dir = File::open(dir)?;
+    if dir.metadata()?.modified()? > latest {
+        dir.set_modified(latest)?;
+    }
+    Ok(())
 }
