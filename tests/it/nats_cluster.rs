@@ -195,18 +195,19 @@ async fn a_member_that_hears_nothing_of_the_others_stops_nobody() -> Result<()> 
     whole(&cluster).await?;
     let api = cluster.api()?;
     let routes = cluster.routes.as_ref().context("the bus has one member")?;
-    // Each in its turn: the leader, and the one that the server talks to, are among them. Then two that hear the third alone.
-    for pairs in [[(0, 1), (0, 2)].as_slice(), &[(1, 0), (1, 2)], &[(2, 0), (2, 1)], &[(0, 1)]] {
+    // Each in its turn: the leader, and the one that the server talks to, are among them. Not two that hear the third alone:
+    // they go on electing each other away (docs/nats.md), and only what is safe then can be tested (the fleet's chaos does).
+    for pairs in [[(0, 1), (0, 2)], [(1, 0), (1, 2)], [(2, 0), (2, 1)]] {
         for (one, other) in pairs {
-            routes.part(*one, *other);
+            routes.part(one, other);
         }
         let name = format!("apart-{}-{}", pairs[0].0, pairs.len());
         made(&cluster, &api, &name).await.with_context(|| format!("{pairs:?}"))?;
         for (one, other) in pairs {
-            routes.mend(*one, *other);
+            routes.mend(one, other);
         }
         whole(&cluster).await.with_context(|| format!("{pairs:?}"))?;
     }
-    ensure!(api.sessions().await?.len() == 4);
+    ensure!(api.sessions().await?.len() == 3);
     cluster.shutdown().await
 }

@@ -94,6 +94,12 @@ impl Host {
         self.run(line).await?.ok().with_context(|| format!("on {}: {line}", self.name))
     }
 
+    /// The same for what takes its time.
+    pub async fn run_within(&self, line: &str, patience: Duration) -> Result<String> {
+        let output = self.login.run("root", line, patience).await?;
+        output.ok().with_context(|| format!("on {}: {line}", self.name))
+    }
+
     /// Copies a file to the host, with these permissions. Directories are made.
     pub async fn put(&self, local: &Path, remote: &str, mode: u32) -> Result<()> {
         self.install(&[(local, remote, mode)]).await

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use helix_tests::{archive, programs};
@@ -48,6 +49,8 @@ pub async fn two_root_systems_build_one_image() -> Result<()> {
     Ok(std::fs::remove_dir_all(dir)?)
 }
 
+/// A build from nothing, beside another one.
+const BUILD: Duration = Duration::from_mins(4);
 /// Serves the archive; returns once it listens.
 const SERVE: &str = r#"systemd-run --quiet -p Type=notify -p NotifyAccess=all python3 -c '
 import functools, http.server, os
@@ -71,6 +74,6 @@ async fn built(host: &Host, archive: &Path, dir: &str) -> Result<Value> {
         "cd {dir} && helixctl key new --out ./sign.key >&2 && \
          helixctl image build ./tools.toml --cache-dir {dir}/cache --key ./sign.key --json"
     );
-    let said = host.run_ok(&build).await?;
+    let said = host.run_within(&build, BUILD).await?;
     serde_json::from_str(said.lines().last().context("it says nothing")?).with_context(|| said.clone())
 }
