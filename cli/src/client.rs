@@ -22,8 +22,9 @@ mod viewer;
 use std::time::Duration;
 
 use helix_protocol::api::placement::PlacementView;
+use helix_protocol::api::status::FleetStatus;
 use helix_protocol::api::{
-    AmendSession, CreateLink, CreateSession, FleetStatus, Link, RunnerList, RunnerView, SessionPage, SessionView,
+    AmendSession, CreateLink, CreateSession, Link, RunnerList, RunnerView, SessionPage, SessionView,
 };
 use helix_protocol::{RunnerId, Seat, SessionId};
 use reqwest::{Method, Url};

@@ -9,6 +9,7 @@ pub mod placement;
 pub mod pools;
 pub mod reap;
 pub mod runners;
+pub mod status;
 pub mod threads;
 pub mod tokens;
 
@@ -27,7 +28,6 @@ use crate::reap::RunnerLeftovers;
 use crate::recording::RecordingChoice;
 use crate::resources::{Limits, Network, OnLost, Reserve, Resources, Usage};
 use crate::runner::{Degraded, Liveness, RunnerFacts, RunnerImages, RunnerStatus};
-use crate::scale::ScaleStatus;
 use crate::session::{
     Cause, Desired, Display, DisplayServer, Geometry, Project, SessionPhase, SessionResult, SessionSpec, TimelineStep,
 };
@@ -450,68 +450,6 @@ pub struct WhoAmI {
     pub name: String,
     /// Its scope, as a word: `admin`, `operator`, `user`, `viewer`, `runner`, `session`, `desktop`, `view`, `enrol`.
     pub scope: String,
-}
-
-/// `GET /api/v1/status`: the fleet in one answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(ToSchema))]
-pub struct FleetStatus {
-    /// Version of the server.
-    pub version: String,
-    /// Id of the server process that answered.
-    pub server: String,
-    /// Every runner.
-    pub runners: Vec<RunnerView>,
-    /// Number of sessions by phase.
-    pub sessions: BTreeMap<String, u32>,
-    /// Every pool.
-    #[serde(default)]
-    pub pools: Vec<pools::PoolView>,
-    /// The store; absent while it does not answer, and from a server that does not tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub store: Option<StoreStatus>,
-    /// How the scale hook does; absent where there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scale: Option<ScaleStatus>,
-    /// The reaper's last look; absent before the first, and while the store does not answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reaper: Option<reap::ReaperSummary>,
-}
-
-/// NATS JetStream, where everything is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(ToSchema))]
-pub struct StoreStatus {
-    /// Version of nats-server.
-    pub nats: String,
-    /// Bytes on its disk.
-    pub bytes: u64,
-    /// Most that the account may have there; absent without a limit of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit_bytes: Option<u64>,
-    /// The last write was refused because there is no room: its disk or `max_file_store` is full.
-    pub full: bool,
-    /// Where it is a cluster: who keeps the sessions.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub members: Vec<StoreMember>,
-}
-
-/// One nats-server of a cluster, as the leader of the sessions' stream sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(ToSchema))]
-pub struct StoreMember {
-    /// Its name.
-    pub name: String,
-    /// It leads: it decides what is stored.
-    #[serde(default)]
-    pub leader: bool,
-    /// It is heard.
-    pub online: bool,
-    /// It has all that is stored.
-    pub current: bool,
-    /// Messages that it is behind.
-    #[serde(default)]
-    pub lag: u64,
 }
 
 /// RFC 9457 problem document: every error of the API, `application/problem+json`.

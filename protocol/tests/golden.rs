@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use helix_protocol::api::pools::PoolView;
+use helix_protocol::api::status::{FleetStatus, StoreMember, StoreStatus};
 use helix_protocol::api::threads::{SpecTaskContext, SpecTaskView};
 use helix_protocol::api::{
-    Endpoints, FleetStatus, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, StoreMember, StoreStatus,
-    SyncStatus, Ticket,
+    Endpoints, Link, Problem, RunnerList, RunnerView, SessionPage, SessionView, SyncStatus, Ticket,
 };
 use helix_protocol::assignment::DesiredSession;
 use helix_protocol::event::{Event, FeedItem};

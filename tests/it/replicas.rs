@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use futures::StreamExt;
-use helix_protocol::api::FleetStatus;
+use helix_protocol::api::status::FleetStatus;
 use helix_protocol::assignment::Lease;
 use helix_protocol::session::SessionPhase;
 use helix_protocol::subject;

@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use helix_protocol::api::{FleetStatus, WhoAmI};
+use helix_protocol::api::WhoAmI;
+use helix_protocol::api::status::FleetStatus;
 use utoipa_axum::routes;
 
 use super::registry::Registry;

@@ -4,7 +4,8 @@
 //! is as it should be has a line, too, so that people see what was looked at.
 
 use helix_mesa::OLDEST;
-use helix_protocol::api::{RunnerView, StoreStatus};
+use helix_protocol::api::RunnerView;
+use helix_protocol::api::status::StoreStatus;
 use helix_protocol::runner::Liveness;
 
 use super::agents;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use helix_protocol::api::FleetStatus;
+use helix_protocol::api::status::FleetStatus;
 use jiff::Timestamp;
 use serde::Serialize;
 

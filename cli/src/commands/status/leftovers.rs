@@ -1,6 +1,6 @@
 //! What the reaper found, as part of the status: its last look, and what is for people to decide.
 
-use helix_protocol::api::FleetStatus;
+use helix_protocol::api::status::FleetStatus;
 
 use crate::ui;
 
