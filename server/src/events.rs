@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use helix_protocol::event::{Event, FeedItem};
@@ -40,12 +41,20 @@ pub struct Events {
     tasks: TaskTracker,
 }
 
+/// An event with its text: all watchers share them.
+#[derive(Debug)]
+pub struct Told {
+    /// The event.
+    pub item: FeedItem,
+    /// As JSON.
+    pub text: Bytes,
+}
+
 /// What a watcher gets.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "nearly every message is an item, and none is kept")]
 pub enum FeedMessage {
     /// The next event.
-    Item(FeedItem),
+    Item(Arc<Told>),
     /// Events from `from` up to but without `to` are gone (older than the stream keeps, or the watcher too slow).
     /// `to` is not above `from` when the stream was emptied and counts anew.
     Gap {
@@ -58,7 +67,7 @@ pub enum FeedMessage {
 
 #[derive(Debug, Clone)]
 enum Live {
-    Item(Arc<FeedItem>),
+    Item(Arc<Told>),
     /// The stream was emptied and counts anew.
     Emptied,
 }
@@ -184,8 +193,8 @@ impl Events {
         loop {
             let stored = follow.next().await?;
             *from = stored.sequence;
-            if let Some(item) = item_of(&stored) {
-                let _ = self.live.send(Live::Item(Arc::new(item)));
+            if let Some(told) = told_of(&stored) {
+                let _ = self.live.send(Live::Item(Arc::new(told)));
             }
         }
     }
@@ -212,6 +221,17 @@ fn item_of(stored: &Stored) -> Option<FeedItem> {
         Ok(event) => Some(FeedItem { sequence: stored.sequence, event }),
         Err(err) => {
             tracing::warn!(sequence = stored.sequence, error = %err, "an event cannot be read and is left out");
+            None
+        }
+    }
+}
+
+fn told_of(stored: &Stored) -> Option<Told> {
+    let item = item_of(stored)?;
+    match serde_json::to_vec(&item) {
+        Ok(text) => Some(Told { item, text: text.into() }),
+        Err(err) => {
+            tracing::warn!(sequence = item.sequence, error = %err, "an event does not become JSON and is left out");
             None
         }
     }
@@ -268,7 +288,7 @@ impl Watcher {
                 },
                 Place::Stored(_) => self.next_stored().await,
                 Place::Live => match self.live.recv().await {
-                    Ok(Live::Item(item)) => self.fresh(Arc::unwrap_or_clone(item)),
+                    Ok(Live::Item(item)) => self.fresh(item),
                     Ok(Live::Emptied) => {
                         let from = std::mem::take(&mut self.last) + 1;
                         self.place = Place::Behind;
@@ -316,15 +336,15 @@ impl Watcher {
         if stored.pending == 0 {
             self.place = Place::Live;
         }
-        item_of(&stored).and_then(|item| self.fresh(item))
+        told_of(&stored).and_then(|told| self.fresh(Arc::new(told)))
     }
 
     /// The item, unless it was given already.
-    fn fresh(&mut self, item: FeedItem) -> Option<FeedMessage> {
-        if item.sequence <= self.last {
+    fn fresh(&mut self, told: Arc<Told>) -> Option<FeedMessage> {
+        if told.item.sequence <= self.last {
             return None;
         }
-        self.last = item.sequence;
-        Some(FeedMessage::Item(item))
+        self.last = told.item.sequence;
+        Some(FeedMessage::Item(told))
     }
 }

@@ -1,10 +1,10 @@
 //! The leader's one loop: desired against observed, level-triggered, on wake and on a timer.
 //!
 //! Four tasks, and [`scale`] where somebody is to be told what room is missing. [`leases`] holds the leader's lease and
-//! says since when this process leads. [`Reconciler::run`] waits
-//! until it leads, the bus is up and the views are read, and then makes a pass whenever a view changed, a runner's
-//! silence is due to be judged, or [`PASS_INTERVAL`] went by. A pass takes no input: it looks at the views and writes
-//! what differs, revision-checked. Whatever fails, or another server did first, is seen by the next pass. Two leaders
+//! says since when this process leads. [`Reconciler::run`] waits until it leads, the bus is up and the views are read,
+//! and then makes a pass whenever a view changed, a runner's silence is due to be judged, or [`PASS_INTERVAL`] went by;
+//! a long pass is followed by a pause. A pass takes no input: it looks at the views and writes what differs,
+//! revision-checked. Whatever fails, or another server did first, is seen by the next pass. Two leaders
 //! at once do no harm. [`conversations`] closes what ended sessions left open, beside the passes: it reads long logs.
 //! [`reaper`](crate::reaper) looks for what has lost its owner.
 
@@ -50,6 +50,11 @@ use crate::tokens::Tokens;
 const PASS_INTERVAL: Duration = Duration::from_secs(5);
 /// Before the next pass after one that failed.
 const RETRY: Duration = Duration::from_millis(500);
+/// A pass looks at all sessions. Of many it takes long, and meanwhile they change one by one: what changes is looked at
+/// together then, after as long as the last pass took, but no longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// A pass that took no longer is followed by the next one at once.
+const SHORT: Duration = Duration::from_millis(20);
 /// Writes in flight at once.
 const CONCURRENCY: usize = 64;
 
@@ -149,6 +154,7 @@ impl Reconciler {
             pools.borrow_and_update();
             disconnects.borrow_and_update();
             let steady_since = up.up_since.map_or(since, |up| up.max(since));
+            let begun = Instant::now();
             let next = match self.pass(steady_since).await {
                 Ok(due) => due.min(Instant::now() + PASS_INTERVAL),
                 Err(err) => {
@@ -156,6 +162,10 @@ impl Reconciler {
                     Instant::now() + RETRY
                 }
             };
+            let took = begun.elapsed();
+            if took > SHORT {
+                tokio::time::sleep(took.min(LONGEST_PAUSE)).await;
+            }
             // Every arm is cancel safe: watches and a timer.
             let woken = tokio::select! {
                 woken = sessions.changed() => woken,

@@ -20,10 +20,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::jetstream::{Bucket, Lookup};
-pub use self::view::{Snapshot, Versioned, View};
+pub use self::view::{Snapshot, Sought, Versioned, View};
 
 use crate::bus::Bus;
 use crate::error::Result;
+
+// Sessions that wait, and those that run unclaimed, are sought: see `sessions`.
+impl Sought for DesiredSession {}
+impl Sought for RunnerRecord {}
+impl Sought for TokenRecord {}
+impl Sought for TicketRecord {}
+impl Sought for Lease {}
+impl Sought for SecretRecord {}
+impl Sought for SpecTaskRecord {}
+impl Sought for PoolRecord {}
+impl Sought for RecordingRecord {}
+impl Sought for CheckpointsRecord {}
+impl Sought for ImageRecord {}
+impl Sought for ReaperRecord {}
 
 /// The store. Cheap to clone.
 #[derive(Clone)]

@@ -166,9 +166,9 @@ async fn a_session_goes_from_asked_to_ready_to_gone() {
     // The feed tells it in order, without hole or repeat.
     let phases = feed.filter_map(|message| {
         std::future::ready(match message {
-            FeedMessage::Item(item) => match item.event {
-                Event::Session { session, phase, .. } if session == id("s") => Some(phase.to_string()),
-                Event::SessionDeleted { session, .. } if session == id("s") => Some("deleted".to_owned()),
+            FeedMessage::Item(told) => match &told.item.event {
+                Event::Session { session, phase, .. } if *session == id("s") => Some(phase.to_string()),
+                Event::SessionDeleted { session, .. } if *session == id("s") => Some("deleted".to_owned()),
                 _ => None,
             },
             FeedMessage::Gap { .. } => Some("gap".to_owned()),

@@ -19,7 +19,7 @@ use crate::server::{Server, Store, held};
 pub const LOST: u64 = 3000;
 pub const SUSPECT: u64 = 1000;
 const TICK: u64 = 200;
-const HEARTBEAT: u64 = 600;
+pub const HEARTBEAT: u64 = 600;
 const SYNC: u64 = 1000;
 const LEADER_TTL: u64 = 3000;
 /// Faults and clients until then; what begins before ends soon after.

@@ -24,11 +24,11 @@ use helix_server::sessions::list::waits;
 use helix_server::sessions::steps;
 use helix_server::sessions::view::{has_ended, observed_of};
 use helix_server::sessions::{report, room};
-use helix_server::store::view::{Content, Versioned};
+use helix_server::store::view::{Content, Sought, Versioned};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::fleet::{LOST, SUSPECT, Seen, session};
+use crate::fleet::{HEARTBEAT, LOST, SUSPECT, Seen, session};
 
 /// The records, as the bus has them or as a server knows them.
 #[derive(Clone, Default)]
@@ -53,7 +53,7 @@ pub struct Store {
 }
 
 /// Writes a record over the revision that the writer saw, 0 for none.
-fn put<T>(truth: &mut Content<T>, revision: &mut u64, key: &str, value: T, seen: u64) -> bool {
+fn put<T: Sought>(truth: &mut Content<T>, revision: &mut u64, key: &str, value: T, seen: u64) -> bool {
     if truth.get(key).map_or(0, |entry| entry.revision) != seen || seen == 0 && truth.was_deleted(key) {
         return false;
     }
@@ -141,6 +141,7 @@ impl Server {
         let since = self.leads_since.max(self.connected_since).unwrap_or(now);
         let at = |ms: u64| base + Duration::from_millis(ms);
         let timing = Timing {
+            interval: Duration::from_millis(HEARTBEAT),
             suspect: Duration::from_millis(SUSPECT),
             lost: Duration::from_millis(LOST),
             steady_since: at(since),

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use axum::extract::State;
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use axum::response::Response;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -28,7 +28,7 @@ use crate::events::FeedMessage;
 use crate::relay::{End, GOODBYE, PING_EVERY, SILENCE};
 
 /// Largest message from a watcher: it has nothing to say.
-const MAX_MESSAGE: usize = 4 * 1024;
+const MAX_MESSAGE: usize = 1024;
 /// Sessions whose visibility one watcher remembers.
 const REMEMBERED: usize = 10_000;
 
@@ -124,14 +124,16 @@ impl Watcher<'_> {
     }
 
     async fn frame(&mut self, message: FeedMessage) -> Result<Option<Message>> {
+        let no_text = "an event does not become text";
         let text = match message {
-            FeedMessage::Item(item) if self.may_see(&item.event).await? => serde_json::to_string(&item),
+            FeedMessage::Item(told) if self.may_see(&told.item.event).await? => Utf8Bytes::try_from(told.text.clone())
+                .map_err(|error| Error::new(ErrorCode::Internal, no_text).because(error))?,
             FeedMessage::Item(_) => return Ok(None),
-            FeedMessage::Gap { from, to } => serde_json::to_string(&Gap { from, to }),
+            FeedMessage::Gap { from, to } => serde_json::to_string(&Gap { from, to })
+                .map_err(|error| Error::new(ErrorCode::Internal, no_text).because(error))?
+                .into(),
         };
-        let text =
-            text.map_err(|error| Error::new(ErrorCode::Internal, "an event does not become JSON").because(error))?;
-        Ok(Some(Message::Text(text.into())))
+        Ok(Some(Message::Text(text)))
     }
 
     async fn may_see(&mut self, event: &Event) -> Result<bool> {

@@ -172,14 +172,14 @@ pub struct Upgrade {
 
 /// Sub-protocols in the order of preference: the first goes with a bearer, noVNC may offer the second.
 const PROTOCOLS: [&str; 2] = ["helix", "binary"];
-/// Read and write buffer of a socket for messages.
+/// Read and write buffer of a socket for messages; where less may come, the read buffer is as small.
 const BUFFER: usize = 8 * 1024;
 
 impl Upgrade {
     /// A socket for messages, with small buffers and a bound on what the peer may send.
     pub fn messages(self, max_message: usize) -> WebSocketUpgrade {
         self.checked
-            .read_buffer_size(BUFFER)
+            .read_buffer_size(BUFFER.min(max_message))
             .write_buffer_size(BUFFER)
             .max_message_size(max_message)
             .max_frame_size(max_message)

@@ -32,7 +32,7 @@ use crate::sessions::Found;
 use crate::threads::feed::{FeedMessage, Gap, Mark, Watcher, name_of};
 
 /// Largest message from a watcher: it has nothing to say.
-const MAX_MESSAGE: usize = 4 * 1024;
+const MAX_MESSAGE: usize = 1024;
 /// Close code of a client that takes nothing: it may come back with `after`.
 const TOO_SLOW: (u16, &str) = (1013, "too slow: come back with `after`");
 /// How long such a client has to read its last frames.

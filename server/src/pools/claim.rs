@@ -20,7 +20,6 @@ use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::images::Images;
 use crate::sessions::fleet;
-use crate::sessions::list::waits;
 use crate::sessions::validate::{self, Accepted};
 use crate::sessions::view::{observed_of, sync_of};
 use crate::sessions::{Created, inherit};
@@ -137,7 +136,7 @@ impl Pools {
             return Ok(());
         }
         let queued = |record: &SessionRecord| record.warm.is_none() && record.pool.as_ref() == Some(&pool.name);
-        let waiting = sessions.iter().filter(|(_, entry)| queued(&entry.value) && waits(&entry.value)).count();
+        let waiting = sessions.sought().filter(|entry| queued(&entry.value)).count();
         if waiting < usize::try_from(most).unwrap_or(usize::MAX) {
             return Ok(());
         }

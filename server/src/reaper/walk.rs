@@ -97,8 +97,7 @@ impl Reaper {
     /// Sessions that run without a record: everything of them is somebody's to decide about.
     pub(super) fn unclaimed(&self) -> BTreeSet<SessionId> {
         let observed = self.store.observed.view().read();
-        let unclaimed = observed.iter().filter(|(_, entry)| entry.value.unclaimed.is_some());
-        unclaimed.map(|(_, entry)| entry.value.session.clone()).collect()
+        observed.sought().map(|entry| entry.value.session.clone()).collect()
     }
 
     /// Whether the views have it. What they do not have is asked of the store before anything follows from it.

@@ -19,7 +19,6 @@ use crate::scheduler::pass::{Verdict, pass};
 use crate::scheduler::room::{Room, make_room};
 use crate::scheduler::{Ask, place};
 use crate::sessions::fleet::{self, Rules};
-use crate::sessions::list::waits;
 use crate::sessions::view::{desired_of, has_ended};
 use crate::sessions::{room, steps};
 use crate::store::Versioned;
@@ -61,9 +60,8 @@ impl Reconciler {
     fn decide(&self) -> Vec<Decision> {
         let (desktops, rules) = (self.desktops(), Rules::read(&self.store));
         let sessions = self.store.sessions.view().read();
-        let may_be_placed = |record: &SessionRecord| waits(record) && has_desktop(record, &desktops);
-        let waiting: Vec<_> =
-            sessions.iter().map(|(_, entry)| entry).filter(|entry| may_be_placed(&entry.value)).cloned().collect();
+        // What waits is sought.
+        let waiting: Vec<_> = sessions.sought().filter(|entry| has_desktop(&entry.value, &desktops)).cloned().collect();
         if waiting.is_empty() {
             return Vec::new();
         }

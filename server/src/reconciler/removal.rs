@@ -88,7 +88,7 @@ fn is_gone(record: &SessionRecord, observed: &Content<ObservedSession>, runners:
 
 async fn drop_key<T>(bucket: &Bucket<T>, key: &str) -> Result<()>
 where
-    T: serde::Serialize + serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
+    T: crate::store::Sought + serde::Serialize + serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
 {
     let Some(entry) = bucket.view().get(key) else { return Ok(()) };
     match bucket.delete(key, entry.revision).await {

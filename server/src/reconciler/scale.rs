@@ -25,7 +25,6 @@ use crate::scale::plan::{self, Step};
 use crate::scale::{ScaleConfig, hook};
 use crate::scheduler::pass::{Applicant, Verdict, pass};
 use crate::sessions::fleet::{self, Rules};
-use crate::sessions::list::waits;
 use crate::sessions::room;
 
 /// Since when each runner that has no session has none.
@@ -140,9 +139,8 @@ impl Reconciler {
         for candidate in candidates.iter().filter(|candidate| is_idle(&candidate.id)) {
             idle.entry(candidate.id.clone()).or_insert(now);
         }
-        let may_be_placed = |record: &SessionRecord| waits(record) && has_desktop(record, &desktops);
-        let waiting: Vec<_> =
-            sessions.iter().map(|(_, entry)| &*entry.value).filter(|record| may_be_placed(record)).collect();
+        let waiting = sessions.sought().map(|entry| &*entry.value).filter(|record| has_desktop(record, &desktops));
+        let waiting: Vec<_> = waiting.collect();
         let applicants: Vec<_> = waiting.iter().map(|record| rules.applicant(record)).collect();
         let running = fleet::running(&sessions, &observed);
         let (_, making) = room::occupants(&rules, &candidates, &sessions, &observed);

@@ -13,6 +13,14 @@ use super::Sessions;
 use super::list::waits;
 use super::time_limits;
 use super::view::{Known, sync_of};
+use crate::store::Sought;
+
+/// What runs without a record, which nobody claims yet.
+impl Sought for ObservedSession {
+    fn is_sought(&self) -> bool {
+        self.unclaimed.is_some()
+    }
+}
 
 impl Sessions {
     /// What is known of a record's session.
@@ -59,8 +67,7 @@ impl Sessions {
     /// The report of a session that nobody claims.
     pub(super) fn unclaimed(&self, id: &SessionId) -> Option<Arc<ObservedSession>> {
         let observed = self.inner.store.observed.view().read();
-        let found = observed.iter().find(|(_, entry)| entry.value.session == *id && entry.value.unclaimed.is_some());
-        found.map(|(_, entry)| Arc::clone(&entry.value))
+        observed.sought().find(|entry| entry.value.session == *id).map(|entry| Arc::clone(&entry.value))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Lists and counts: everything here reads the views.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -21,7 +21,8 @@ use super::{Filter, Sessions};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::scheduler::queue::order;
-use crate::store::Snapshot;
+use crate::store::Sought;
+use crate::store::view::Content;
 
 /// Most sessions of a page.
 const MAX_LIMIT: usize = 1000;
@@ -29,7 +30,77 @@ const MAX_LIMIT: usize = 1000;
 /// Place of a session in a list: newest first, ids break ties.
 type Place = (Reverse<Timestamp>, SessionId);
 
-/// One session of the views, held by reference counts alone.
+/// The views that say which sessions there are.
+#[derive(Clone, Copy)]
+struct Views<'a> {
+    sessions: &'a Content<SessionRecord>,
+    observed: &'a Content<ObservedSession>,
+}
+
+/// One session of them, which nothing was copied of: most are on no page.
+#[derive(Clone, Copy)]
+struct Listed<'a> {
+    created_at: Timestamp,
+    id: &'a SessionId,
+    /// Its own record; none where it runs without one.
+    own: Option<&'a Arc<SessionRecord>>,
+    /// What runs without a record.
+    unclaimed: Option<&'a Arc<ObservedSession>>,
+}
+
+impl<'a> Listed<'a> {
+    fn place(&self) -> (Reverse<Timestamp>, &'a SessionId) {
+        (Reverse(self.created_at), self.id)
+    }
+
+    fn owner(&self) -> &'a str {
+        self.own.map_or("", |record| &record.owner)
+    }
+}
+
+impl<'a> Views<'a> {
+    /// Every session with a record, then those that run without one.
+    fn all(self) -> impl Iterator<Item = Listed<'a>> {
+        let with_record = self.sessions.iter().map(|(_, entry)| &entry.value).map(|own| Listed {
+            created_at: own.created_at,
+            id: &own.id,
+            own: Some(own),
+            unclaimed: None,
+        });
+        let without = self.observed.sought().filter_map(move |entry| {
+            let (id, received_at) = (&entry.value.session, entry.value.unclaimed.as_ref()?.received_at);
+            let found = Listed { created_at: received_at, id, own: None, unclaimed: Some(&entry.value) };
+            self.sessions.get(id.as_str()).is_none().then_some(found)
+        });
+        with_record.chain(without)
+    }
+
+    /// The record of the session that has the desktop.
+    fn record(self, own: &'a Arc<SessionRecord>) -> Option<&'a Arc<SessionRecord>> {
+        match &own.desktop_of {
+            Some(desktop) => self.sessions.get(desktop.as_str()).map(|entry| &entry.value),
+            None => Some(own),
+        }
+    }
+
+    /// What was reported of the desktop.
+    fn seen(self, found: Listed<'a>) -> Option<&'a Arc<ObservedSession>> {
+        let Some(record) = found.own.and_then(|own| self.record(own)) else { return found.unclaimed };
+        let key = subject::runner_session_key(&record.assignment.as_ref()?.runner, &record.id);
+        self.observed.get(&key).map(|entry| &entry.value)
+    }
+
+    fn row(self, found: Listed<'a>) -> Row {
+        Row {
+            place: (Reverse(found.created_at), found.id.clone()),
+            record: found.own.and_then(|own| self.record(own)).cloned(),
+            observed: self.seen(found).cloned(),
+            name: found.own.filter(|own| own.desktop_of.is_some()).cloned(),
+        }
+    }
+}
+
+/// One session with all that is known of its desktop, held by reference counts alone.
 struct Row {
     place: Place,
     record: Option<Arc<SessionRecord>>,
@@ -45,13 +116,13 @@ impl Row {
     }
 
     /// All but what it uses.
-    fn known<'a>(&'a self, runners: &Snapshot<'_, RunnerRecord>) -> Known<'a> {
+    fn known<'a>(&'a self, runners: &Content<RunnerRecord>) -> Known<'a> {
         let liveness = self.runner().and_then(|id| runners.get(id.as_str())).map(|entry| entry.value.liveness);
         let (record, observed) = (self.record.as_deref(), self.observed.as_deref());
         Known { id: &self.place.1, record, observed, liveness, usage: None, name: self.name.as_deref() }
     }
 
-    fn usage(&self, leases: &Snapshot<'_, Lease>) -> Option<Usage> {
+    fn usage(&self, leases: &Content<Lease>) -> Option<Usage> {
         let lease = leases.get(&subject::runner_lease_key(self.runner()?))?;
         let desktop = self.record.as_ref().map_or(&self.place.1, |record| &record.id);
         lease.value.heartbeat.as_ref()?.usage.get(desktop).copied()
@@ -62,27 +133,35 @@ impl Sessions {
     pub(super) fn page(&self, by: &Principal, filter: &Filter) -> Result<SessionPage> {
         let after = filter.cursor.as_deref().map(parse_cursor).transpose()?;
         let limit = filter.limit.clamp(1, MAX_LIMIT);
-        let mut rows = self.rows(|record, seen| {
-            let owner = record.map_or("", |record| record.owner.as_str());
-            let Some(id) = record.map(|record| &record.id).or_else(|| seen.map(|seen| &seen.session)) else {
-                return false;
+        let store = &self.inner.store;
+        let rules = Rules::read(store);
+        let (rows, more, positions, runners) = {
+            // In this order: see `View::read`.
+            let (sessions, observed) = (store.sessions.view().read(), store.observed.view().read());
+            let runners = store.runners.view().read();
+            let views = Views { sessions: &sessions, observed: &observed };
+            let has_phase = |found: Listed<'_>| filter.phases.contains(&views.row(found).known(&runners).phase());
+            let is_wanted = |found: &Listed<'_>| {
+                by.may_see(found.id, found.owner())
+                    && after.as_ref().is_none_or(|(at, id)| found.place() > (*at, id))
+                    && matches(filter, found.own.map(|own| &**own), || views.seen(*found).map(|seen| &**seen))
+                    && (filter.phases.is_empty() || has_phase(*found))
             };
-            by.may_see(id, owner) && matches(filter, record, seen)
-        });
-        let positions = self.queue_positions();
-        // After the others: see the order of locks at `View::read`.
-        let (runners, leases) = (self.inner.store.runners.view().read(), self.inner.store.leases.view().read());
-        rows.retain(|row| {
-            after.as_ref().is_none_or(|after| row.place > *after)
-                && (filter.phases.is_empty() || filter.phases.contains(&row.known(&runners).phase()))
-        });
-        let more = rows.len() > limit;
-        if more {
-            // Only one page is put in order, however many sessions there are.
-            rows.select_nth_unstable_by(limit, |a, b| a.place.cmp(&b.place));
-            rows.truncate(limit);
-        }
-        rows.sort_unstable_by(|a, b| a.place.cmp(&b.place));
+            let mut found: Vec<_> = views.all().filter(is_wanted).collect();
+            let more = found.len() > limit;
+            if more {
+                // Only one page is put in order, however many sessions there are.
+                found.select_nth_unstable_by_key(limit, Listed::place);
+                found.truncate(limit);
+            }
+            found.sort_unstable_by_key(Listed::place);
+            let rows: Vec<_> = found.into_iter().map(|found| views.row(found)).collect();
+            let queued = rows.iter().any(|row| row.record.as_ref().is_some_and(|record| waits(record)));
+            let positions = if queued { queue_positions(&rules, &sessions, &observed) } else { BTreeMap::new() };
+            // Phases are shown as they were judged.
+            (rows, more, positions, runners)
+        };
+        let leases = store.leases.view().read();
         let next_cursor = rows.last().filter(|_| more).map(|row| cursor(&row.place));
         let view = |row: &Row| {
             let position = positions.get(&row.place.1).copied();
@@ -98,63 +177,51 @@ impl Sessions {
     }
 
     pub(super) fn phases(&self) -> BTreeMap<PhaseName, u32> {
-        let rows = self.rows(|_, _| true);
-        // After the others: see the order of locks at `View::read`.
-        let runners = self.inner.store.runners.view().read();
+        let store = &self.inner.store;
+        // In this order: see `View::read`.
+        let (sessions, observed) = (store.sessions.view().read(), store.observed.view().read());
+        let (runners, views) = (store.runners.view().read(), Views { sessions: &sessions, observed: &observed });
         let mut counts = BTreeMap::new();
-        for row in rows {
-            *counts.entry(PhaseName(row.known(&runners).phase())).or_insert(0) += 1;
+        for found in views.all() {
+            *counts.entry(PhaseName(views.row(found).known(&runners).phase())).or_insert(0) += 1;
         }
         counts
     }
 
     /// Place in the queue, from 1.
     pub(super) fn queue_position(&self, record: &SessionRecord) -> u32 {
-        let place = self.queue_positions().get(&record.id).copied();
-        // The view does not have it yet: it is behind all that it has.
-        place.unwrap_or_else(|| u32::try_from(self.queue_positions().len() + 1).unwrap_or(u32::MAX))
-    }
-
-    fn queue_positions(&self) -> BTreeMap<SessionId, u32> {
-        let rules = Rules::read(&self.inner.store);
+        let store = &self.inner.store;
+        let rules = Rules::read(store);
         // In this order: see `View::read`.
-        let (sessions, observed) = (self.inner.store.sessions.view().read(), self.inner.store.observed.view().read());
-        let is_queued = |record: &SessionRecord| waits(record) && record.warm.is_none();
-        let records = sessions.iter().map(|(_, entry)| &*entry.value).filter(|record| is_queued(record));
-        let waiting: Vec<_> = records.map(|record| rules.waiting(record)).collect();
-        let turns = order(&waiting, &fleet::running(&sessions, &observed).by_owner);
-        turns.into_iter().zip(1..).map(|(index, position)| (waiting[index].id.clone(), position)).collect()
+        let positions = {
+            let (sessions, observed) = (store.sessions.view().read(), store.observed.view().read());
+            queue_positions(&rules, &sessions, &observed)
+        };
+        // The view does not have it yet: it is behind all that it has.
+        let last = || u32::try_from(positions.len() + 1).unwrap_or(u32::MAX);
+        positions.get(&record.id).copied().unwrap_or_else(last)
     }
+}
 
-    /// Every session with a record, then those that run without one.
-    fn rows(&self, keep: impl Fn(Option<&SessionRecord>, Option<&ObservedSession>) -> bool) -> Vec<Row> {
-        let sessions = self.inner.store.sessions.view().read();
-        let observed = self.inner.store.observed.view().read();
-        let mut rows = Vec::new();
-        for (_, entry) in sessions.iter() {
-            let own = &entry.value;
-            let record = match &own.desktop_of {
-                Some(desktop) => sessions.get(desktop.as_str()).map(|entry| &entry.value),
-                None => Some(own),
-            };
-            let assigned = record.and_then(|record| Some((record, record.assignment.as_ref()?)));
-            let key = assigned.map(|(record, of)| subject::runner_session_key(&of.runner, &record.id));
-            let seen = key.and_then(|key| observed.get(&key)).map(|entry| &entry.value);
-            if keep(Some(own), seen.map(|seen| &**seen)) {
-                let place = (Reverse(own.created_at), own.id.clone());
-                let name = own.desktop_of.as_ref().map(|_| Arc::clone(own));
-                rows.push(Row { place, record: record.cloned(), observed: seen.cloned(), name });
-            }
-        }
-        for (_, entry) in observed.iter() {
-            let seen = &entry.value;
-            let Some(unclaimed) = &seen.unclaimed else { continue };
-            if sessions.get(seen.session.as_str()).is_none() && keep(None, Some(seen)) {
-                let place = (Reverse(unclaimed.received_at), seen.session.clone());
-                rows.push(Row { place, record: None, observed: Some(Arc::clone(seen)), name: None });
-            }
-        }
-        rows
+/// Of everything that somebody waits for.
+fn queue_positions(
+    rules: &Rules,
+    sessions: &Content<SessionRecord>,
+    observed: &Content<ObservedSession>,
+) -> BTreeMap<SessionId, u32> {
+    let records = sessions.sought().map(|entry| &*entry.value).filter(|record| record.warm.is_none());
+    let waiting: Vec<_> = records.map(|record| rules.waiting(record)).collect();
+    // Owners take turns; one alone does, whatever it has.
+    let is_alone = waiting.windows(2).all(|two| two[0].owner == two[1].owner);
+    let running = if is_alone { HashMap::default() } else { fleet::running(sessions, observed).by_owner };
+    let turns = order(&waiting, &running);
+    turns.into_iter().zip(1..).map(|(index, position)| (waiting[index].id.clone(), position)).collect()
+}
+
+/// What waits is asked for by each that is created.
+impl Sought for SessionRecord {
+    fn is_sought(&self) -> bool {
+        waits(self)
     }
 }
 
@@ -191,15 +258,19 @@ impl std::fmt::Display for PhaseName {
     }
 }
 
-fn matches(filter: &Filter, record: Option<&SessionRecord>, seen: Option<&ObservedSession>) -> bool {
+fn matches<'a>(
+    filter: &Filter,
+    record: Option<&'a SessionRecord>,
+    seen: impl Fn() -> Option<&'a ObservedSession>,
+) -> bool {
     let assigned = record.and_then(|record| record.assignment.as_ref()).map(|of| &of.runner);
-    let runner = assigned.or_else(|| seen.map(|seen| &seen.runner));
-    let kind = seen.map(|seen| &seen.kind).or_else(|| record.and_then(|record| record.spec.kind.as_ref()));
+    let runner = || assigned.or_else(|| seen().map(|seen| &seen.runner));
+    let kind = || seen().map(|seen| &seen.kind).or_else(|| record.and_then(|record| record.spec.kind.as_ref()));
     let label = |(key, value): &(String, String)| {
         record.and_then(|record| record.labels.get(key)).is_some_and(|found| found == value)
     };
-    filter.runner.as_ref().is_none_or(|wanted| runner == Some(wanted))
-        && filter.kind.as_ref().is_none_or(|wanted| kind.is_some_and(|kind| kind.as_str() == wanted))
+    filter.runner.as_ref().is_none_or(|wanted| runner() == Some(wanted))
+        && filter.kind.as_ref().is_none_or(|wanted| kind().is_some_and(|kind| kind.as_str() == wanted))
         && filter.owner.as_ref().is_none_or(|wanted| record.is_some_and(|record| record.owner == *wanted))
         && filter.labels.iter().all(label)
 }

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::view::{Versioned, View};
+use super::view::{Sought, Versioned, View};
 use crate::bus::{Bus, REQUEST_TIMEOUT, is_full, unavailable};
 use crate::error::{Error, Result};
 
@@ -88,7 +88,7 @@ impl<T> Clone for Bucket<T> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> {
+impl<T: Sought + Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> {
     /// A handle. The bucket's existence is the schema's matter.
     pub async fn open(bus: &Bus, name: &'static str) -> Result<Self> {
         Self::handle(bus, name, true).await

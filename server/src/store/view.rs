@@ -4,7 +4,7 @@
 //! copy, swaps it in, and then follows. What it says is at most a moment behind the store; own writes enter by
 //! revision, so a server reads what it wrote. While NATS is away the old content stays.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -53,22 +53,32 @@ impl<T> Versioned<T> {
     }
 }
 
+/// A record of a view. Few of a bucket may be sought by every request: they are found without a look at the others.
+pub trait Sought {
+    /// True for one of these few.
+    fn is_sought(&self) -> bool {
+        false
+    }
+}
+
 /// Every record and every marker of a bucket.
 pub struct Content<T> {
     entries: BTreeMap<String, Versioned<T>>,
+    /// Keys of the records that are sought.
+    sought: BTreeSet<String>,
     /// Keys that were deleted on purpose (or expired), with the marker's revision.
     markers: HashMap<String, u64>,
 }
 
 impl<T> Clone for Content<T> {
     fn clone(&self) -> Self {
-        Self { entries: self.entries.clone(), markers: self.markers.clone() }
+        Self { entries: self.entries.clone(), sought: self.sought.clone(), markers: self.markers.clone() }
     }
 }
 
 impl<T> Default for Content<T> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), markers: HashMap::new() }
+        Self { entries: BTreeMap::new(), sought: BTreeSet::new(), markers: HashMap::new() }
     }
 }
 
@@ -81,6 +91,11 @@ impl<T> Content<T> {
     /// Every record, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Versioned<T>)> {
         self.entries.iter().map(|(key, entry)| (key.as_str(), entry))
+    }
+
+    /// Every record that is sought, by key.
+    pub fn sought(&self) -> impl Iterator<Item = &Versioned<T>> {
+        self.sought.iter().filter_map(|key| self.entries.get(key))
     }
 
     /// Every record whose key begins with `prefix`, by key.
@@ -105,12 +120,19 @@ impl<T> Content<T> {
     pub fn deleted_with_prefix(&self, prefix: &str) -> bool {
         self.markers.keys().any(|key| key.starts_with(prefix))
     }
+}
 
+impl<T: Sought> Content<T> {
     /// Puts `entry`, or a marker, unless what is known is newer. True when something changed.
     pub fn apply(&mut self, key: &str, revision: u64, entry: Option<Versioned<T>>) -> bool {
         let known = self.entries.get(key).map(|entry| entry.revision).or_else(|| self.markers.get(key).copied());
         if known.is_some_and(|known| known >= revision) {
             return false;
+        }
+        if entry.as_ref().is_some_and(|entry| entry.value.is_sought()) {
+            self.sought.insert(key.to_owned());
+        } else {
+            self.sought.remove(key);
         }
         if let Some(entry) = entry {
             self.markers.remove(key);
@@ -200,7 +222,9 @@ impl<T> View<T> {
     pub(super) fn revision_of_marker(&self, key: &str) -> u64 {
         self.read().markers.get(key).copied().unwrap_or(0)
     }
+}
 
+impl<T: Sought> View<T> {
     /// An own write.
     pub(super) fn put(&self, key: &str, entry: &Versioned<T>) {
         self.apply(key, entry.revision, Some(entry));
@@ -251,7 +275,7 @@ impl<T> View<T> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> {
+impl<T: Sought + Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> {
     /// Starts the task that fills the view until `shutdown`.
     pub(super) fn spawn_feed(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
         let (bucket, shutdown) = (self.clone(), shutdown.clone());
@@ -341,6 +365,35 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Bucket<T> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of numbers, the odd ones are sought.
+    impl Sought for i32 {
+        fn is_sought(&self) -> bool {
+            self % 2 == 1
+        }
+    }
+
+    impl Sought for () {}
+
+    #[test]
+    fn what_is_sought_is_found_until_it_changes_or_goes() {
+        let view = View::new();
+        let sought = || view.read().sought().map(|entry| *entry.value).collect::<Vec<_>>();
+        for (key, value) in [("a", 1), ("b", 2), ("c", 3), ("d", 5)] {
+            view.put(key, &Versioned::new(value, 1));
+        }
+        assert_eq!(sought(), [1, 3, 5]);
+        view.put("a", &Versioned::new(4, 2));
+        view.put("b", &Versioned::new(7, 2));
+        view.remove("d", 2);
+        // What is old changes nothing.
+        view.put("a", &Versioned::new(9, 1));
+        assert_eq!(sought(), [7, 3]);
+        view.begin();
+        view.build("c", 1, Some(Versioned::new(11, 1)));
+        view.swap(Cursor::default());
+        assert_eq!(sought(), [11]);
+    }
 
     #[test]
     fn older_revisions_never_win() {

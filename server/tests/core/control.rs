@@ -103,8 +103,8 @@ async fn one_types_at_a_time_and_everybody_knows_who() {
         let mut told = Vec::new();
         while told.len() < 5 {
             use futures::StreamExt as _;
-            let Some(helix_server::events::FeedMessage::Item(item)) = feed.next().await else { continue };
-            let item = serde_json::to_value(&item.event).expect("JSON");
+            let Some(helix_server::events::FeedMessage::Item(event)) = feed.next().await else { continue };
+            let item = serde_json::to_value(&event.item.event).expect("JSON");
             if item["type"] == "control" {
                 told.push(format!("{} {} {}", item["epoch"], item["why"], item["by"]).replace('"', ""));
             }

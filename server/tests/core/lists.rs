@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use helix_protocol::KindName;
 use helix_protocol::api::{CreateSession, SessionPage};
 use helix_protocol::record::Scope;
-use helix_protocol::session::SessionPhase;
+use helix_protocol::session::{SessionPhase, SessionSpec, Unclaimed};
 use helix_server::app::App;
 use helix_server::auth::Principal;
 use helix_server::sessions::Filter;
+use jiff::Timestamp;
 
 use super::harness::{Fleet, SimRunner, eventually, id};
 use super::http::Answer;
@@ -130,5 +131,41 @@ async fn each_filter_leaves_what_it_names() {
         assert_eq!(problem["status"], 400, "{query}");
         assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{problem}");
     }
+    fleet.stop(&[app]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_without_a_record_is_listed_among_the_others() {
+    let fleet = Fleet::start().await;
+    let app = fleet.server().await;
+    let runner = SimRunner::enrol(&fleet, &app, "r1").await;
+    runner.heartbeat().await;
+    app.sessions.create(&admin(), command("a", "make")).await.expect("created");
+    let mut seen = runner.seen("u", 7, 1, SessionPhase::Ready);
+    seen.unclaimed = Some(Unclaimed { spec: SessionSpec::default(), received_at: Timestamp::now() });
+    app.store.observed.create("r1.u", &seen).await.expect("stored");
+    app.sessions.create(&admin(), command("z", "make")).await.expect("created");
+    let list = async |by: &Principal, filter: Filter| app.sessions.list(by, &filter).await.expect("listed");
+    let by_one = || Filter { limit: 1, ..Filter::default() };
+    let mut pages = vec![list(&admin(), by_one()).await];
+    while let Some(cursor) = pages.last().and_then(|page| page.next_cursor.clone()) {
+        assert!(pages.len() < 4, "pages without end");
+        pages.push(list(&admin(), Filter { cursor: Some(cursor), ..by_one() }).await);
+    }
+    assert_eq!(pages.iter().map(ids).collect::<Vec<_>>(), ["z", "u", "a"]);
+    let all = || Filter { limit: 10, ..Filter::default() };
+    for (filter, expected) in [
+        (Filter { phases: vec![SessionPhase::Ready], ..all() }, "u"),
+        (Filter { phases: vec![SessionPhase::Pending], ..all() }, "za"),
+        (Filter { runner: Some(runner.id.clone()), ..all() }, "u"),
+        (Filter { kind: Some("command".to_owned()), ..all() }, "u"),
+        (Filter { owner: Some("admin".to_owned()), ..all() }, "za"),
+    ] {
+        assert_eq!(ids(&list(&admin(), filter.clone()).await), expected, "{filter:?}");
+    }
+    assert_eq!(ids(&list(&user(), all()).await), "", "nobody's is not everybody's");
+    // Of those that wait each has its place; what runs has none.
+    let places: Vec<_> = list(&admin(), all()).await.sessions.iter().map(|view| view.queue_position).collect();
+    assert_eq!(places, [Some(2), None, Some(1)]);
     fleet.stop(&[app]).await;
 }
