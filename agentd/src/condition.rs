@@ -1,12 +1,15 @@
 //! How this machine is: whether it can take something new. Told in heartbeats; a server places nothing on a runner of
 //! whose machine something is wrong, and what runs there goes on.
 //!
-//! Looked at with each heartbeat: two system calls and two small files of /proc. What is wrong stays so until it is clearly
+//! Looked at between heartbeats, by a thread of its own, for a disk may not answer: two system calls and two small files of
+//! /proc. What is wrong stays so until it is clearly
 //! better than where it began, so that a runner at the edge does not come and go. What cannot be read is not wrong.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use helix_protocol::resources::Bytes;
 use helix_protocol::runner::{Degradation, Degraded};
@@ -20,6 +23,8 @@ const INODES: u64 = 10_000;
 const MEMORY_PERCENT: u64 = 3;
 /// Share of the last ten seconds in which everything waited for memory, in percent.
 const STALLED_PERCENT: f64 = 25.0;
+/// A disk that does not answer for so long is wrong, too.
+const HANGS: Duration = Duration::from_secs(10);
 /// What is wrong is over when there is so many times as much free, or the wait is such a part.
 const CLEARLY: u32 = 2;
 
@@ -40,28 +45,62 @@ struct Seen {
 #[derive(Debug)]
 pub struct Condition {
     workspaces: PathBuf,
-    wrong: BTreeSet<Degradation>,
+    found: Vec<Degraded>,
+    /// A look that is under way, and since when.
+    looking: Option<(Instant, JoinHandle<Seen>)>,
 }
 
 impl Condition {
-    /// Of the machine whose sessions work here.
+    /// Of the machine whose sessions work here. Begins to look.
     pub fn of(workspaces: &Path) -> Self {
-        Self { workspaces: workspaces.to_owned(), wrong: BTreeSet::new() }
+        let workspaces = workspaces.to_owned();
+        Self { looking: begin(&workspaces), workspaces, found: Vec::new() }
     }
 
-    /// Looks again: all that is wrong.
-    pub fn look(&mut self) -> Vec<Degraded> {
-        let found = judge(&self.wrong, &seen(&self.workspaces), &self.workspaces);
-        let wrong: BTreeSet<_> = found.iter().map(|degraded| degraded.what).collect();
-        for degraded in found.iter().filter(|degraded| !self.wrong.contains(&degraded.what)) {
+    /// All that was wrong when it was looked at last; looks again meanwhile. Never blocks.
+    pub fn told(&mut self) -> Vec<Degraded> {
+        match self.looking.take() {
+            Some((_, look)) if look.is_finished() => {
+                // A look that panicked saw nothing.
+                if let Ok(seen) = look.join() {
+                    let before = self.found.iter().map(|degraded| degraded.what).collect();
+                    self.note(judge(&before, &seen, &self.workspaces));
+                }
+                self.looking = begin(&self.workspaces);
+            }
+            Some((since, look)) => {
+                if since.elapsed() >= HANGS {
+                    let seconds = HANGS.as_secs();
+                    let detail = format!("the disk of {} does not answer for {seconds} s", self.workspaces.display());
+                    let others = self.found.iter().filter(|degraded| degraded.what != Degradation::Disk).cloned();
+                    let hangs = Degraded { what: Degradation::Disk, detail };
+                    self.note(std::iter::once(hangs).chain(others).collect());
+                }
+                self.looking = Some((since, look));
+            }
+            None => self.looking = begin(&self.workspaces),
+        }
+        self.found.clone()
+    }
+
+    fn note(&mut self, found: Vec<Degraded>) {
+        let what = |found: &[Degraded]| -> BTreeSet<_> { found.iter().map(|degraded| degraded.what).collect() };
+        let (before, now) = (what(&self.found), what(&found));
+        for degraded in found.iter().filter(|degraded| !before.contains(&degraded.what)) {
             tracing::error!("this runner takes nothing new: {}", degraded.detail);
         }
-        for what in self.wrong.difference(&wrong) {
-            tracing::info!(?what, "this runner can take sessions again");
+        for what in before.difference(&now) {
+            tracing::info!("{what}: this runner can take sessions again");
         }
-        self.wrong = wrong;
-        found
+        self.found = found;
     }
+}
+
+/// None where the machine has no room for a thread: the next heartbeat tries again.
+fn begin(workspaces: &Path) -> Option<(Instant, JoinHandle<Seen>)> {
+    let workspaces = workspaces.to_owned();
+    let look = std::thread::Builder::new().name("condition".to_owned()).spawn(move || seen(&workspaces)).ok()?;
+    Some((Instant::now(), look))
 }
 
 /// All that is wrong, where that was wrong before.
@@ -175,6 +214,39 @@ mod tests {
         300MiB are free on the disk of /var/lib/helix/agentd/workspaces: make room
         1MiB of 1GiB of memory are free: stop sessions, or add memory
         ");
+    }
+
+    #[test]
+    fn a_look_is_told_with_a_later_heartbeat_and_what_was_wrong_before_counts() {
+        let mut condition = Condition::of(Path::new("/"));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while condition.looking.as_ref().is_some_and(|(_, look)| !look.is_finished()) {
+            assert!(Instant::now() < deadline, "the look does not end");
+            std::thread::yield_now();
+        }
+        // As if hardly any memory had been free: it is told until the look, whatever that finds.
+        condition.found = vec![Degraded { what: Degradation::Memory, detail: String::new() }];
+        let told = condition.told();
+        assert!(told.iter().all(|degraded| !degraded.detail.is_empty()), "the former word is told: {told:?}");
+        assert!(condition.looking.is_some(), "it does not look again");
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_told_and_nobody_waits_for_it() {
+        let (ends, end) = std::sync::mpsc::channel::<()>();
+        let look = std::thread::spawn(move || {
+            let _ = end.recv();
+            Seen::default()
+        });
+        let begun = Instant::now().checked_sub(HANGS).expect("this machine runs for longer");
+        let mut condition = Condition { workspaces: "/w".into(), found: Vec::new(), looking: Some((begun, look)) };
+        let told = condition.told();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].detail, "the disk of /w does not answer for 10 s");
+        assert_eq!(condition.told(), told);
+        drop(ends);
+        let (_, look) = condition.looking.take().expect("it goes on");
+        look.join().expect("it ends");
     }
 
     #[test]

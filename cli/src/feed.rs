@@ -41,6 +41,11 @@ impl Feed {
         Ok(())
     }
 
+    /// True after [`Feed::happened`] has found it broken. The next call would connect again, after a pause.
+    pub fn is_broken(&self) -> bool {
+        self.line.is_broken()
+    }
+
     /// Returns when the session may have changed. Cancel safe: nothing is lost but what the next reading shows.
     pub async fn changed(&mut self, session: &SessionId) -> Result<()> {
         loop {

@@ -247,7 +247,7 @@ pub struct RunnerRecord {
 pub struct Losses {
     /// How often.
     pub count: u32,
-    /// The last time.
+    /// When it was lost the last time; once it is back, since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Timestamp>,
 }
@@ -255,7 +255,7 @@ pub struct Losses {
 impl Losses {
     /// A runner that is heard for so long begins anew.
     pub const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(1);
-    /// It counts as unsteady for so long after its second loss, twice as long after each further one.
+    /// It counts as unsteady for so long after it is back from its second loss, twice as long after each further one.
     const FIRST: SignedDuration = SignedDuration::from_mins(2);
 
     /// True for none at all.
@@ -268,6 +268,12 @@ impl Losses {
     pub fn and_one(self, at: Timestamp) -> Self {
         let goes_on = self.last.is_some_and(|last| at.duration_since(last) < Self::FORGOTTEN_AFTER);
         Self { count: if goes_on { self.count.saturating_add(1) } else { 1 }, last: Some(at) }
+    }
+
+    /// It is heard again.
+    #[must_use]
+    pub fn back(self, at: Timestamp) -> Self {
+        Self { last: self.last.map(|_| at), ..self }
     }
 
     /// Until when others are better; none where it was lost once or never.
@@ -394,6 +400,11 @@ mod tests {
             losses = losses.and_one(at(lost));
             assert_eq!(losses.unsteady_until(), until.map(at), "lost at {lost}");
         }
+        // It counts from when it is back.
+        losses = losses.and_one(at(1010)).back(at(1030));
+        assert_eq!(losses.unsteady_until(), Some(at(1032)));
+        assert_eq!(losses.and_one(at(1095)).count, 1, "it was heard for an hour");
+        assert_eq!(Losses::default().back(at(0)), Losses::default());
         for lost in 1000..1100 {
             losses = losses.and_one(at(lost));
         }

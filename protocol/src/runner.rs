@@ -128,6 +128,20 @@ pub enum Degradation {
     Memory,
     /// Its clock and the server's are far apart.
     Clock,
+    /// What this program does not know: the other one is newer.
+    #[serde(other)]
+    Unknown,
+}
+
+impl std::fmt::Display for Degradation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Disk => "disk",
+            Self::Memory => "memory",
+            Self::Clock => "clock",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 /// Images of a runner.
@@ -175,10 +189,10 @@ impl RunnerImages {
 }
 
 impl Heartbeat {
-    /// All that is wrong with its machine, in one sentence; none where all is well.
-    pub fn what_is_wrong(&self) -> Option<String> {
-        let details: Vec<&str> = self.degraded.iter().map(|degraded| degraded.detail.as_str()).collect();
-        (!details.is_empty()).then(|| details.join("; "))
+    /// What is wrong with its machine, in words that stay as long as it does; none where all is well.
+    pub fn degradations(&self) -> Option<String> {
+        let words: Vec<_> = self.degraded.iter().map(|degraded| degraded.what.to_string()).collect();
+        (!words.is_empty()).then(|| words.join(", "))
     }
 
     /// The documents' status word of a runner that is heard.

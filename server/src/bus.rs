@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::room::{Room, is_full};
+use self::schema::Silent;
 use crate::config::ServerConfig;
 use crate::error::{Error, Result};
 
@@ -116,7 +117,8 @@ impl Bus {
         let mut connections = self.connections.clone();
         // The connect of the start is not news: its schema is ensured.
         let mut ensured = Some(1_u64);
-        let mut silent_since = None;
+        // On which connection nobody answers, and since when.
+        let mut silent = None;
         loop {
             let pause = if ensured.is_some() { PROBE_INTERVAL } else { RETRY_INTERVAL };
             // All three arms are cancel safe: a watch, a timer and a token.
@@ -147,14 +149,18 @@ impl Bus {
                 match schema::ensure(&self.jetstream, self.wanted).await {
                     Ok(()) => {
                         ensured = Some(connection.count);
-                        silent_since = None;
+                        silent = None;
                         self.set_up();
                     }
                     Err(err) => {
                         tracing::warn!(error = format!("{err:#}"), "cannot ensure the schema yet");
-                        let since = *silent_since.get_or_insert_with(Instant::now);
-                        if self.has_members && since.elapsed() >= LEAVE_AFTER {
-                            silent_since = None;
+                        let since = match silent {
+                            Some((count, since)) if count == connection.count => since,
+                            _ => Instant::now(),
+                        };
+                        // A refusal is an answer.
+                        silent = err.is::<Silent>().then_some((connection.count, since));
+                        if self.has_members && silent.is_some() && since.elapsed() >= LEAVE_AFTER {
                             tracing::warn!("this member of NATS may be cut off from the others; another one is asked");
                             // It fails where the client has ended.
                             let _ = self.client.force_reconnect().await;

@@ -99,12 +99,8 @@ impl Runners {
     /// A runner said what it offers. Durable when this returns.
     pub async fn register(&self, id: &RunnerId, facts: RunnerFacts) -> Result<()> {
         let change = |record: &RunnerRecord| {
-            let record = RunnerRecord {
-                facts: Some(facts.clone()),
-                liveness: Liveness::Online,
-                registered_at: Some(Timestamp::now()),
-                ..record.clone()
-            };
+            let record =
+                RunnerRecord { facts: Some(facts.clone()), registered_at: Some(Timestamp::now()), ..online(record) };
             Ok(Some(record))
         };
         // The lease first: with the record the leader may give it work, and looks for the lease.
@@ -129,10 +125,7 @@ impl Runners {
         if record.liveness == Liveness::Online {
             return Ok(false);
         }
-        let back = |record: &RunnerRecord| {
-            let online = record.liveness == Liveness::Online;
-            Ok((!online).then(|| RunnerRecord { liveness: Liveness::Online, ..record.clone() }))
-        };
+        let back = |record: &RunnerRecord| Ok((record.liveness != Liveness::Online).then(|| online(record)));
         let entry = self.inner.store.runners.modify(id.as_str(), back, || not_found(id)).await?;
         self.tell(id, status, Liveness::Online, entry.revision).await;
         tracing::info!(runner.id = %id, "runner is heard again");
@@ -198,6 +191,13 @@ impl Runners {
         let lease = self.inner.store.leases.view().get(&subject::runner_lease_key(&record.id));
         view(record, lease.as_ref(), active_tasks)
     }
+}
+
+/// As it is once it is heard again.
+fn online(record: &RunnerRecord) -> RunnerRecord {
+    let was_lost = record.liveness == Liveness::Lost;
+    let losses = if was_lost { record.losses.back(Timestamp::now()) } else { record.losses };
+    RunnerRecord { liveness: Liveness::Online, losses, ..record.clone() }
 }
 
 /// What is wrong where a runner's clock is far from ours: times of its reports and recordings would be of no use.

@@ -32,7 +32,8 @@ pub struct Candidate {
     pub cordoned: bool,
     /// Takes nothing new by its own.
     pub draining: bool,
-    /// What is wrong with its machine, for people: it takes nothing new.
+    /// What is wrong with its machine, in a word: it takes nothing new. No numbers, for they differ with each heartbeat, and why
+    /// a session waits is written whenever it differs.
     pub degraded: Option<String>,
     /// It was lost again and again: only where no other can take it.
     pub unsteady: bool,

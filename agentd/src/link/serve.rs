@@ -147,7 +147,7 @@ impl Serving<'_> {
                 images: self.link.images.report(),
                 viewed: self.link.gates.viewed(),
                 leftovers: self.link.leftovers.told(),
-                degraded: condition.look(),
+                degraded: condition.told(),
                 at: Some(Timestamp::now()),
             };
             let sent_at = Fence::now();

@@ -10,18 +10,22 @@ mod store;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use helix_protocol::ErrorCode;
-use helix_protocol::api::{FleetStatus, SessionView};
+use helix_protocol::api::SessionView;
+use helix_protocol::api::status::FleetStatus;
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::SessionPhase;
 use serde::Serialize;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::client::Client;
 use crate::error::{CliError, Kind, Result};
 use crate::feed::Feed;
 use crate::ui::Ui;
 
+/// A week is as good as for ever.
+const MOST_SECONDS: u64 = 7 * 24 * 60 * 60;
 /// Most sessions shown; the counts cover all.
 const SHOWN: usize = 20;
 
@@ -43,11 +47,12 @@ pub struct StatusArgs {
     wait_ready: bool,
     /// How many seconds --wait-ready waits
     #[arg(long, default_value_t = 120, requires = "wait_ready", value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=MOST_SECONDS))]
     timeout: u64,
 }
 
 /// What `status --json` prints.
-#[derive(Serialize)]
+#[derive(PartialEq, Serialize)]
 struct Status {
     /// Nothing below is wrong.
     healthy: bool,
@@ -77,39 +82,54 @@ pub async fn run(client: &Client, args: &StatusArgs, ui: &Ui) -> Result<ExitCode
 }
 
 async fn watch(client: &Client, ui: &Ui) -> Result<ExitCode> {
-    let mut feed = None;
+    let (mut feed, mut shown, mut said) = (None, None, String::new());
     loop {
         match look(client).await {
-            Ok(status) if ui.json => {
-                if !ui.stream_json(&status)? {
-                    return Ok(ExitCode::SUCCESS);
-                }
-            }
+            Ok(status) if shown.as_ref() == Some(&status) => {}
             Ok(status) => {
-                if !ui.clear()? {
+                let is_read = if ui.json { ui.stream_json(&status)? } else { ui.clear()? };
+                if !is_read {
                     return Ok(ExitCode::SUCCESS);
                 }
-                show(ui, &status)?;
+                if !ui.json {
+                    show(ui, &status)?;
+                }
+                (shown, said) = (Some(status), String::new());
             }
-            Err(error) if may_pass(&error) => ui.error(&error),
+            Err(error) if may_pass(&error) => {
+                // Once, however often it is tried.
+                let text = error.to_string();
+                if said != text {
+                    ui.error(&error);
+                    (shown, said) = (None, text);
+                }
+            }
             Err(error) => return Err(error),
         }
-        news(client, &mut feed).await;
-        sleep(BURST).await;
+        news(client, &mut feed, shown.is_some()).await;
     }
 }
 
 async fn until_healthy(client: &Client, patience: Duration, ui: &Ui) -> Result<Status> {
     let (deadline, progress, mut feed) = (Instant::now() + patience, ui.progress(), None);
+    let mut trouble = format!("{} has not answered", client.connection.url);
     loop {
-        let trouble = match look(client).await {
-            Ok(status) if status.healthy => return Ok(status),
-            Ok(status) => status.problems.join("; "),
-            Err(error) if may_pass(&error) => error.why.unwrap_or(error.what),
-            Err(error) => return Err(error),
+        let answered = match timeout_at(deadline, look(client)).await {
+            Ok(Ok(status)) if status.healthy => return Ok(status),
+            Ok(Ok(status)) => {
+                trouble = status.problems.join("; ");
+                true
+            }
+            Ok(Err(error)) if may_pass(&error) => {
+                trouble = error.why.unwrap_or(error.what);
+                false
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => false,
         };
         progress.now(&trouble);
-        if tokio::time::timeout_at(deadline, news(client, &mut feed)).await.is_err() {
+        // Events that come faster than they are looked at would be news for ever.
+        if timeout_at(deadline, news(client, &mut feed, answered)).await.is_err() || Instant::now() >= deadline {
             let seconds = patience.as_secs();
             return Err(CliError::new(Kind::TimedOut, format!("the fleet is not healthy after {seconds} s"))
                 .because(trouble)
@@ -118,24 +138,29 @@ async fn until_healthy(client: &Client, patience: Duration, ui: &Ui) -> Result<S
     }
 }
 
-/// A server that starts, or whose store does, is well in a moment.
+/// A server that starts, or whose store does, is well in a moment. What is no answer of a Helix server stays so.
 fn may_pass(error: &CliError) -> bool {
-    matches!(error.kind, Kind::Unreachable | Kind::Failed | Kind::TimedOut)
+    matches!(error.kind, Kind::Unreachable | Kind::TimedOut) || error.kind == Kind::Failed && error.code.is_some()
 }
 
-/// Returns when something may have changed.
-async fn news(client: &Client, feed: &mut Option<Feed>) {
+/// Returns when something may have changed, and after a while.
+async fn news(client: &Client, feed: &mut Option<Feed>, answered: bool) {
+    let ends = Instant::now() + if answered { STEP } else { RETRY };
     if let Some(open) = feed {
-        // Where the feed is over for good, the next look says why.
-        if let Ok(Err(_)) = timeout(STEP, open.happened()).await {
+        if timeout_at(ends, open.happened()).await.is_ok() {
+            sleep(BURST).await;
+            // All that came with it is one picture.
+            while !open.is_broken() && open.happened().now_or_never().is_some() {}
+        }
+        // Opened anew, not resumed: the next look shows what was missed.
+        if open.is_broken() {
             *feed = None;
         }
-        return;
-    }
-    // What happened before it was open is seen by the look that follows at once.
-    *feed = Feed::open(&client.connection).await.ok();
-    if feed.is_none() {
-        sleep(RETRY).await;
+    } else if let Ok(Ok(open)) = timeout_at(ends, Feed::open(&client.connection)).await {
+        // What happened before is seen by the look that follows at once.
+        *feed = Some(open);
+    } else {
+        sleep_until(ends).await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode as NatsCode;
 use async_nats::jetstream::context::PublishError;
-use helix_protocol::api::{StoreMember, StoreStatus};
+use helix_protocol::api::status::{StoreMember, StoreStatus};
 use helix_protocol::{ErrorCode, subject};
 
 use super::Bus;

@@ -47,10 +47,15 @@ pub async fn ensure_within(jetstream: &Context, wanted: Wanted, patience: Durati
     }
 }
 
-/// Makes what is missing. Two servers may do so at once: the same creation twice is one. While a backup is restored,
+/// JetStream says nothing, not even what there is not.
+#[derive(Debug, thiserror::Error)]
+#[error("JetStream does not answer")]
+pub struct Silent;
+
+/// Makes what is missing. [`Silent`] where nobody answers. Two servers may do so at once: the same creation twice is one. While a backup is restored,
 /// nothing is.
 pub async fn ensure(jetstream: &Context, wanted: Wanted) -> anyhow::Result<()> {
-    if let Some(mark) = restoring::standing(jetstream).await? {
+    if let Some(mark) = restoring::standing(jetstream).await.context(Silent)? {
         return Err(Restoring(mark).into());
     }
     for config in configs(wanted) {

@@ -9,10 +9,10 @@ use std::time::Duration;
 use helix_protocol::api::SessionView;
 use helix_protocol::api::checkpoints::{ForkSession, MoveSession, WorkView};
 use helix_protocol::checkpoint::{Checkpoint, CheckpointsRecord, Moving, Reason, Restore, WorkRecord};
-use helix_protocol::record::SessionRecord;
+use helix_protocol::record::{RunnerRecord, SessionRecord};
 use helix_protocol::runner::Liveness;
 use helix_protocol::session::{Desired, SessionPhase};
-use helix_protocol::{ErrorCode, RunnerId, SessionId};
+use helix_protocol::{ErrorCode, RunnerId, SessionId, subject};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -164,20 +164,30 @@ impl Checkpoints {
     async fn require_target(&self, to: &RunnerId) -> Result<()> {
         let found = self.store.runners.get(to.as_str()).await?.found();
         let found = found.ok_or_else(|| Error::new(ErrorCode::RunnerNotFound, format!("there is no runner {to}")))?;
-        let why = match (found.value.liveness, found.value.cordoned) {
-            (Liveness::Online, false) => return Ok(()),
-            (Liveness::Online, true) => "is cordoned",
-            _ => "is not heard",
-        };
-        Err(Error::new(ErrorCode::RunnerUnavailable, format!("runner {to} {why}; nothing was changed")))
+        match self.refuses(&found.value) {
+            None => Ok(()),
+            Some(why) => {
+                Err(Error::new(ErrorCode::RunnerUnavailable, format!("runner {to} {why}; nothing was changed")))
+            }
+        }
     }
 
     fn has_other(&self, from: &RunnerId) -> bool {
         let runners = self.store.runners.view().read();
-        runners.iter().any(|(_, entry)| {
-            let runner = &entry.value;
-            runner.id != *from && runner.liveness == Liveness::Online && !runner.cordoned
-        })
+        runners.iter().any(|(_, entry)| entry.value.id != *from && self.refuses(&entry.value).is_none())
+    }
+
+    /// Why a runner takes nothing now, whatever it is: what runs is not ended for it.
+    fn refuses(&self, runner: &RunnerRecord) -> Option<String> {
+        match (runner.liveness, runner.cordoned) {
+            (Liveness::Online, false) => {}
+            (Liveness::Online, true) => return Some("is cordoned".to_owned()),
+            _ => return Some("is not heard".to_owned()),
+        }
+        let lease = self.store.leases.view().get(&subject::runner_lease_key(&runner.id))?;
+        let heartbeat = lease.value.heartbeat.as_ref()?;
+        let draining = heartbeat.draining.then(|| "is draining".to_owned());
+        draining.or_else(|| heartbeat.degradations().map(|words| format!("is degraded: {words}")))
     }
 
     async fn wait(&self, id: &SessionId) -> Result<WorkView> {

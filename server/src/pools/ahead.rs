@@ -10,7 +10,7 @@ use std::sync::Arc;
 use helix_protocol::image::{Digest, ImageRef};
 use helix_protocol::pool::PoolSpec;
 use helix_protocol::record::{ImageRecord, RunnerRecord};
-use helix_protocol::runner::{Liveness, RunnerFacts};
+use helix_protocol::runner::{Degradation, Heartbeat, Liveness, RunnerFacts};
 use helix_protocol::{KindName, PoolName, subject};
 
 use crate::error::Result;
@@ -51,7 +51,9 @@ pub async fn wanted(store: &Store, runner: &RunnerRecord) -> Result<Vec<Digest>>
 fn candidate(store: &Store, runner: &RunnerRecord) -> Option<Candidate> {
     let lease = store.leases.view().get(&subject::runner_lease_key(&runner.id));
     let heartbeat = lease.as_ref().and_then(|lease| lease.value.heartbeat.as_ref());
-    if heartbeat.is_some_and(|heartbeat| heartbeat.draining) {
+    // An image on a disk that is nearly full would be the first to go.
+    let degraded = |heartbeat: &Heartbeat| heartbeat.degraded.iter().any(|degraded| degraded.what == Degradation::Disk);
+    if heartbeat.is_some_and(|heartbeat| heartbeat.draining || degraded(heartbeat)) {
         return None;
     }
     let facts = runner.facts.clone()?;

@@ -27,7 +27,12 @@ struct Change {
 impl Reconciler {
     /// Judges every runner and writes what changed. Answers when to judge again.
     pub(super) async fn judge_runners(&self, steady_since: Instant) -> Result<Instant> {
-        let timing = Timing { suspect: self.config.suspect_timeout, lost: self.config.lost_timeout, steady_since };
+        let timing = Timing {
+            interval: self.config.heartbeat_interval,
+            suspect: self.config.suspect_timeout,
+            lost: self.config.lost_timeout,
+            steady_since,
+        };
         let mut judged = self.judge_by(timing);
         if judged.any_lost {
             // A process that stood still, or whose watch is behind, knows old leases only.

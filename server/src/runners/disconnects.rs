@@ -2,7 +2,7 @@
 //!
 //! One task per process, which follows the advisories of the system account; the leader makes a runner suspect by them
 //! ([`super::liveness`]), never lost. An ordinary end (credentials that are renewed, an agentd that starts again) is
-//! followed by a heartbeat within a second or two. A missed advisory, or a `nats.conf` of before that does not let us
+//! followed by a registration within a second or two, which counts as a heartbeat. A missed advisory, or a `nats.conf` of before that does not let us
 //! hear them, costs nothing: silence is judged all the same.
 
 use std::collections::BTreeMap;

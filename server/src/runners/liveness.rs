@@ -5,13 +5,15 @@ use std::time::Duration;
 use helix_protocol::runner::Liveness;
 use tokio::time::Instant;
 
-/// A runner whose connection has ended is suspect when nothing of it is heard for so long: a new connection takes a second
-/// or two.
-const GRACE: Duration = Duration::from_secs(3);
+/// A runner whose connection has ended is suspect when nothing of it is heard for so long beyond its next heartbeat. What has
+/// ended may be a former connection, which nats-server missed only now, while heartbeats come by a newer one.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// When silence means what.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
+    /// Between two heartbeats.
+    pub interval: Duration,
     /// After so long without a heartbeat a runner is suspect.
     pub suspect: Duration,
     /// After so long it is lost.
@@ -33,7 +35,7 @@ impl Timing {
         let may_declare = self.steady_since + self.lost;
         // No lease: silent for longer than it lived.
         let lost_at = heard.map_or(may_declare, |heard| (heard + self.lost).max(may_declare));
-        let gone = |heard: Instant| ended.filter(|ended| *ended > heard).map(|ended| ended + GRACE);
+        let gone = |heard: Instant| ended.filter(|ended| *ended > heard).map(|ended| ended + self.interval + GRACE);
         let suspect_at = heard.map(|heard| gone(heard).into_iter().fold(heard + self.suspect, Instant::min));
         if known == Liveness::Lost && heard.is_none() || now >= lost_at {
             return (Liveness::Lost, None);
@@ -55,6 +57,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let timing = |steady| Timing {
+            interval: Duration::from_secs(5),
             suspect: Duration::from_secs(15),
             lost: Duration::from_secs(30),
             steady_since: at(steady),
@@ -85,19 +88,22 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let (suspect, lost) = (Duration::from_secs(15), Duration::from_secs(30));
-        let timing = Timing { suspect, lost, steady_since: start };
-        // heard at, ended at, now → verdict, next look
+        let timing = Timing { interval: Duration::from_secs(5), suspect, lost, steady_since: start };
+        // known, heard at, ended at, now → verdict, next look
         let table = [
-            (100, Some(101), 103, Online, Some(104)),
-            (100, Some(101), 104, Suspect, Some(130)),
-            (100, Some(101), 130, Lost, None),
-            // Heard since: a connection that was renewed.
-            (102, Some(101), 105, Online, Some(117)),
-            (100, Some(114), 116, Suspect, Some(130)),
-            (100, None, 104, Online, Some(115)),
+            (Online, 100, Some(101), 107, Online, Some(108)),
+            (Online, 100, Some(101), 108, Suspect, Some(130)),
+            (Suspect, 100, Some(101), 130, Lost, None),
+            // Heard since, or at that moment: a connection that was renewed, or a former one.
+            (Online, 102, Some(101), 109, Online, Some(117)),
+            (Suspect, 109, Some(101), 110, Online, Some(124)),
+            (Online, 101, Some(101), 109, Online, Some(116)),
+            // It ended late: silence alone says it sooner.
+            (Online, 100, Some(114), 116, Suspect, Some(130)),
+            (Online, 100, None, 104, Online, Some(115)),
         ];
-        for (heard, ended, now, verdict, next) in table {
-            let judged = timing.judge(Online, Some(at(heard)), ended.map(at), at(now));
+        for (known, heard, ended, now, verdict, next) in table {
+            let judged = timing.judge(known, Some(at(heard)), ended.map(at), at(now));
             assert_eq!(judged, (verdict, next.map(at)), "heard {heard} ended {ended:?} now {now}");
         }
     }

@@ -25,7 +25,7 @@ pub enum Unfit {
     #[error("is draining")]
     Draining,
     /// Something is wrong with its machine.
-    #[error("is degraded: {0}")]
+    #[error("is degraded: {0}; helixctl runner show says more")]
     Degraded(String),
     /// Not in the pool.
     #[error("is not in the pool")]

@@ -4,8 +4,8 @@ use helix_protocol::pool::Placement;
 
 use super::{Ask, Candidate};
 
-/// True when `one` is better: it is steady; it has the session's image; then, to spread, the smaller share of slots in use and more free
-/// slots, to pack, the larger share and fewer; then the smaller id.
+/// True when `one` is better: it is steady; it has the session's image; then, to spread, the smaller share of slots in
+/// use and more free slots, to pack, the larger share and fewer; then the smaller id.
 pub fn better(one: &Candidate, other: &Candidate, ask: Ask<'_>) -> bool {
     let lacks = |candidate: &Candidate| ask.image.is_some_and(|image| !candidate.images.contains(&image.digest));
     let share = |a: &Candidate, b: &Candidate| u64::from(a.held.slots) * u64::from(b.slots);

@@ -114,11 +114,11 @@ fn a_refusal_says_why_and_names_each_runner() {
     let mut new = runner("d", 0, 0);
     new.facts = None;
     let mut full_disk = runner("e", 0, 2);
-    full_disk.degraded = Some("1MiB are free on the disk of /w".to_owned());
+    full_disk.degraded = Some("disk, memory".to_owned());
     assert_eq!(
         chosen(&[silent, cordoned, draining, new, full_disk], ANY),
         "no runner takes sessions now (a is not heard; b is cordoned; c is draining; d has not registered; \
-         e is degraded: 1MiB are free on the disk of /w)"
+         e is degraded: disk, memory; helixctl runner show says more)"
     );
 }
 

@@ -99,7 +99,7 @@ pub fn candidates(
             liveness: record.liveness,
             cordoned: record.cordoned,
             draining: heartbeat.is_some_and(|heartbeat| heartbeat.draining),
-            degraded: heartbeat.and_then(Heartbeat::what_is_wrong),
+            degraded: heartbeat.and_then(Heartbeat::degradations),
             unsteady: record.losses.unsteady_until().is_some_and(|until| now < until),
             slots: heartbeat.map_or(slots, |heartbeat| heartbeat.slots),
             held: held.get(&record.id).copied().unwrap_or_default(),

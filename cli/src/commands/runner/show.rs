@@ -43,6 +43,8 @@ fn show(ui: &Ui, runner: &RunnerView) -> Result<()> {
         ("token since", runner.token_since.map_or_else(|| "unknown".to_owned(), |since| since.to_string())),
         ("heard", runner.last_seen_at.map_or_else(|| "never".to_owned(), |seen| seen.to_string())),
     ];
+    rows.extend(runner.degraded.iter().map(|degraded| ("takes nothing new", degraded.detail.clone())));
+    rows.extend(runner.unsteady_until.map(|until| ("unsteady until", until.to_string())));
     if let Some(facts) = &runner.facts {
         rows.extend([
             ("host", facts.hostname.clone()),

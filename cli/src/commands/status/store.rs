@@ -1,6 +1,6 @@
 //! NATS, as part of the status.
 
-use helix_protocol::api::{StoreMember, StoreStatus};
+use helix_protocol::api::status::{StoreMember, StoreStatus};
 use helix_protocol::resources::Bytes;
 
 /// A member that is further behind is told of: it catches up, or its disk or network is too slow.
@@ -25,15 +25,22 @@ pub(super) fn problems(store: Option<&StoreStatus>) -> Vec<String> {
     let full = store
         .full
         .then(|| "NATS stores nothing more: make room on its disk, or raise max_file_store in nats.conf".to_owned());
+    let online = store.members.iter().filter(|member| member.online).count();
+    // Without more than half of them nothing is stored.
+    let is_last = online <= store.members.len() / 2 + 1;
     let no_leader = (!store.members.is_empty() && store.members.iter().all(|member| !member.leader))
         .then(|| "NATS has no leader for the sessions: more than half of its members have to run".to_owned());
-    full.into_iter().chain(no_leader).chain(store.members.iter().filter_map(problem)).collect()
+    full.into_iter()
+        .chain(no_leader)
+        .chain(store.members.iter().filter_map(|member| problem(member, is_last)))
+        .collect()
 }
 
-fn problem(member: &StoreMember) -> Option<String> {
+fn problem(member: &StoreMember, is_last: bool) -> Option<String> {
     let StoreMember { name, online, current, lag, .. } = member;
     if !online {
-        return Some(format!("NATS member {name} is not heard: one more that ends stops the store"));
+        let then = if is_last { ": one more that ends stops the store" } else { "" };
+        return Some(format!("NATS member {name} is not heard{then}"));
     }
     (!current && *lag >= FAR_BEHIND).then(|| format!("NATS member {name} is {lag} messages behind"))
 }
@@ -63,5 +70,8 @@ mod tests {
         NATS member n0 is not heard: one more that ends stops the store
         NATS member n2 is 5000 messages behind
         ");
+        store.full = false;
+        store.members.extend([member("n3", false), member("n4", false)]);
+        assert_eq!(problems(Some(&store))[0], "NATS member n0 is not heard");
     }
 }

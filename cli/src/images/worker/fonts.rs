@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::mount::mount_bind;
@@ -37,9 +37,10 @@ pub fn remember(job: &PackJob, packed: &Root) -> Result<()> {
         let root = Root::writable(&job.layers, &job.names, &work, job.source_date)?;
         // As the pack does. fc-cache removes what it made of a directory that is newer than SOURCE_DATE_EPOCH.
         for fonts in FONTS {
-            let place = root.path.join(fonts);
-            clamp(&place, SystemTime::UNIX_EPOCH + Duration::from_secs(job.source_date))
-                .map_err(|error| failed(&place, error))?;
+            let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(job.source_date);
+            if let Some(place) = directory(&root.path, fonts) {
+                clamp(&place, latest).map_err(|error| failed(&place, error))?;
+            }
         }
         let mut command = root.command(May::Build, "/usr/bin/fc-cache");
         finish(command.args(["--system-only", "--force"]), "fontconfig cannot read the image's fonts")?;
@@ -52,13 +53,17 @@ pub fn remember(job: &PackJob, packed: &Root) -> Result<()> {
     mount_bind(&made, &place).map_err(|error| failed(&place, error.into()))
 }
 
-/// Gives this time to every directory below that is newer; none where there is no such directory.
+/// That directory of the image; none where it is another thing: a link would lead out of the image.
+fn directory(root: &Path, below: &str) -> Option<PathBuf> {
+    Path::new(below).components().try_fold(root.to_owned(), |dir, name| {
+        let place = dir.join(name);
+        fs::symlink_metadata(&place).is_ok_and(|meta| meta.is_dir()).then_some(place)
+    })
+}
+
+/// Gives this time to a directory, and to every one below, that is newer.
 fn clamp(dir: &Path, latest: SystemTime) -> io::Result<()> {
-    let below = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        below => below?,
-    };
-    for entry in below {
+    for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             clamp(&entry.path(), latest)?;
@@ -69,4 +74,28 @@ fn clamp(dir: &Path, latest: SystemTime) -> io::Result<()> {
         dir.set_modified(latest)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_leads_elsewhere_is_left_alone() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+        fs::create_dir_all(root.join("usr/share/fonts/deep")).expect("made");
+        fs::create_dir_all(root.join("usr/local")).expect("made");
+        fs::create_dir(&outside).expect("made");
+        std::os::unix::fs::symlink(&outside, root.join("usr/local/share")).expect("made");
+        std::os::unix::fs::symlink(&outside, root.join("usr/share/fonts/link")).expect("made");
+        assert_eq!(directory(&root, "usr/local/share"), None);
+        assert_eq!(directory(&root, "usr/share/none"), None);
+        let fonts = directory(&root, FONTS[0]).expect("a directory");
+        let (latest, time) =
+            (SystemTime::UNIX_EPOCH, |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()));
+        clamp(&fonts, latest).expect("clamped");
+        assert_eq!(time(&fonts.join("deep")).ok(), Some(latest));
+        assert!(time(&outside).expect("there") > latest);
+    }
 }
