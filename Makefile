@@ -99,7 +99,7 @@ soak: setup-test web ## The long form of the tests of kills and of use
 	HELIX_CHAOS_TURNS=$(HELIX_CHAOS_TURNS) $(CARGO) test --locked --workspace --test it -- conversations_survive --nocapture
 	HELIX_SOAK_DESKTOPS=$(HELIX_SOAK_DESKTOPS) HELIX_SOAK_SECONDS=$(HELIX_SOAK_SECONDS) \
 	  $(CARGO) test --locked --workspace --test it -- desktops_in_use --nocapture
-	$(CARGO) test --locked --workspace --test it -- --ignored a_gigabyte_goes_through --nocapture
+	$(CARGO) test --locked --workspace --test it -- --ignored --nocapture --test-threads 1
 	PROPTEST_CASES=$(HELIX_FUZZ_CASES) $(CARGO) test --locked --workspace --lib -- gate:: rdp::front --nocapture
 	HELIX_ADOPTION_KILLS=$(HELIX_ADOPTION_KILLS) HELIX_TEST_HOSTS_MINUTES=90 \
 	  $(CARGO) test --locked --workspace --test hosts -- kills_of_agentd_lose_nothing --nocapture

@@ -81,6 +81,7 @@ pub enum RequestError {
 pub struct Connection {
     client: Client,
     runner: RunnerId,
+    has_members: bool,
 }
 
 /// What happened to a connection.
@@ -104,6 +105,7 @@ impl Connection {
     ) -> Result<(Self, mpsc::Receiver<Change>), ConnectError> {
         let (changes, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let addresses: Vec<String> = address.split(',').map(|one| one.trim().to_owned()).collect();
+        let has_members = addresses.len() > 1;
         let was_connected = Arc::new(AtomicBool::new(false));
         let connected = Arc::clone(&was_connected);
         let mut options = ConnectOptions::with_token(token.expose().to_owned())
@@ -152,7 +154,7 @@ impl Connection {
                 ConnectError::Unreachable { address: shown.clone(), reason: causes(&error) }
             }
         })?;
-        Ok((Self { client, runner: runner.clone() }, receiver))
+        Ok((Self { client, runner: runner.clone(), has_members }, receiver))
     }
 
     /// Asks any server.
@@ -196,6 +198,11 @@ impl Connection {
     pub async fn nudges(&self) -> Result<Subscriber, RequestError> {
         let subject = subject::down(&self.runner, ">");
         self.client.subscribe(subject).await.map_err(|error| RequestError::Client(error.to_string()))
+    }
+
+    /// There are several nats-servers: one that no helix-server is heard through may be cut off from the others.
+    pub fn has_members(&self) -> bool {
+        self.has_members
     }
 
     /// Drops the socket and connects anew: for a connection that is up but answers nothing.

@@ -11,6 +11,7 @@ use helix_protocol::runner::Heartbeat;
 use helix_protocol::session::ObservedSession;
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::connection::{Change, Connection, RequestError};
@@ -26,6 +27,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 const LOST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unanswered heartbeats in a row after which a connection that seems up is renewed.
 const DEAF_HEARTBEATS: u32 = 3;
+/// A member of a cluster through which nobody registers us for so long is left for another one. A server that starts anew is
+/// there sooner.
+const LEAVE_AFTER: Duration = Duration::from_secs(10);
 /// Reports on their way at once.
 const REPORTS_AT_ONCE: usize = 8;
 
@@ -91,7 +95,7 @@ impl Serving<'_> {
     async fn register(&self) -> String {
         let mut ups = self.ups.subscribe();
         let mut registered = self.registered.subscribe();
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut silent_since) = (Backoff::default(), None);
         loop {
             ups.mark_unchanged();
             let facts = Box::new(self.link.facts.clone());
@@ -104,6 +108,7 @@ impl Serving<'_> {
                         );
                     }
                     backoff.reset();
+                    silent_since = None;
                     self.lost_timeout.send_replace(Duration::from_millis(lost_timeout_ms));
                     // The server may have lost what it acknowledged (its store was emptied).
                     self.link.reports.repeat_all();
@@ -121,6 +126,15 @@ impl Serving<'_> {
                     return format!("the registration is refused: {detail}");
                 }
                 other => {
+                    if matches!(other, Err(RequestError::TimedOut | RequestError::NoServer)) {
+                        let since = *silent_since.get_or_insert_with(Instant::now);
+                        if self.connection.has_members() && since.elapsed() >= LEAVE_AFTER {
+                            silent_since = None;
+                            self.connection.renew().await;
+                        }
+                    } else {
+                        silent_since = None;
+                    }
                     self.link.away(&format!("cannot register: {}", failure(other)));
                     let wait = tokio::time::sleep(backoff.pause_below(self.link.longest_pause()));
                     tokio::select! {
@@ -171,6 +185,15 @@ impl Serving<'_> {
                 Err(RequestError::TimedOut) => {
                     unanswered += 1;
                     self.link.away("no server answers heartbeats");
+                    if unanswered >= DEAF_HEARTBEATS {
+                        unanswered = 0;
+                        self.connection.renew().await;
+                    }
+                }
+                // With one nats-server there is nobody else to ask: servers come back to it.
+                Err(RequestError::NoServer) if self.connection.has_members() => {
+                    unanswered += 1;
+                    self.link.away("no server is connected to this member of NATS");
                     if unanswered >= DEAF_HEARTBEATS {
                         unanswered = 0;
                         self.connection.renew().await;
