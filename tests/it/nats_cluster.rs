@@ -190,7 +190,7 @@ async fn nobody_is_believed_without_a_certificate_of_the_ca() -> Result<()> {
 
 /// Whoever talks to a member that hears nothing of the others asks another one; the one that was away catches up.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "elections of three members on a busy machine take minutes: make soak"]
+#[ignore = "known fault: a runner that has left such a member may not be let in elsewhere; see docs/nats.md"]
 async fn a_member_that_hears_nothing_of_the_others_stops_nobody() -> Result<()> {
     let cluster = Cluster::builder().three_nats().runner(RunnerSpec::new("r1")).start().await?;
     whole(&cluster).await?;
